@@ -1,0 +1,146 @@
+"""The contract of every backbone here.
+
+A backbone maps an image batch [B, in_channels, H, W] of any size to a tuple of maps [B, C_i, ceil(H / s_i),
+ceil(W / s_i)], one for each of `out_indices`, finest first. `out_channels` and `out_strides` say what C_i and s_i are.
+Stages beyond the last output are not built, so every parameter takes part in every training step.
+"""
+
+import pickle
+from collections.abc import Mapping, Sequence
+from zipfile import BadZipFile
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class DenseBackbone(BaseModule):
+    """Base class: checks of the arguments and the input, freezing, activation checkpointing.
+
+    A subclass calls this constructor, then builds its modules in forward order, and calls `freeze` at last.
+
+    Args:
+        stage_channels: channels of every stage of the architecture.
+        stage_strides: stride of every stage, in pixels of the image.
+        in_channels: channels of the image.
+        out_indices: stages whose maps are returned, ascending.
+        frozen_stages: -1 freezes nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
+            What is frozen stays in eval mode.
+        with_cp: recompute each block in the backward pass instead of keeping its activations.
+        init_cfg: mmengine's initialisation config, e.g. ``dict(type='Pretrained', checkpoint=...)``.
+
+    Raises:
+        ValueError: if an argument is out of range, or an input has another number of axes or channels.
+    """
+
+    def __init__(
+        self,
+        stage_channels: Sequence[int],
+        stage_strides: Sequence[int],
+        *,
+        in_channels: int,
+        out_indices: Sequence[int],
+        frozen_stages: int,
+        with_cp: bool,
+        init_cfg: dict | None,
+    ) -> None:
+        super().__init__(init_cfg)
+        num_stages = len(stage_channels)
+        out_indices = tuple(out_indices)
+        if not out_indices or list(out_indices) != sorted(set(out_indices) & set(range(num_stages))):
+            raise ValueError(
+                f'out_indices={out_indices}: expected ascending, distinct stages from 0 to {num_stages - 1}'
+            )
+        if in_channels < 1:
+            raise ValueError(f'in_channels={in_channels}: expected at least 1')
+        if not -1 <= frozen_stages <= out_indices[-1] + 1:
+            raise ValueError(
+                f'frozen_stages={frozen_stages}: expected -1 (nothing), 0 (the stem) or up to {out_indices[-1] + 1}, '
+                f'the number of stages that out_indices={out_indices} builds'
+            )
+        self.in_channels = in_channels
+        self.out_indices = out_indices
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+        self._stage_channels = tuple(stage_channels)
+        self._stage_strides = tuple(stage_strides)
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of each output map."""
+        return tuple(self._stage_channels[i] for i in self.out_indices)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Stride of each output map, in pixels of the image."""
+        return tuple(self._stage_strides[i] for i in self.out_indices)
+
+    def stem(self) -> list[nn.Module]:
+        """The modules before the first stage."""
+        raise NotImplementedError
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise ValueError unless x is an image batch [B, in_channels, H, W]."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'{type(self).__name__} got an input of shape {tuple(x.shape)}: expected [B, {self.in_channels}, H, W] '
+                f'(in_channels={self.in_channels})'
+            )
+
+    def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
+        """block(x), with its activations recomputed in the backward pass where `with_cp` asks for it."""
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
+
+    def freeze(self) -> None:
+        """Stop the gradients of what `frozen_stages` names, and keep it in eval mode."""
+        if self.frozen_stages < 0:
+            return
+        frozen = self.stem()
+        for i in range(self.frozen_stages):
+            frozen.append(self.stages[i])
+            if hasattr(self, f'norm{i}'):
+                frozen.append(getattr(self, f'norm{i}'))
+        for module in frozen:
+            module.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'DenseBackbone':
+        super().train(mode)
+        self.freeze()
+        return self
+
+    def init_weights(self) -> None:
+        """Load what `init_cfg` names; without one the constructor's own initialisation stands.
+
+        Raises:
+            RuntimeError: if the file is damaged or truncated.
+        """
+        try:
+            super().init_weights()
+        except (RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
+            source = self.init_cfg.get('checkpoint') if isinstance(self.init_cfg, Mapping) else self.init_cfg
+            raise RuntimeError(
+                f'{type(self).__name__}: cannot read the pretrained weights {source}: {error} '
+                '(a truncated or damaged file? fetch it again)'
+            ) from error
+
+
+def resolve_arch(arch: str | Mapping, archs: Mapping[str, Mapping]) -> Mapping:
+    """The numbers of a named architecture, or a custom one with the same keys.
+
+    Raises:
+        ValueError: for an unknown name, or a dict with other keys.
+    """
+    if isinstance(arch, str):
+        if arch not in archs:
+            raise ValueError(f'arch={arch!r}: expected one of {", ".join(archs)}, or a dict')
+        return archs[arch]
+    expected = next(iter(archs.values())).keys()
+    if not isinstance(arch, Mapping) or set(arch) != set(expected):
+        got = sorted(arch) if isinstance(arch, Mapping) else type(arch).__name__
+        raise ValueError(
+            f'arch={got}: expected one of {", ".join(archs)}, or a dict with the keys {", ".join(expected)}'
+        )
+    return arch

@@ -1,0 +1,67 @@
+"""The attention module of ELSA-Swin."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.init import trunc_normal_
+
+from mmext_backbones.ops import elsa
+
+from .linear import linear
+
+
+class ELSAAttention(nn.Module):
+    """Enhanced local self-attention on a map: [B, H, W, C] -> [B, H, W, C] for any H, W.
+
+    The filter logits of a pixel come from the product of its query and key by a small grouped convolution; the
+    softmaxed filters, with the static ghost head, aggregate the values of the neighbourhood (`ops.elsa`).
+
+    As in every published ELSA-Swin, the query-key product is not scaled, and the ghost head is additive only (lam = 0,
+    gamma = 1).
+
+    Source: Zhou et al., "ELSA" (arXiv 2112.12786), sections 3.2 and 3.3.
+
+    Args:
+        embed_dims: C, the width of the values.
+        num_heads: heads; each has C / num_heads channels and one filter a pixel.
+        kernel_size: edge of the neighbourhood in tokens.
+        group_width: channels a group of the filter convolution. The queries and keys are 2C/3 channels wide, rounded
+            down to even thirds and then up to a multiple of this.
+        drop_rate: dropout of the output.
+    """
+
+    def __init__(
+        self, embed_dims: int, num_heads: int, kernel_size: int = 7, group_width: int = 8, drop_rate: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.backend = 'auto'  # of the operator; tools/benchmark.py compares them
+        self.kernel_size = kernel_size
+        self.qk_dims = math.ceil(embed_dims // 3 * 2 / group_width) * group_width
+
+        # qkv and filter_proj are pointwise convolutions in the source and keep the initialisation of those
+        self.qkv = nn.Linear(embed_dims, 2 * self.qk_dims + embed_dims)
+        self.filter_conv = nn.Conv2d(
+            self.qk_dims, self.qk_dims, kernel_size, padding=kernel_size // 2, groups=self.qk_dims // group_width
+        )
+        self.filter_act = nn.GELU()
+        self.filter_proj = nn.Linear(self.qk_dims, kernel_size**2 * num_heads)
+        self.ghost_head = nn.Parameter(torch.zeros(embed_dims, kernel_size, kernel_size))
+        self.proj = linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(drop_rate)
+        trunc_normal_(self.ghost_head, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).split((self.qk_dims, self.qk_dims, x.shape[-1]), dim=-1)
+        filters = self.filter_conv((q * k).permute(0, 3, 1, 2))
+        logits = self.filter_proj(self.filter_act(filters).permute(0, 2, 3, 1))  # [B, H, W, heads * k * k]
+        x = elsa(
+            v.permute(0, 3, 1, 2),
+            logits.permute(0, 3, 1, 2),
+            ghost_add=self.ghost_head,
+            num_heads=self.num_heads,
+            kernel_size=self.kernel_size,
+            backend=self.backend,
+        )
+        return self.proj_drop(self.proj(x.permute(0, 2, 3, 1)))

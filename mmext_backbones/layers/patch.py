@@ -1,0 +1,48 @@
+"""Patch embedding and patch merging: the two places where a Swin-like network lowers its resolution."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .linear import linear
+
+
+class PatchEmbed(nn.Module):
+    """Cut the image into patches and embed each: [B, in_channels, H, W] -> [B, ceil(H/4), ceil(W/4), embed_dims].
+
+    The image is zero-padded at the right and bottom to whole patches.
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int, patch_size: int = 4) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[-2:]
+        pad_h, pad_w = -H % self.patch_size, -W % self.patch_size
+        if pad_h or pad_w:
+            x = F.pad(x, (0, pad_w, 0, pad_h))
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+class PatchMerging(nn.Module):
+    """Join 2 x 2 neighbouring tokens: [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), 2 * C].
+
+    The four C-wide blocks are concatenated in the authors' order of (row, column) parity: (0, 0), (1, 0), (0, 1),
+    (1, 1). (OpenMMLab's modules order the channels otherwise: their weights need a permutation.) A map of odd size is
+    zero-padded at the right or bottom, before the norm.
+    """
+
+    def __init__(self, embed_dims: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * embed_dims)
+        self.reduction = linear(4 * embed_dims, 2 * embed_dims, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[1:3]
+        if H % 2 or W % 2:
+            x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
+        x = torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1)
+        return self.reduction(self.norm(x))

@@ -1,0 +1,78 @@
+"""The window attention module of Swin; the last stage of ELSA-Swin uses it too."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.init import trunc_normal_
+
+from mmext_backbones.ops import (
+    relative_position_index,
+    shifted_window_mask,
+    window_attention,
+    window_merge,
+    window_partition,
+)
+
+from .linear import linear
+
+
+class WindowAttention(nn.Module):
+    """(Shifted-)window multi-head self-attention on a map: [B, H, W, C] -> [B, H, W, C] for any H, W.
+
+    As in the authors' detection code the map is zero-padded to whole windows before the projection, and the padding
+    takes part in the attention (its keys and values are the projection's bias); it is cropped afterwards. A shifted
+    layer shifts at every size, also where the map is one window.
+
+    Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2.
+
+    Args:
+        embed_dims: C.
+        num_heads: heads; each has C / num_heads channels.
+        window_size: edge of a window in tokens.
+        shift_size: roll of the map in tokens before it is cut; 0 for the plain layer.
+        attn_drop_rate: dropout of attention weights.
+        drop_rate: dropout of the output.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: int = 7,
+        shift_size: int = 0,
+        attn_drop_rate: float = 0.0,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift_size = shift_size
+        self.scale = (embed_dims // num_heads) ** -0.5
+        self.attn_drop_rate = attn_drop_rate
+
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
+        self.register_buffer('relative_position_index', relative_position_index(window_size), persistent=False)
+        self.qkv = linear(embed_dims, 3 * embed_dims)
+        self.proj = linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(drop_rate)
+        trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[1:3]
+        windows, padded_size = window_partition(x, self.window_size, self.shift_size)  # [B, windows, N, C]
+        mask = None
+        if self.shift_size:
+            mask = shifted_window_mask(padded_size, self.window_size, self.shift_size, x.device)
+        dropout = self.attn_drop_rate if self.training else 0.0
+        windows = window_attention(
+            self.qkv(windows), self.bias(), mask, num_heads=self.num_heads, scale=self.scale, dropout=dropout
+        )
+        x = window_merge(windows, self.window_size, padded_size, self.shift_size)
+        return self.proj_drop(self.proj(x[:, :H, :W]))
+
+    def bias(self) -> Tensor:
+        """The bias of every token pair, [num_heads, N, N], looked up afresh.
+
+        Not cached: mmengine's EMA swaps parameters through `.data`, which no version counter shows, and a stale bias
+        would be a silent error; the look-up is 2401 rows against thousands of windows.
+        """
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)

@@ -1,0 +1,15 @@
+"""Functions on tensors: no parameters, no modules."""
+
+from .elsa import elsa, elsa_reference
+from .partition import window_merge, window_partition
+from .window_attention import relative_position_index, shifted_window_mask, window_attention
+
+__all__ = [
+    'elsa',
+    'elsa_reference',
+    'relative_position_index',
+    'shifted_window_mask',
+    'window_attention',
+    'window_merge',
+    'window_partition',
+]

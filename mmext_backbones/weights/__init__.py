@@ -1,0 +1,1 @@
+"""Pure functions on state dicts, one file a family."""

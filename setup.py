@@ -1,0 +1,37 @@
+"""Package metadata. Nothing is compiled at install.
+
+No OpenMMLab package stands among the requirements: a pin on ``mmdet`` would pull the stock distribution over a
+maintained fork that owns the same import name. They are the extras ``det``, ``seg`` and ``cls`` instead.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / 'mmext_backbones/__init__.py').read_text(), re.M).group(1)
+
+setup(
+    name='mmext-backbones',
+    version=VERSION,
+    description='Swin, MaxViT, ELSA-Swin and Sequencer2D as dense-prediction backbones for the OpenMMLab toolboxes',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['mmext_backbones', 'mmext_backbones.*']),
+    python_requires='>=3.10',
+    install_requires=[
+        'torch>=2.4',
+        # mmengine <= 0.10.7 imports pkg_resources to find the `mmdet::` base configs; setuptools 82 removed it
+        'setuptools<82',
+    ],
+    extras_require={
+        'mmengine': ['mmengine>=0.10.5,<1.0'],
+        'det': ['mmengine>=0.10.5,<1.0', 'mmcv>=2.0,<2.2', 'mmdet>=3.3,<4'],
+        'seg': ['mmengine>=0.10.5,<1.0', 'mmcv>=2.0,<2.2', 'mmsegmentation>=1.2,<2', 'ftfy', 'regex'],
+        'cls': ['mmengine>=0.10.5,<1.0', 'mmcv>=2.0,<2.2', 'mmpretrain>=1.2,<2'],
+        'tests': ['pytest', 'ruff', 'timm>=1.0.31'],
+    },
+    zip_safe=False,
+)

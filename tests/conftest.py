@@ -1,0 +1,23 @@
+"""Shared by all tests: small networks, and the weights that the test vectors were computed with."""
+
+import os
+import zlib
+
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch: spinning threads starve on a busy machine
+
+import numpy as np
+import torch
+
+
+def seeded_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The tensor that follows from a parameter's name; see tests/data/README.md."""
+    x = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape, dtype=np.float32)
+    if len(shape) == 1:
+        x *= 0.1
+        if key.rsplit('.', 1)[-1] == 'weight':
+            x += 1
+    elif key.endswith('bias'):
+        x *= 0.1
+    else:
+        x *= float(np.prod(shape[1:])) ** -0.5
+    return torch.from_numpy(x)

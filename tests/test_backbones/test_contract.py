@@ -1,0 +1,259 @@
+"""What every backbone promises. A new one joins by one line in `SMALL`."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+
+from mmext_backbones.backbones import ELSASwin, SwinTransformer
+
+# class -> a small custom architecture, for what need not be tried in every size
+SMALL = {
+    SwinTransformer: {'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8)},
+    ELSASwin: {'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8), 'group_width': 4},
+}
+ALL_ARCHS = [pytest.param(cls, arch, id=f'{cls.__name__}-{arch}') for cls in SMALL for arch in cls.ARCHS]
+SIZES = [(64, 96), (65, 97), (1, 1), (31, 225)]
+OUT_INDICES = [(0, 1, 2, 3), (3,), (0,), (1, 2), (0, 3)]
+
+each_arch = pytest.mark.parametrize(('cls', 'arch'), ALL_ARCHS)
+each_class = pytest.mark.parametrize('cls', SMALL)
+
+
+def small(cls, **options):
+    torch.manual_seed(0)
+    return cls(SMALL[cls], **options)
+
+
+def image(*size, batch=1, channels=3):
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))
+
+
+def loss(outs):
+    # a different weight for every element, so that no gradient cancels
+    return sum((out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum() for out in outs)
+
+
+def gradients(model):
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+@each_arch
+def test_channels_and_strides_at_any_size(cls, arch):
+    model = cls(arch).eval()
+    for H, W in SIZES:
+        with torch.no_grad():
+            outs = model(image(H, W))
+        shapes = [tuple(out.shape) for out in outs]
+        assert shapes == [
+            (1, c, math.ceil(H / s), math.ceil(W / s))
+            for c, s in zip(model.out_channels, model.out_strides, strict=True)
+        ]
+        assert all(out.is_contiguous() and out.isfinite().all() for out in outs)
+    assert model.out_strides == (4, 8, 16, 32)
+
+
+@each_class
+@pytest.mark.parametrize('out_indices', OUT_INDICES, ids=str)
+def test_every_parameter_gets_a_gradient(cls, out_indices):
+    model = small(cls, out_indices=out_indices, drop_path_rate=0.0)
+    outs = model(image(40, 72, batch=2))
+    assert [out.shape[1] for out in outs] == list(model.out_channels)
+    loss(outs).backward()
+    missing = [name for name, grad in gradients(model).items() if grad is None or not grad.any()]
+    assert not missing
+
+
+@each_class
+def test_outputs_do_not_depend_on_out_indices(cls):
+    full = small(cls).eval()
+    part = small(cls, out_indices=(1, 2)).eval()
+    incompatible = part.load_state_dict(full.state_dict(), strict=False)
+    assert not incompatible.missing_keys
+    x = image(40, 72)
+    with torch.no_grad():
+        for actual, expected in zip(part(x), full(x)[1:3], strict=True):
+            torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+@each_class
+@pytest.mark.parametrize('frozen_stages', [-1, 1])
+def test_checkpointing_changes_neither_outputs_nor_gradients(cls, frozen_stages):
+    results = []
+    for with_cp in (False, True):
+        model = small(cls, with_cp=with_cp, frozen_stages=frozen_stages, drop_path_rate=0.5).train()
+        torch.manual_seed(2)  # the same paths dropped; the recomputation must restore the generator's state too
+        x = image(40, 72, batch=2).requires_grad_()
+        outs = model(x)
+        loss(outs).backward()
+        results.append((outs, gradients(model)))
+    (outs, grads), (outs_cp, grads_cp) = results
+    for actual, expected in zip(outs_cp, outs, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    for name, expected in grads.items():
+        if expected is None:
+            assert grads_cp[name] is None
+        else:
+            torch.testing.assert_close(grads_cp[name], expected, rtol=1e-5, atol=1e-6)
+
+
+@each_class
+def test_checkpointing_keeps_less(cls):
+    def saved_bytes(with_cp):
+        storages = {}
+
+        def pack(x):
+            storages[x.untyped_storage().data_ptr()] = x.untyped_storage()  # kept alive: no address is used twice
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            outs = small(cls, with_cp=with_cp)(image(64, 96))
+        return sum(s.nbytes() for s in storages.values()), outs
+
+    assert saved_bytes(True)[0] < 0.5 * saved_bytes(False)[0]
+
+
+@each_class
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 4])
+def test_frozen_stages_stay_frozen_and_in_eval_mode(cls, frozen_stages):
+    model = small(cls, frozen_stages=frozen_stages, drop_path_rate=0.5)
+    assert model.train() is model
+    frozen = [] if frozen_stages < 0 else list(model.stem())
+    for i in range(max(0, frozen_stages)):
+        frozen += [model.stages[i], getattr(model, f'norm{i}')]
+    frozen_parameters = {id(p) for module in frozen for p in module.parameters()}
+    assert {id(p) for p in model.parameters() if not p.requires_grad} == frozen_parameters
+    assert not any(m.training for module in frozen for m in module.modules())
+    assert model.training
+
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if trainable:
+        loss(model(image(40, 72))).backward()
+        torch.optim.SGD(trainable, lr=1.0).step()
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed.isdisjoint(n for n, p in model.named_parameters() if id(p) in frozen_parameters)
+    assert model.eval() is model
+    assert not any(m.training for m in model.modules())
+
+
+@each_class
+def test_drop_path_grows_linearly_to_its_maximum(cls):
+    model = small(cls, drop_path_rate=0.7)
+    rates = [block.drop_path.rate for stage in model.stages for block in stage.blocks]
+    assert rates == pytest.approx([0.7 * i / (len(rates) - 1) for i in range(len(rates))])
+    # a network that ends early keeps the rates of the whole one
+    early = small(cls, drop_path_rate=0.7, out_indices=(1,))
+    assert [block.drop_path.rate for stage in early.stages for block in stage.blocks] == rates[:4]
+
+
+@each_class
+def test_drop_path_acts_in_training_only(cls):
+    model = small(cls, drop_path_rate=0.9)
+    x = image(32, 32, batch=4)
+    with torch.no_grad():
+        model.train()
+        assert not torch.equal(model(x)[-1], model(x)[-1])
+        model.eval()
+        assert torch.equal(model(x)[-1], model(x)[-1])
+
+
+@each_class
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_is_finite_and_close(cls, dtype):
+    model = small(cls, drop_path_rate=0.0)
+    x = image(40, 72)
+    exact = model(x)
+    with torch.autocast('cpu', dtype=dtype):
+        outs = model(x)
+    loss([out.float() for out in outs]).backward()
+    assert all(grad.isfinite().all() for grad in gradients(model).values())
+    for out, expected in zip(outs, exact, strict=True):
+        # outputs are normed: of order one, so this is about eight roundings of bfloat16
+        assert (out.float() - expected).abs().max() < 8 * torch.finfo(dtype).eps * expected.abs().max()
+
+
+@each_class
+def test_state_dict_deepcopy_and_pickle_round_trips(cls, tmp_path):
+    model = small(cls).eval()
+    x = image(33, 47)
+    with torch.no_grad():
+        expected = model(x)
+        torch.save(model.state_dict(), tmp_path / 'weights.pth')
+        loaded = small(cls).eval()
+        loaded.load_state_dict(torch.load(tmp_path / 'weights.pth', weights_only=True))
+        for other in (loaded, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert all(torch.equal(a, b) for a, b in zip(other(x), expected, strict=True))
+
+
+@each_class
+def test_memory_format_and_batch_do_not_matter(cls):
+    model = small(cls).eval()
+    x = image(40, 72, batch=2)
+    with torch.no_grad():
+        expected = model(x)
+        strided = model(x.contiguous(memory_format=torch.channels_last))
+        single = model(x[1:])
+    for out, out_strided, out_single in zip(expected, strided, single, strict=True):
+        torch.testing.assert_close(out_strided, out, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(out_single, out[1:], rtol=1e-4, atol=1e-5)
+
+
+@each_class
+def test_other_image_channels(cls):
+    model = small(cls, in_channels=4).eval()
+    assert len(model(image(32, 32, channels=4))) == 4
+
+
+@each_class
+def test_inference_mode_leaves_training_usable(cls):
+    model = small(cls, drop_path_rate=0.0)
+    with torch.inference_mode():
+        model.eval()(image(47, 53))
+    loss(model.train()(image(47, 53))).backward()  # whatever was cached above must not be an inference tensor
+    assert all(grad is not None for grad in gradients(model).values())
+
+
+@each_class
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'arch': 'gigantic'}, "arch='gigantic': expected one of tiny"),
+        ({'arch': {'embed_dims': 8}}, r"arch=\['embed_dims'\]: expected .* a dict with the keys embed_dims, depths"),
+        ({'out_indices': (0, 4)}, r'out_indices=\(0, 4\)'),
+        ({'out_indices': ()}, r'out_indices=\(\)'),
+        ({'out_indices': (2, 1)}, r'out_indices=\(2, 1\)'),
+        ({'frozen_stages': 5}, 'frozen_stages=5'),
+        ({'frozen_stages': 3, 'out_indices': (0, 1)}, 'frozen_stages=3: .* up to 2'),
+        ({'in_channels': 0}, 'in_channels=0'),
+        ({'drop_path_rate': 1.5}, 'drop_path_rate=1.5'),
+    ],
+)
+def test_bad_arguments_are_named(cls, options, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**({'arch': SMALL[cls]} | options))
+
+
+@each_class
+@pytest.mark.parametrize('shape', [(1, 4, 32, 32), (3, 32, 32), (1, 1, 32, 32)])
+def test_bad_input_is_named(cls, shape):
+    with pytest.raises(ValueError, match=rf'{cls.__name__} got an input of shape .*expected \[B, 3, H, W\]'):
+        small(cls)(torch.zeros(shape))
+
+
+@each_class
+def test_unknown_key_is_named(cls):
+    with pytest.raises(TypeError, match='embed_dim'):
+        cls('tiny', embed_dim=96)
+
+
+@each_class
+def test_truncated_pretrained_weights_are_named(cls, tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save(small(cls).state_dict(), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    model = small(cls, init_cfg={'type': 'Pretrained', 'checkpoint': str(path)})
+    with pytest.raises(RuntimeError, match=rf'{cls.__name__}: cannot read the pretrained weights .*weights.pth'):
+        model.init_weights()

@@ -1,0 +1,142 @@
+"""The ELSA operator against the authors' own outputs, the readable reference, and finite differences."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmext_backbones.ops import elsa
+
+VECTORS = np.load(Path(__file__).parents[1] / 'data' / 'elsa_op.npz')
+CASES = ('elsa_swin', 'general', 'dilated')
+
+
+def random_inputs(B, heads, head_dim, H, W, k, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+
+    def leaf(*shape):
+        return torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype).requires_grad_()
+
+    C = heads * head_dim
+    return leaf(B, C, H, W), leaf(B, heads * k * k, H, W), leaf(C, k, k), leaf(C, k, k)
+
+
+def relative_error(actual, expected):
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize('backend', ['taps', 'reference'])
+@pytest.mark.parametrize('case', CASES)
+def test_agrees_with_the_authors_in_output_and_all_gradients(case, backend):
+    data = {key.split('/')[1]: VECTORS[key] for key in VECTORS.files if key.startswith(case + '/')}
+    B, heads, head_dim, k = (int(data[name]) for name in ('batch', 'heads', 'head_dim', 'kernel_size'))
+    H, W = data['v'].shape[-2:]
+    v = torch.from_numpy(data['v']).view(B, heads * head_dim, H, W).requires_grad_()
+    logits = torch.from_numpy(data['logits']).view(B, heads * k * k, H, W).requires_grad_()
+    mul = torch.from_numpy(data['ghost_mul']).requires_grad_()
+    add = torch.from_numpy(data['ghost_add']).requires_grad_()
+
+    lam, gamma = float(data['lam']), float(data['gamma'])
+    out = elsa(
+        v,
+        logits,
+        mul,
+        add,
+        num_heads=heads,
+        kernel_size=k,
+        dilation=int(data['dilation']),
+        lam=lam,
+        gamma=gamma,
+        backend=backend,
+    )
+    out.backward(torch.from_numpy(data['grad_out']).view_as(out))
+
+    pairs = {'out': out.detach(), 'grad_v': v.grad, 'grad_logits': logits.grad, 'grad_ghost_add': add.grad}
+    if lam:
+        pairs['grad_ghost_mul'] = mul.grad
+    else:
+        assert mul.grad is None
+    for name, actual in pairs.items():
+        expected = torch.from_numpy(data[name]).view_as(actual)
+        assert relative_error(actual, expected) < 1e-9, name
+
+
+@pytest.mark.parametrize(('lam', 'gamma'), [(0, 1), (1, 1), (2, 0.5), (1, 0), (0, 0)])
+@pytest.mark.parametrize('backend', ['taps', 'reference'])
+def test_gradcheck(lam, gamma, backend):
+    v, logits, mul, add = random_inputs(2, 2, 3, 4, 5, 3)
+
+    def run(v, logits, mul, add):
+        return elsa(v, logits, mul, add, num_heads=2, kernel_size=3, lam=lam, gamma=gamma, backend=backend)
+
+    assert torch.autograd.gradcheck(run, (v, logits, mul, add))
+
+
+@pytest.mark.parametrize('size', [(1, 1), (2, 9), (31, 45)])
+@pytest.mark.parametrize(('kernel_size', 'dilation', 'lam'), [(7, 1, 0), (5, 1, 1), (3, 3, 1)])
+def test_backends_agree_on_odd_sizes_and_strided_inputs(size, kernel_size, dilation, lam, monkeypatch):
+    monkeypatch.setattr('mmext_backbones.ops.elsa_taps.BAND_ELEMENTS', 500)  # several bands, the last one shorter
+    inputs = random_inputs(2, 3, 4, *size, kernel_size)
+    results = []
+    for backend in ('taps', 'reference'):
+        leaves = [x.detach().clone().requires_grad_() for x in inputs]
+        v, logits = (x.contiguous(memory_format=torch.channels_last) for x in leaves[:2])
+        out = elsa(
+            v, logits, *leaves[2:], num_heads=3, kernel_size=kernel_size, dilation=dilation, lam=lam, backend=backend
+        )
+        out.square().sum().backward()
+        results.append([out, *(x.grad for x in leaves if x.grad is not None)])
+    assert len(results[0]) == len(results[1]) == (5 if lam else 4)
+    for taps, reference in zip(*results, strict=True):
+        assert relative_error(taps, reference) < 1e-12
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
+def test_half_precision_accumulates_in_float32(dtype, tolerance):
+    # The tolerance is one rounding of inputs and output (2^-8 and 2^-11), not that of 49 rounded additions.
+    v, logits, _, add = random_inputs(1, 2, 4, 9, 8, 7, dtype)
+    out = elsa(v, logits, ghost_add=add, num_heads=2, kernel_size=7, gamma=0)
+    exact = elsa(v.double(), logits.double(), ghost_add=add.double(), num_heads=2, kernel_size=7, gamma=0)
+    assert out.dtype == dtype
+    assert relative_error(out.double(), exact) < tolerance
+    out.float().sum().backward()
+    assert v.grad.dtype == logits.grad.dtype == dtype
+
+
+def test_saves_nothing_but_the_inputs_of_its_two_halves():
+    v, logits, _, add = random_inputs(1, 3, 8, 16, 16, 7, torch.float32)
+    saved = {}
+
+    def pack(x):
+        saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        elsa(v, logits, ghost_add=add, num_heads=3, kernel_size=7)
+    # values, softmaxed logits and the ghost head; the unfolded form keeps 49 times the values more
+    assert sum(saved.values()) <= (v.nbytes + logits.nbytes + add.nbytes) * 1.01
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'backend': 'cuda'}, "backend='cuda'"),
+        ({'kernel_size': 4}, 'kernel_size=4'),
+        ({'dilation': 0}, 'dilation=0'),
+        ({'num_heads': 5}, 'num_heads=5'),
+        ({'logits': torch.zeros(1, 9, 6, 6)}, r'logits have shape \(1, 9, 6, 6\): expected \(1, 18, 6, 6\)'),
+        ({'ghost_add': None}, 'ghost_add has shape None'),
+        ({'lam': 1}, 'ghost_mul has shape None'),
+    ],
+)
+def test_bad_arguments_are_named(changes, message):
+    arguments = {
+        'v': torch.zeros(1, 8, 6, 6),
+        'logits': torch.zeros(1, 18, 6, 6),
+        'ghost_add': torch.zeros(8, 3, 3),
+        'num_heads': 2,
+        'kernel_size': 3,
+    }
+    with pytest.raises(ValueError, match=message):
+        elsa(**(arguments | changes))
