@@ -1,0 +1,56 @@
+"""The rules of the house that a test can check: which part of the package may import which."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / 'mmext_backbones'
+FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob('*.py'))
+# what each part may import of the package, besides itself
+ALLOWED = {
+    'ops': set(),
+    'layers': {'ops'},
+    'backbones': {'layers', 'ops', 'registry'},
+    'weights': set(),
+    'registry': set(),
+    'errors': set(),
+    'datasets': {'errors'},
+    'engine': {'datasets', 'errors', 'registry', 'weights'},
+    '__init__': {'backbones', 'engine', 'weights'},
+}
+OPENMMLAB = {'mmcv', 'mmdet', 'mmseg', 'mmpretrain'}
+
+
+def part_of(path: Path) -> str:
+    return path.parts[0].removesuffix('.py')
+
+
+def imports(path: Path) -> set[tuple[str, ...]]:
+    """Absolute dotted names of everything the file imports at module level."""
+    found = set()
+    folder = ('mmext_backbones', *path.parent.parts)
+    for node in ast.parse((PACKAGE / path).read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split('.')) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = folder[: len(folder) - node.level + 1] if node.level else ()
+            base += tuple(node.module.split('.')) if node.module else ()
+            found |= {(*base, alias.name) for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize('path', FILES, ids=str)
+def test_imports_run_one_way(path):
+    part = part_of(path)
+    inside = {name[1] for name in imports(path) if name[0] == 'mmext_backbones' and len(name) > 1}
+    assert inside - {part} <= ALLOWED[part]
+
+
+@pytest.mark.parametrize('path', FILES, ids=str)
+def test_no_openmmlab_toolbox_at_module_level(path):
+    assert not {name[0] for name in imports(path)} & OPENMMLAB
+
+
+def test_every_part_is_ruled():
+    assert {part_of(path) for path in FILES} == set(ALLOWED)
