@@ -8,7 +8,8 @@ a depthwise convolution. Rows of the map are taken in bands, and small maps seve
 of the k*k passes stays in the cache. Accumulated in float32 (float64 for float64 inputs).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,22 @@ from torch.autograd.function import once_differentiable
 BAND_ELEMENTS = 2**18  # of v in one band (1 MiB in float32): within the second-level cache of one core
 
 
+def _without_autocast(function: Callable) -> Callable:
+    """Keep autocast from lowering the float32 sums inside: it would cast the convolution's inputs."""
+
+    @wraps(function)
+    def run(ctx, tensor, *args):
+        with torch.autocast(tensor.device.type, enabled=False):
+            return function(ctx, tensor, *args)
+
+    return run
+
+
 class ELSATaps(torch.autograd.Function):
     """The sum above, for v [B, C, H, W], attn [B, heads, k*k, H, W], mul and add [C, k, k] or None -> [B, C, H, W]."""
 
     @staticmethod
+    @_without_autocast
     def forward(ctx, v, attn, mul, add, dilation):
         ctx.save_for_backward(v, attn, mul, add)
         ctx.dilation = dilation
@@ -40,6 +53,7 @@ class ELSATaps(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_without_autocast
     def backward(ctx, grad_out):
         v, attn, mul, add = ctx.saved_tensors
         needs_v, needs_attn, needs_mul, needs_add = ctx.needs_input_grad[:4]

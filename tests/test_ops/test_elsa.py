@@ -104,6 +104,19 @@ def test_half_precision_accumulates_in_float32(dtype, tolerance):
     assert v.grad.dtype == logits.grad.dtype == dtype
 
 
+def test_autocast_does_not_lower_the_sums():
+    v, logits, _, add = random_inputs(1, 2, 4, 9, 8, 7, torch.float32)
+    results = []
+    for enabled in (False, True):
+        leaves = [x.detach().clone().requires_grad_() for x in (v, logits, add)]
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=enabled):
+            out = elsa(leaves[0], leaves[1], ghost_add=leaves[2], num_heads=2, kernel_size=7)
+            out.sum().backward()
+        results.append([out, *(x.grad for x in leaves)])
+    for lowered, exact in zip(*results, strict=True):
+        torch.testing.assert_close(lowered, exact, rtol=0, atol=0)
+
+
 def test_saves_nothing_but_the_inputs_of_its_two_halves():
     v, logits, _, add = random_inputs(1, 3, 8, 16, 16, 7, torch.float32)
     saved = {}
