@@ -40,4 +40,3 @@ def test_import_needs_torch_and_mmengine_only():
         "print(len(ELSASwin('tiny')(torch.zeros(1, 3, 32, 32))))\n"
     )
     assert run(code) == '4'
-

@@ -1,7 +1,8 @@
 """Pictures of coloured shapes: outlines, textures, clutter, and who hides whom.
 
-Nothing here knows of files. A scene follows from its random generator and its size alone. Shapes carry no class in
-their colour or texture: only the outline tells them apart.
+Nothing here knows of files. A scene follows from its random generator and its size alone. The outline tells the
+classes apart. The main hue of a shape hints at its class, so that a network learns them from scratch within a few
+hundred images; its second colour, its texture and the background say nothing.
 """
 
 import math
@@ -18,14 +19,15 @@ CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
 PALETTE = ((230, 57, 70), (29, 126, 214), (46, 160, 67), (245, 179, 1), (155, 81, 224))
 
 MIN_SIZE = 32  # pixels, shorter image edge
-MAX_OBJECTS = 6
-SMALL_RATE = 0.25  # share of small objects
-SMALL_SCALE = (0.09, 0.16)  # longer box side / shorter image edge
-LARGE_SCALE = (0.18, 0.45)
+MAX_OBJECTS = 4
+SMALL_RATE = 0.2  # share of small objects
+SMALL_SCALE = (0.11, 0.18)  # longer box side / shorter image edge
+LARGE_SCALE = (0.24, 0.5)
 MIN_EXTENT = 8.0  # pixels: below this a star is a blot
-MIN_VISIBLE = 0.4  # visible pixels / area of the whole outline
+MIN_VISIBLE = 0.6  # visible pixels / area of the whole outline
 MIN_PIXELS = 12
 MIN_CONTRAST = 38.0  # CIE76 distance in Lab between a shape's colours and what lies under it
+HUE_SPREAD = 0.08  # of a turn, around the hue of a class; classes are 0.2 apart
 MAX_TRIES = 20  # placements of one object before it is left out
 SUPERSAMPLING = 4
 
@@ -169,20 +171,25 @@ def _rgb_to_lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def _random_colors(
-    rng: np.random.Generator, num: int, saturation: tuple[float, float], value: tuple[float, float]
+    rng: np.random.Generator,
+    num: int,
+    saturation: tuple[float, float],
+    value: tuple[float, float],
+    hue: tuple[float, float] = (0.0, 1.0),
 ) -> np.ndarray:
     """RGB, [num, 3]."""
-    hsv = [rng.random(num), rng.uniform(*saturation, num), rng.uniform(*value, num)]
+    hsv = [rng.uniform(*hue, num) % 1.0, rng.uniform(*saturation, num), rng.uniform(*value, num)]
     return _hsv_to_rgb(np.stack(hsv, axis=1))
 
 
-def _pick_colors(rng: np.random.Generator, patch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two related colours that both stand out from every part of `patch` [h, w, 3]; each [3]."""
+def _pick_colors(rng: np.random.Generator, patch: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two related colours that stand out from all of `patch` [h, w, 3], the first of the class's hue; each [3]."""
     under = _rgb_to_lab(cv2.resize(patch, (4, 4), interpolation=cv2.INTER_AREA).reshape(-1, 3))
     num = 40
-    first = _random_colors(rng, num, (0.25, 1.0), (0.3, 1.0))
+    hue = label / len(CLASSES)
+    first = _random_colors(rng, num, (0.6, 1.0), (0.55, 1.0), (hue - HUE_SPREAD, hue + HUE_SPREAD))
     towards = _random_colors(rng, num, (0.0, 0.6), (0.0, 1.0))
-    second = first + rng.uniform(0.3, 0.55, (num, 1)).astype(np.float32) * (towards - first)
+    second = first + rng.uniform(0.2, 0.45, (num, 1)).astype(np.float32) * (towards - first)
     pairs = _rgb_to_lab(np.concatenate([first, second]))
     distance = np.linalg.norm(pairs[:, None] - under[None], axis=2).min(axis=1).reshape(2, num).min(axis=0)
     enough = np.flatnonzero(distance >= MIN_CONTRAST)
@@ -241,7 +248,7 @@ def _paint_shape(rng: np.random.Generator, image: np.ndarray, shape: _Shape) -> 
     """Draws one shape over `image` [H, W, 3] in place."""
     window = shape.window
     h, w = shape.alpha.shape
-    first, second = _pick_colors(rng, image[window])
+    first, second = _pick_colors(rng, image[window], shape.label)
     texture = _shape_texture(rng, h, w)[..., None]
     paint = first + texture * (second - first)
     paint *= 1.06 - np.float32(0.12) * _gradient(h, w, rng.uniform(0, 2 * math.pi))[..., None]  # a little light
@@ -265,7 +272,7 @@ def _paint_strokes(rng: np.random.Generator, image: np.ndarray, color: np.ndarra
 def _paint_background(rng: np.random.Generator, H: int, W: int) -> np.ndarray:
     """Calm colours under a gradient, clouds, wide stripes or a mix, with faint strokes, [H, W, 3]."""
     edge = min(H, W)
-    colors = _random_colors(rng, 3, (0.05, 0.5), (0.15, 0.95))
+    colors = _random_colors(rng, 3, (0.0, 0.3), (0.1, 0.95))
     colors[1:] = colors[:1] + np.float32(0.35) * (colors[1:] - colors[:1])  # stay near the first
     kind = ('gradient', 'clouds', 'stripes', 'mix')[rng.integers(4)]
     angle, phase = rng.uniform(0, 2 * math.pi, 2)
@@ -297,9 +304,9 @@ def render_scene(
     Args:
         rng: Source of every random choice.
         size: Edge of a square image, or (H, W), in pixels, at least 32.
-        labels: Indices into `CLASSES`, bottom first; one to six random ones when None.
-        scale: Range of the longer box side over the shorter image edge; when None, a quarter of the objects come
-            from 0.09 to 0.16 and the others from 0.18 to 0.45. No object is drawn under 8 pixels.
+        labels: Indices into `CLASSES`, bottom first; one to four random ones when None.
+        scale: Range of the longer box side over the shorter image edge; when None, a fifth of the objects come
+            from 0.11 to 0.18 and the others from 0.24 to 0.5. No object is drawn under 8 pixels.
 
     Returns:
         The picture [H, W, 3] with labels [N] and visible masks [N, H, W].

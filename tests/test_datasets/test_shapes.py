@@ -106,10 +106,11 @@ def test_object_sizes():
         _, _, w, h = shapes._mask_to_box(scene.masks[0])
         # the half-coverage mask may lose the tips of a star, and the image may cut a twentieth
         share = max(w, h) / 200
-        assert 0.09 * 0.75 <= share <= 0.46
-        small += share < 0.165
-        large += share >= 0.165
-    assert 0.15 < small / (small + large) < 0.35  # a quarter, +- 4 standard deviations of 300 draws
+        assert scenes.SMALL_SCALE[0] * 0.75 <= share <= scenes.LARGE_SCALE[1] + 0.01
+        small += share < 0.185
+        large += share >= 0.185
+    # four standard deviations of 300 draws
+    assert abs(small / (small + large) - scenes.SMALL_RATE) < 0.1
 
 
 def test_shapes_stand_out_from_what_surrounds_them():
@@ -125,16 +126,16 @@ def test_shapes_stand_out_from_what_surrounds_them():
     assert np.median(distances) > 35
 
 
-def test_colour_does_not_tell_the_class():
-    means = []
+def test_the_main_hue_hints_at_the_class():
     for label in range(len(CLASSES)):
-        colours = []
-        for seed in range(60):
+        hues = []
+        for seed in range(30):
             scene = render_scene(np.random.default_rng((seed, label)), 32, labels=(label,), scale=(0.6, 0.6))
-            colours.append(scene.image[scene.masks[0]].mean(axis=0))
-        means.append(np.mean(colours, axis=0))
-    # one picture's colour has a standard deviation near 60, the mean of 60 pictures near 8
-    assert np.ptp(means, axis=0).max() < 45
+            hsv = cv2.cvtColor(scene.image, cv2.COLOR_RGB2HSV_FULL)[scene.masks[0]]
+            turns = hsv[:, 0] / 256 - label / len(CLASSES)
+            hues.append(np.median(np.abs((turns + 0.5) % 1.0 - 0.5)))  # distance on the circle
+        # the second colour and the noise move the hue of a picture; classes are 0.2 apart
+        assert np.median(hues) < 0.1
 
 
 @pytest.mark.parametrize('size', [31, 0, -5, 64.0, '64', True, None, (64,), (64, 31), (64, 64, 64), [64, 'a']])

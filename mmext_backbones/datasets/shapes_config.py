@@ -1,0 +1,592 @@
+"""Any detection, segmentation or classification config, rewritten to run on the Shapes data.
+
+`use_shapes` edits an mmengine config in place and answers with a list of `Change`: every value that is no longer
+what the config said. The model keeps its structure; what changes is the data, the numbers that follow from it
+(classes, image size), the numbers that only make sense on large images (RoI sampling, queries), the schedule, and
+pretrained weights, which would need the network.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config, ConfigDict
+
+from .shapes import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE
+
+__all__ = ['NOT_SET', 'Change', 'ConfigEditor', 'num_cpus', 'shorten', 'task_of', 'use_shapes', 'walk']
+
+TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
+
+# The schedule, for a full-size backbone from scratch on two CPU cores.
+ITERS = 300
+BATCH_SIZE = 4
+LR = 3e-4
+WARMUP_ITERS = 30
+LOG_INTERVAL = 10
+
+# Upper bounds for numbers that were chosen for images of a megapixel. Key: the end of the config path.
+ROI_LIMITS = {
+    'rpn.sampler.num': 128,
+    'rpn_proposal.nms_pre': 400,
+    'rpn_proposal.max_per_img': 200,
+    'rcnn.sampler.num': 64,
+    'test_cfg.rpn.nms_pre': 400,
+    'test_cfg.rpn.max_per_img': 200,
+}
+MAX_QUERIES = 100
+
+_VIDEO = ('tracker', 'track_head', 'reid', 'motion')
+_UNTOLD = ('type', 'pipeline', '_scope_', 'backend_args', 'filter_cfg', 'metainfo', 'test_mode')
+_KEPT_HOOKS = ('NumClassCheckHook', 'EmptyCacheHook', 'MemoryProfilerHook', 'ProfilerHook')
+
+
+class _NotSet:
+    def __repr__(self) -> str:
+        return '(not set)'
+
+
+NOT_SET = _NotSet()
+
+
+class Change(NamedTuple):
+    """One edit: the dotted path in the config, the value before and the value after (`NOT_SET` for none)."""
+
+    path: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f'{self.path}: {shorten(self.before)} -> {shorten(self.after)}'
+
+
+class ConfigEditor:
+    """Edits a config by dotted paths and remembers what changed.
+
+    Attributes:
+        cfg: The config being edited.
+        changes: The edits so far, in order; setting a value to what it is already leaves no trace.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg
+        self.changes: list[Change] = []
+
+    def get(self, path: str) -> Any:
+        """The value at `path`, or `NOT_SET`."""
+        node = self.cfg
+        for key in path.split('.'):
+            if isinstance(node, (list, tuple)):
+                if not (key.isdigit() and int(key) < len(node)):
+                    return NOT_SET
+                node = node[int(key)]
+            elif isinstance(node, (dict, Config)) and key in node:
+                node = node[key]
+            else:
+                return NOT_SET
+        return node
+
+    def set(self, path: str, value: Any) -> None:
+        """Sets `path`, making the dicts on the way."""
+        before = self.get(path)
+        if _plain(before) == _plain(value):
+            return
+        parent = self._parent(path)
+        parent[_key(parent, path)] = ConfigDict(value=value).value  # nested dicts become ConfigDicts
+        self.changes.append(Change(path, before, value))
+
+    def drop(self, path: str) -> None:
+        """Removes `path` if it is there."""
+        before = self.get(path)
+        if before is NOT_SET:
+            return
+        parent = self._parent(path)
+        key = _key(parent, path)
+        if isinstance(parent, Config):
+            parent._cfg_dict.pop(key)
+        else:
+            parent.pop(key)
+        self.changes.append(Change(path, before, NOT_SET))
+
+    def _parent(self, path: str) -> Any:
+        node = self.cfg
+        for key in path.split('.')[:-1]:
+            if isinstance(node, (list, tuple)):
+                node = node[int(key)]
+                continue
+            if not isinstance(node.get(key), (dict, list, tuple)):
+                node[key] = ConfigDict()
+            node = node[key]
+        return node
+
+
+def use_shapes(
+    cfg: Config,
+    data_dir: str | os.PathLike,
+    *,
+    size: int = 128,
+    iters: int = ITERS,
+    batch_size: int = BATCH_SIZE,
+    num_workers: int | None = None,
+) -> list[Change]:
+    """Rewrites a config, in place, to train and test on a Shapes data set.
+
+    Args:
+        cfg: A config of mmdet, mmseg or mmpretrain.
+        data_dir: A folder made by `make_shapes`.
+        size: Edge of the network's input in pixels.
+        iters: Training iterations.
+        batch_size: Images in a training batch.
+        num_workers: Loader processes. When None: what is left of the cores after two for the model, at most two.
+
+    Returns:
+        The changes, in the order in which they were made.
+
+    Raises:
+        ValueError: if the config cannot run on Shapes (video, panoptic, text, ...) or an argument is out of range.
+    """
+    for name, value in (('size', size), ('iters', iters), ('batch_size', batch_size)):
+        if not (isinstance(value, int) and value >= 1):
+            raise ValueError(f'{name}={value!r}: expected a positive integer')
+    if num_workers is None:
+        num_workers = min(2, max(0, num_cpus() - 2))
+    task = task_of(cfg)
+    editor = ConfigEditor(cfg)
+    root = Path(data_dir)
+
+    _drop_weights(editor)
+    if task == 'detection':
+        _detection(editor, root, size, batch_size, num_workers)
+    elif task == 'segmentation':
+        _segmentation(editor, root, size, batch_size, num_workers)
+    else:
+        _classification(editor, root, size, batch_size, num_workers)
+    _schedule(editor, iters)
+    _hooks(editor, iters)
+    return editor.changes
+
+
+def task_of(cfg: Config) -> str:
+    """``'detection'``, ``'segmentation'`` or ``'classification'``.
+
+    Raises:
+        ValueError: if the config is none of these, or needs annotations that Shapes does not have.
+    """
+    scope = cfg.get('default_scope')
+    if scope not in TASKS:
+        raise ValueError(f'default_scope={scope!r}: expected one of {sorted(TASKS)} to run on the Shapes data')
+    model = cfg.get('model')
+    if not isinstance(model, dict) or 'type' not in model:
+        raise ValueError(f'model={shorten(model)}: expected a dict with a type')
+    reason = _why_not(model, TASKS[scope])
+    if reason:
+        raise ValueError(f'model.type={model["type"]!r}: cannot run on the Shapes data, {reason}')
+    return TASKS[scope]
+
+
+def num_cpus() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def walk(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:
+    """Every dict inside `node` with its dotted path, outermost first."""
+    if isinstance(node, dict):
+        yield path, node
+        children = node.items()
+    elif isinstance(node, (list, tuple)):
+        children = enumerate(node)
+    else:
+        return
+    for key, child in list(children):
+        yield from walk(child, f'{path}.{key}' if path else str(key))
+
+
+def shorten(value: Any, width: int = 100) -> str:
+    """A value on one line: pipelines as the names of their transforms, long things cut."""
+    if isinstance(value, (list, tuple)) and value and all(isinstance(item, dict) and 'type' in item for item in value):
+        text = f'[{", ".join(map(_step, value))}]'
+        width = max(width, 140)
+    elif isinstance(value, dict) and 'type' in value:
+        inner = (f'{key}={shorten(item, 60)}' for key, item in value.items() if key not in _UNTOLD)
+        text = f'{_type_name(value)}({", ".join(inner)})'
+    else:
+        text = re.sub(r'\s+', ' ', repr(_plain(value) if value is not NOT_SET else value))
+    return text if len(text) <= width else text[: width - 4].rstrip(', ') + ' ...'
+
+
+def _step(node: dict) -> str:
+    """A transform by its name, with its size if it has one."""
+    size = node.get('scale', node.get('crop_size'))
+    return _type_name(node) + ('' if size is None else f'({size})'.replace('((', '(').replace('))', ')'))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What cannot be done
+
+
+def _why_not(model: dict, task: str) -> str | None:
+    """Why a model cannot run on Shapes; None if it can."""
+    name = str(model['type']).rpartition('.')[2]
+    nodes = dict(walk(model))
+    if any(key in model for key in _VIDEO) or re.search('Video|MaskTrack|ReID', name):
+        return 'it works on video and the data are single pictures'
+    if any(re.search(r'3D|Rotated|Pose|Keypoint', str(node.get('type', ''))) for node in nodes.values()):
+        return 'it needs 3-D, rotated or keypoint annotations and the data have upright boxes'
+    if any('num_stuff_classes' in node and node['num_stuff_classes'] for node in nodes.values()):
+        return 'it needs panoptic annotations (an instance or a semantic form of the same model can run)'
+    if name == 'PanopticFPN' or any(path.endswith('semantic_head') for path in nodes):
+        return 'it needs panoptic annotations or semantic maps beside the boxes'
+    if any(re.search(r'language_model|text_encoder', path) for path in nodes):
+        return 'it needs text prompts'
+    if 'semi_train_cfg' in model:
+        return 'it learns from unlabelled pictures'
+    if 'teacher_config' in model:
+        return 'it learns from a trained teacher'
+    if name == 'FastRCNN':
+        return 'it needs proposals computed beforehand'
+    if task == 'segmentation' and 'Depth' in name:
+        return 'it estimates depth and the data have none'
+    if task == 'classification':
+        if not name.endswith('Classifier'):
+            return 'only image classifiers can'
+        if any('MultiLabel' in str(node.get('type', '')) for node in nodes.values()):
+            return 'it needs several labels a picture'
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The three tasks
+
+
+def _detection(editor: ConfigEditor, root: Path, size: int, batch_size: int, num_workers: int) -> None:
+    metrics = _box_metrics(editor.cfg)
+    with_mask = 'segm' in metrics
+    load = {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': with_mask}
+    resize = {'type': 'Resize', 'scale': (size, size), 'keep_ratio': True}
+    meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+    pipelines = {
+        'train': [
+            {'type': 'LoadImageFromFile'},
+            load,
+            resize,
+            {'type': 'RandomFlip', 'prob': 0.5},
+            {'type': 'PackDetInputs'},
+        ],
+        'val': [{'type': 'LoadImageFromFile'}, resize, load, {'type': 'PackDetInputs', 'meta_keys': meta_keys}],
+    }
+
+    def dataset(split: str) -> dict:
+        return {
+            'type': 'CocoDataset',
+            'data_root': str(root),
+            'ann_file': f'annotations/instances_{split}.json',
+            'data_prefix': {'img': split},
+            'metainfo': {'classes': CLASSES, 'palette': list(PALETTE)},
+            'test_mode': split == 'val',
+            'pipeline': pipelines[split],
+        }
+
+    ann_file = str(root / 'annotations' / 'instances_val.json')
+    _data(editor, dataset, {'type': 'CocoMetric', 'ann_file': ann_file, 'metric': metrics}, batch_size, num_workers)
+    editor.drop('tta_pipeline')
+
+    # a first stage tells objects from background, whatever the classes
+    _set_num_classes(editor, len(CLASSES), skip=r'\.rpn_head(\.|$)')
+    for path, node in walk(editor.cfg.model, 'model'):
+        if 'num_things_classes' in node:
+            editor.set(f'{path}.num_things_classes', len(CLASSES))
+    _set_image_size(editor, size)
+    editor.drop('model.data_preprocessor.batch_augments')
+    _limit(editor, 'model.num_queries', MAX_QUERIES)
+    for path, node in walk(editor.cfg.model, 'model'):
+        for key in node:
+            full = f'{path}.{key}'
+            for end, limit in ROI_LIMITS.items():
+                if re.sub(r'\.\d+(?=\.)', '', full).endswith(f'.{end}'):  # cascades: rcnn.0.sampler.num
+                    _limit(editor, full, limit)
+
+
+def _segmentation(editor: ConfigEditor, root: Path, size: int, batch_size: int, num_workers: int) -> None:
+    resize = {'type': 'Resize', 'scale': (size, size), 'keep_ratio': True}
+    pipelines = {
+        'train': [
+            {'type': 'LoadImageFromFile'},
+            {'type': 'LoadAnnotations'},
+            resize,
+            {'type': 'RandomFlip', 'prob': 0.5},
+            {'type': 'PackSegInputs'},
+        ],
+        'val': [{'type': 'LoadImageFromFile'}, resize, {'type': 'LoadAnnotations'}, {'type': 'PackSegInputs'}],
+    }
+
+    def dataset(split: str) -> dict:
+        return {
+            'type': 'BaseSegDataset',
+            'data_root': str(root),
+            'data_prefix': {'img_path': split, 'seg_map_path': f'semantic/{split}'},
+            'img_suffix': '.png',
+            'seg_map_suffix': '.png',
+            'metainfo': {'classes': SEMANTIC_CLASSES, 'palette': list(SEMANTIC_PALETTE)},
+            'reduce_zero_label': True,
+            'pipeline': pipelines[split],
+        }
+
+    _data(editor, dataset, {'type': 'IoUMetric', 'iou_metrics': ['mIoU']}, batch_size, num_workers)
+    if 'tta_pipeline' in editor.cfg:
+        views = [
+            [{'type': 'Resize', 'scale': (edge, edge), 'keep_ratio': True} for edge in (size, size * 5 // 4)],
+            [{'type': 'RandomFlip', 'prob': prob, 'direction': 'horizontal'} for prob in (0.0, 1.0)],
+            [{'type': 'LoadAnnotations'}],
+            [{'type': 'PackSegInputs'}],
+        ]
+        editor.set('tta_pipeline', [{'type': 'LoadImageFromFile'}, {'type': 'TestTimeAug', 'transforms': views}])
+
+    # an STDC head of two classes looks for edges, whatever the classes
+    edges = '|'.join(
+        re.escape(path) for path, node in walk(editor.cfg.model, 'model') if node.get('type') == 'STDCHead'
+    )
+    _set_num_classes(editor, len(SEMANTIC_CLASSES), skip=rf'^({edges})(\.|$)' if edges else None)
+    _set_image_size(editor, size)
+    for path in ('data_preprocessor', 'model.data_preprocessor'):
+        if editor.get(path) is not NOT_SET:
+            editor.drop(f'{path}.size_divisor')
+            editor.drop(f'{path}.test_cfg')
+            editor.set(f'{path}.size', (size, size))
+    if editor.get('model.test_cfg.mode') == 'slide':
+        editor.set('model.test_cfg', {'mode': 'whole'})
+
+
+def _classification(editor: ConfigEditor, root: Path, size: int, batch_size: int, num_workers: int) -> None:
+    # many classifiers are built for one size and refuse any other
+    fixed = editor.get('model.backbone.img_size')
+    edge = size if fixed is NOT_SET else fixed if isinstance(fixed, int) else int(fixed[0])
+    resize = {'type': 'Resize', 'scale': (edge, edge)}
+    pipelines = {
+        'train': [{'type': 'LoadImageFromFile'}, resize, {'type': 'RandomFlip', 'prob': 0.5}, {'type': 'PackInputs'}],
+        'val': [{'type': 'LoadImageFromFile'}, resize, {'type': 'PackInputs'}],
+    }
+
+    def dataset(split: str) -> dict:
+        return {
+            'type': 'CustomDataset',
+            'data_root': str(root),
+            'data_prefix': f'classes/{split}',
+            'classes': sorted(CLASSES),  # mmpretrain numbers the folders in this order, whatever is said here
+            'pipeline': pipelines[split],
+        }
+
+    _data(editor, dataset, {'type': 'Accuracy', 'topk': (1,)}, batch_size, num_workers)
+    editor.drop('tta_pipeline')
+    _set_num_classes(editor, len(CLASSES))
+    if isinstance(editor.get('model.head.topk'), (list, tuple)):
+        editor.set('model.head.topk', (1,))
+    if editor.get('model.train_cfg.augments') not in (NOT_SET, None):
+        editor.drop('model.train_cfg.augments')  # mixing pictures pays off over many epochs only
+
+
+def _box_metrics(cfg: Config) -> list[str]:
+    """What to measure: what the config measures, as far as COCO's metric knows it."""
+    evaluators = cfg.get('val_evaluator') or {}
+    known = []
+    for _, node in walk(evaluators):
+        metric = node.get('metric')
+        known += [metric] if isinstance(metric, str) else list(metric or [])
+    has_masks = any(path.endswith(('mask_head', 'mask_feature_head')) for path, _ in walk(cfg.model))
+    has_masks = has_masks or any(node.get('with_mask') for _, node in walk(cfg.get('train_dataloader') or {}))
+    if 'proposal_fast' in known or 'proposal' in known:
+        return ['proposal_fast']
+    if 'segm' in known and 'bbox' not in known:
+        return ['segm']
+    return ['bbox', 'segm'] if 'segm' in known or has_masks else ['bbox']
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Parts the tasks share
+
+
+def _data(editor: ConfigEditor, dataset: Any, evaluator: dict, batch_size: int, num_workers: int) -> None:
+    """Loaders and evaluators: whatever stood there, wrappers included, is replaced."""
+    for split, source in (('train', 'train'), ('val', 'val'), ('test', 'val')):
+        new = dataset(source)
+        path = f'{split}_dataloader'
+        # said in parts, so that the pipeline is a line of its own
+        old = _innermost(editor.get(f'{path}.dataset'))
+        loader = {
+            'batch_size': batch_size if split == 'train' else 1,
+            'num_workers': num_workers,
+            'persistent_workers': num_workers > 0,
+            'sampler': {
+                'type': 'InfiniteSampler' if split == 'train' else 'DefaultSampler',
+                'shuffle': split == 'train',
+            },
+            'dataset': new,
+        }
+        before = editor.get(path)
+        before = before if isinstance(before, dict) else {}
+        editor.cfg[path] = ConfigDict(loader)
+        for key in ('batch_size', 'num_workers', 'sampler', 'batch_sampler'):
+            _note(editor, f'{path}.{key}', before.get(key, NOT_SET), loader.get(key, NOT_SET))
+        _note(editor, f'{path}.dataset', before.get('dataset', NOT_SET), new)
+        _note(editor, f'{path}.dataset.pipeline', old.get('pipeline', NOT_SET), new['pipeline'])
+        if split != 'train':
+            editor.set(f'{split}_evaluator', evaluator)
+            if editor.get(f'{split}_cfg') in (NOT_SET, None):
+                editor.set(f'{split}_cfg', {'type': f'{split.capitalize()}Loop'})
+
+
+def _note(editor: ConfigEditor, path: str, before: Any, after: Any) -> None:
+    if _plain(before) != _plain(after):
+        editor.changes.append(Change(path, before, after))
+
+
+def _innermost(dataset: Any) -> dict:
+    """The first data set inside wrappers, with the pipeline that is applied last."""
+    if not isinstance(dataset, dict):
+        return {}
+    pipeline = dataset.get('pipeline')
+    inner = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
+    if inner is None:
+        return dataset
+    found = dict(_innermost(inner))
+    if pipeline is not None:
+        found['pipeline'] = pipeline
+    return found
+
+
+def _set_num_classes(editor: ConfigEditor, num: int, skip: str | None = None) -> None:
+    """`num_classes` wherever a head, a loss or a preprocessor states it, and per-class weights with it."""
+    for top in ('model', 'data_preprocessor'):
+        for path, node in walk(editor.cfg.get(top) or {}, top):
+            if path.startswith('model.backbone') or (skip and re.search(skip, path)):
+                continue
+            old = node.get('num_classes')
+            if isinstance(old, int) and old > 0:
+                editor.set(f'{path}.num_classes', num)
+                if isinstance(node.get('out_channels'), int) and node['out_channels'] in (1, old):
+                    editor.set(f'{path}.out_channels', num)
+                    editor.drop(f'{path}.threshold')
+            weight = node.get('class_weight')
+            if isinstance(weight, (list, tuple)):
+                # mask transformers weigh "no object" too, as the last entry
+                tail = [weight[-1]] if weight[-1] != weight[0] and len(set(weight[:-1])) == 1 else []
+                editor.set(f'{path}.class_weight', [1.0] * num + tail)
+
+
+def _set_image_size(editor: ConfigEditor, size: int) -> None:
+    """`img_size` of backbones built for one input size."""
+    for path, node in walk(editor.cfg.model, 'model'):
+        old = node.get('img_size')
+        if isinstance(old, int):
+            editor.set(f'{path}.img_size', size)
+        elif isinstance(old, (list, tuple)):
+            editor.set(f'{path}.img_size', (size, size))
+
+
+def _limit(editor: ConfigEditor, path: str, limit: int) -> None:
+    value = editor.get(path)
+    if isinstance(value, int) and value > limit:
+        editor.set(path, limit)
+
+
+def _drop_weights(editor: ConfigEditor) -> None:
+    """Weights that would be fetched, and what only makes sense with them: frozen layers, fixed norms."""
+    dropped = False
+    for path, node in walk(editor.cfg.model, 'model'):
+        init = node.get('init_cfg')
+        if isinstance(init, dict) and init.get('type') == 'Pretrained' and _is_remote(init.get('checkpoint')):
+            editor.set(f'{path}.init_cfg', None)
+            dropped = True
+        if isinstance(node.get('pretrained'), str) and _is_remote(node['pretrained']):
+            editor.set(f'{path}.pretrained', None)
+            dropped = True
+        elif node.get('pretrained') is True:
+            editor.set(f'{path}.pretrained', False)
+            dropped = True
+    if _is_remote(editor.get('load_from')):
+        editor.set('load_from', None)
+        dropped = True
+    if not dropped:
+        return
+    for path, node in walk(editor.cfg.model, 'model'):
+        if isinstance(node.get('frozen_stages'), int) and node['frozen_stages'] >= 0:
+            editor.set(f'{path}.frozen_stages', -1)
+        if node.get('norm_eval') is True:
+            editor.set(f'{path}.norm_eval', False)
+        if node.get('requires_grad') is False and 'type' in node:
+            editor.set(f'{path}.requires_grad', True)
+
+
+def _is_remote(checkpoint: Any) -> bool:
+    """True for an address; a file of the user's own is kept."""
+    return isinstance(checkpoint, str) and '://' in checkpoint and not checkpoint.startswith('file://')
+
+
+def _schedule(editor: ConfigEditor, iters: int) -> None:
+    """A short run of iterations with AdamW, a warm-up and a cosine decay."""
+    every = max(1, -(-iters // 3))
+    warmup = max(1, min(WARMUP_ITERS, iters // 4))
+    editor.set('train_cfg', {'type': 'IterBasedTrainLoop', 'max_iters': iters, 'val_interval': every})
+    phases = [{'type': 'LinearLR', 'start_factor': 0.01, 'by_epoch': False, 'begin': 0, 'end': warmup}]
+    if iters > warmup:
+        decay = {'type': 'CosineAnnealingLR', 'T_max': iters - warmup, 'eta_min': LR / 100, 'by_epoch': False}
+        phases.append({**decay, 'begin': warmup, 'end': iters})
+    editor.set('param_scheduler', phases)
+    optimizer = editor.get('optim_wrapper.optimizer')
+    if isinstance(optimizer, dict) and str(optimizer.get('type')).startswith('AdamW'):
+        editor.set('optim_wrapper.optimizer.lr', LR)
+    else:
+        editor.set('optim_wrapper.optimizer', {'type': 'AdamW', 'lr': LR, 'weight_decay': 0.05})
+    if editor.get('optim_wrapper.constructor') is not NOT_SET:  # layer decay: for the fine-tuning of trained layers
+        editor.drop('optim_wrapper.constructor')
+        editor.drop('optim_wrapper.paramwise_cfg')
+    for path, node in walk(editor.get('optim_wrapper.paramwise_cfg'), 'optim_wrapper.paramwise_cfg'):
+        if node.get('lr_mult', 1) < 1:
+            _set_in(editor, path, node, 'lr_mult', 1.0)
+    if editor.get('optim_wrapper.accumulative_counts') is not NOT_SET:
+        editor.drop('optim_wrapper.accumulative_counts')
+    if editor.get('auto_scale_lr.enable') is True:
+        editor.set('auto_scale_lr.enable', False)
+
+
+def _set_in(editor: ConfigEditor, path: str, node: dict, key: str, value: Any) -> None:
+    """Sets a key of a dict whose path has dots inside its keys (custom_keys name modules)."""
+    before = node[key]
+    node[key] = value
+    editor.changes.append(Change(f'{path}.{key}', before, value))
+
+
+def _hooks(editor: ConfigEditor, iters: int) -> None:
+    """Logging and checkpoints by iteration; no hook that waits for an epoch of the real schedule."""
+    every = editor.get('train_cfg.val_interval')
+    editor.set('default_hooks.logger', {'type': 'LoggerHook', 'interval': LOG_INTERVAL, 'log_metric_by_epoch': False})
+    editor.set(
+        'default_hooks.checkpoint',
+        {'type': 'CheckpointHook', 'by_epoch': False, 'interval': every, 'max_keep_ckpts': 1},
+    )
+    editor.set('log_processor', {'type': 'LogProcessor', 'window_size': LOG_INTERVAL, 'by_epoch': False})
+    hooks = editor.get('custom_hooks')
+    if isinstance(hooks, (list, tuple)) and hooks:
+        kept = [hook for hook in hooks if _type_name(hook) in _KEPT_HOOKS or str(hook['type']).startswith('mmext_')]
+        editor.set('custom_hooks', kept)
+
+
+def _plain(value: Any) -> Any:
+    """Config types as plain ones, tuples as lists, so that equal values compare equal."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _key(parent: Any, path: str) -> Any:
+    key = path.rpartition('.')[2]
+    return int(key) if isinstance(parent, (list, tuple)) else key
+
+
+def _type_name(node: dict) -> str:
+    kind = node['type']
+    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', str(kind))

@@ -1,0 +1,307 @@
+"""Hooks that draw: loss and metric curves, and predictions beside the ground truth.
+
+Both write one PNG in the work dir, renewed after each validation, so that a run that is cut short leaves its picture.
+They know no library: what they draw follows from what the run recorded and what the model predicted.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from copy import copy
+from pathlib import Path
+
+import cv2
+import mmengine.fileio as fileio
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from mmengine.visualization import Visualizer
+
+from ..registry import HOOKS
+
+__all__ = ['CurvesHook', 'PredictionsHook']
+
+GAP = 16  # pixels between pictures on a sheet
+
+
+@HOOKS.register_module()
+class CurvesHook(Hook):
+    """Keeps losses and metrics in ``curves.json`` and draws them in ``curves.png``.
+
+    A resumed run goes on from the points of the run before it.
+
+    Args:
+        interval: Iterations between two points; each is the mean over them. It doubles whenever there are more than
+            `max_points`.
+        max_points: Points kept of a loss.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, interval: int = 10, max_points: int = 2000) -> None:
+        self.interval = interval
+        self.max_points = max_points
+        self.losses: dict[str, list[tuple[int, float]]] = {}
+        self.metrics: dict[str, list[tuple[int, float]]] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        if runner.iter == 0:
+            return
+        folders = [Path(runner.work_dir)] + ([Path(runner._load_from).parent] if runner._load_from else [])
+        for folder in folders:
+            if (folder / 'curves.json').is_file():
+                saved = json.loads((folder / 'curves.json').read_text())
+                self.interval = saved['interval']
+                for name in ('losses', 'metrics'):
+                    curves = {key: [tuple(p) for p in points] for key, points in saved[name].items()}
+                    setattr(self, name, {k: [p for p in points if p[0] <= runner.iter] for k, points in curves.items()})
+                return
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        step = runner.iter + 1
+        if step % self.interval == 0 and is_main_process():
+            self._add_losses(runner, step)
+
+    def _add_losses(self, runner: Runner, step: int) -> None:
+        """A point at `step`, the mean of what came after the last one, at most `interval` iterations."""
+        for key, buffer in runner.message_hub.log_scalars.items():
+            if key.startswith('train/') and 'loss' in key:
+                points = self.losses.setdefault(key.removeprefix('train/'), [])
+                window = min(self.interval, step - points[-1][0] if points else step)
+                if window > 0:
+                    points.append((step, float(buffer.mean(window))))
+        if any(len(points) > self.max_points for points in self.losses.values()):
+            self.losses = {key: points[1::2] for key, points in self.losses.items()}
+            self.interval *= 2
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if not is_main_process():
+            return
+        for key, value in (metrics or {}).items():
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                self.metrics.setdefault(key, []).append((runner.iter, float(value)))
+        self._write(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        if is_main_process():
+            self._write(runner)
+
+    def _write(self, runner: Runner) -> None:
+        self._add_losses(runner, runner.iter)
+        if not self.losses:  # a validation without training
+            return
+        work_dir = Path(runner.work_dir)
+        points = {'interval': self.interval, 'losses': self.losses, 'metrics': self.metrics}
+        (work_dir / 'curves.json').write_text(json.dumps(points))
+        self._draw(work_dir / 'curves.png', title=work_dir.name)
+
+    def _draw(self, path: Path, title: str) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(11, 4.4), layout='constrained')
+        FigureCanvasAgg(figure)
+        figure.suptitle(title)
+        left, right = figure.subplots(1, 2)
+        names = sorted(self.losses, key=lambda name: name != 'loss')
+        for name in names:
+            total = name == 'loss'
+            style = {'color': 'black', 'linewidth': 2, 'label': 'total'} if total else {'linewidth': 1.1, 'label': name}
+            left.plot(*zip(*self.losses[name], strict=True), **style)
+        left.set(title=f'training loss (mean of {self.interval} iterations)', xlabel='iteration', ylabel='loss')
+        left.set_ylim(bottom=0)
+        shown = {name: points for name, points in self.metrics.items() if points and _is_main_metric(name)}
+        for name, points in shown.items():
+            right.plot(*zip(*points, strict=True), marker='o', label=name.rpartition('/')[2])
+        percent = any(value > 1 for points in shown.values() for _, value in points)
+        right.set(title='validation', xlabel='iteration', ylabel='percent' if percent else 'metric, 0 to 1')
+        right.set_ylim(0, 100 if percent else 1)
+        right.set_xlim(left.get_xlim())
+        for axes in (left, right):
+            axes.grid(alpha=0.3)
+            if axes.lines:
+                axes.legend(fontsize=8)
+        if not shown:
+            right.text(0.5, 0.5, 'no validation yet', ha='center', transform=right.transAxes)
+        figure.savefig(path, dpi=110)
+
+
+def _is_main_metric(name: str) -> bool:
+    """Leaves out timings and COCO's numbers by object size or for a single threshold above 0.5."""
+    return not name.endswith(('_s', '_m', '_l', '_75', 'time'))
+
+
+@HOOKS.register_module()
+class PredictionsHook(Hook):
+    """Draws some validation images with their ground truth and what the model predicts, as ``predictions.png``.
+
+    The drawing is done by the visualizer of the config (mmdet's, mmseg's or mmpretrain's). Images, boxes and masks
+    are brought to one size first, so that the labels stay legible on small images.
+
+    Args:
+        num_images: Images on the sheet, spread over the data set.
+        edge: Longer side of an image on the sheet, in pixels.
+        score_thr: Least score of a box that is drawn.
+        show_dir: In a test, a folder for a picture of every image; none when None.
+    """
+
+    priority = 'LOW'
+
+    def __init__(
+        self, num_images: int = 6, edge: int = 512, score_thr: float = 0.5, show_dir: str | None = None
+    ) -> None:
+        self.num_images = num_images
+        self.edge = edge
+        self.score_thr = score_thr
+        self.show_dir = show_dir
+        self.tiles: list[np.ndarray] = []
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self.tiles = []
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        self.tiles = []
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
+    ) -> None:
+        self._collect(runner, runner.val_dataloader, batch_idx, outputs or [])
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
+    ) -> None:
+        self._collect(runner, runner.test_dataloader, batch_idx, outputs or [])
+        if self.show_dir is None:
+            return
+        folder = Path(self.show_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        for sample in outputs or []:
+            image = _draw(runner, runner.test_dataloader, sample, self.edge, self.score_thr, shrink=False)
+            if image is not None:
+                cv2.imwrite(str(folder / f'{Path(sample.img_path).stem}.png'), image[..., ::-1])
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._write(runner, f'iteration {runner.iter}', metrics or {})
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._write(runner, 'test', metrics or {})
+
+    def _collect(self, runner: Runner, loader: torch.utils.data.DataLoader, batch_idx: int, outputs: Sequence) -> None:
+        if not is_main_process() or self.num_images < 1:
+            return
+        wanted = np.linspace(0, len(loader) - 1, min(self.num_images, len(loader))).round().astype(int)
+        if batch_idx not in wanted:
+            return
+        for sample in list(outputs)[: -(-self.num_images // len(loader))]:
+            if len(self.tiles) < self.num_images:
+                tile = _draw(runner, loader, sample, self.edge, self.score_thr)
+                if tile is not None:
+                    self.tiles.append(tile)
+
+    def _write(self, runner: Runner, when: str, metrics: dict[str, float]) -> None:
+        if not self.tiles or not is_main_process():
+            return
+        values = [
+            f'{name.rpartition("/")[2]} {value:.3f}'
+            for name, value in metrics.items()
+            if isinstance(value, (int, float)) and _is_main_metric(name) and not name.endswith('_50')
+        ]
+        pairs = self.tiles[0].shape[1] > 1.5 * self.edge
+        sides = 'left: ground truth, right: prediction' if pairs else 'ground truth and prediction'
+        title = ', '.join([f'{Path(runner.work_dir).name}, {when}', sides, *values])
+        sheet = _sheet(self.tiles, title, columns=2 if pairs else 4)
+        cv2.imwrite(str(Path(runner.work_dir) / 'predictions.png'), sheet[..., ::-1])
+
+
+def _draw(
+    runner: Runner,
+    loader: torch.utils.data.DataLoader,
+    sample: object,
+    edge: int,
+    score_thr: float,
+    shrink: bool = True,
+) -> np.ndarray | None:
+    """One image with what is known of it, RGB [h, w, 3]; None if the config's visualizer draws no samples."""
+    drawer = type(runner.visualizer)
+    if drawer is Visualizer or not hasattr(sample, 'img_path'):
+        return None
+    visualizer = drawer.get_instance(
+        f'{__name__}.{drawer.__name__}'
+    )  # one without backends, so nothing else is written
+    visualizer.dataset_meta = loader.dataset.metainfo
+
+    data = np.frombuffer(fileio.get(sample.img_path), np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
+    H, W = image.shape[:2]
+    scale = edge / max(H, W)
+    if not shrink:
+        scale = max(scale, 1.0)
+    h, w = max(1, round(H * scale)), max(1, round(W * scale))
+    image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    sample = _resize(sample, (H, W), (h, w), score_thr)
+    if hasattr(visualizer, 'visualize_cls') and 'gt_label' in sample:
+        return visualizer.visualize_cls(image, sample)
+    options = {'pred_score_thr': score_thr} if 'pred_instances' in sample else {}
+    sides = []
+    for draw_gt in (True, False):
+        visualizer.add_datasample('image', image, sample, draw_gt=draw_gt, draw_pred=not draw_gt, **options)
+        sides.append(visualizer.get_image())
+    return np.concatenate([sides[0], np.full((h, GAP // 2, 3), 255, np.uint8), sides[1]], axis=1)
+
+
+def _resize(sample: object, old: tuple[int, int], new: tuple[int, int], score_thr: float) -> object:
+    """A copy of a data sample for an image of another size; boxes under `score_thr` are left out."""
+    (H, W), (h, w) = old, new
+    result = copy(sample)  # annotations are replaced below, never changed in place
+    result = result.new() if hasattr(result, 'new') else result
+    for field in ('gt_instances', 'pred_instances'):
+        if field not in result:
+            continue
+        instances = result.get(field).clone()
+        if 'scores' in instances:
+            instances = instances[instances.scores > score_thr]
+        if 'bboxes' in instances:
+            boxes = getattr(instances.bboxes, 'tensor', instances.bboxes).detach().cpu()
+            instances.bboxes = boxes * boxes.new_tensor([w / W, h / H, w / W, h / H])
+        if 'masks' in instances:
+            masks = instances.masks
+            masks = torch.as_tensor(masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks).detach().cpu()
+            instances.masks = _resize_masks(masks, new)
+        setattr(result, field, instances)
+    for field in ('gt_sem_seg', 'pred_sem_seg'):
+        if field in result:
+            data = result.get(field).data.detach().cpu()
+            data = F.interpolate(data[None].float(), size=new, mode='nearest')[0].to(data.dtype)
+            setattr(result, field, PixelData(data=data))
+    return result
+
+
+def _resize_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """[N, H, W] -> bool [N, h, w]."""
+    if masks.shape[0] == 0:
+        return torch.zeros((0, *size), dtype=torch.bool)
+    return F.interpolate(masks[:, None].float(), size=size, mode='bilinear', align_corners=False)[:, 0] > 0.5
+
+
+def _sheet(tiles: Sequence[np.ndarray], title: str, columns: int) -> np.ndarray:
+    """Tiles in rows under a title, white between them, RGB [h, w, 3]."""
+    gap, band = GAP, 44
+    columns = min(columns, len(tiles))
+    h, w = max(tile.shape[0] for tile in tiles), max(tile.shape[1] for tile in tiles)
+    rows = -(-len(tiles) // columns)
+    sheet = np.full((band + rows * (h + gap), gap + columns * (w + gap), 3), 255, np.uint8)
+    font, thickness = cv2.FONT_HERSHEY_SIMPLEX, 1
+    width = cv2.getTextSize(title, font, 1.0, thickness)[0][0]
+    size = min(1.0, (sheet.shape[1] - 2 * gap) / max(width, 1))
+    cv2.putText(sheet, title, (gap, 29), font, size, (20, 20, 20), thickness, cv2.LINE_AA)
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        top, left = band + row * (h + gap), gap + column * (w + gap)
+        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return sheet

@@ -1,0 +1,693 @@
+"""One training or one test, from the name of a config to the summary on the screen.
+
+Both tools are thin shells around `train` and `test`. Everything a person can get wrong is checked before a model is
+built: the config, the options, the data, the checkpoint.
+"""
+
+import argparse
+import contextlib
+import inspect
+import io
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, TextIO
+
+import cv2
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+from mmengine.hub import get_config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from ..datasets.shapes import default_shapes_dir, make_shapes
+from ..datasets.shapes_config import NOT_SET, Change, ConfigEditor, shorten, use_shapes, walk
+from ..errors import UserError, add_traceback_option, did_you_mean, unreadable_checkpoint
+
+__all__ = [
+    'add_options',
+    'apply_options',
+    'build_runner',
+    'check_checkpoint',
+    'check_data',
+    'load_config',
+    'test',
+    'train',
+]
+
+CURVES_HOOK = 'mmext_backbones.CurvesHook'
+PREDICTIONS_HOOK = 'mmext_backbones.PredictionsHook'
+
+# What mmengine and the tools read from a config, for the sake of misspelt options.
+KNOWN_KEYS = [
+    *list(inspect.signature(Runner.__init__).parameters)[1:],
+    *(
+        'auto_scale_lr',
+        'runner_type',
+        'strategy',
+        'compile',
+        'tta_model',
+        'tta_pipeline',
+        'model_wrapper_cfg',
+        'sync_bn',
+    ),
+    *('sync_bn', 'find_unused_parameters', 'activation_checkpointing', 'efficient_conv_bn_eval'),
+]
+
+# Changes that do not matter to a test.
+TRAINING_KEYS = (
+    'train_',
+    'val_',
+    'optim_wrapper',
+    'param_scheduler',
+    'default_hooks',
+    'log_processor',
+    'model.train_cfg',
+)
+
+LONG_RECORD = 12  # lines; longer log records go to the log file and leave one line on the screen
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The two runs
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command line both tools share."""
+    parser.add_argument('config', help='a config file, or a name like mmdet::path/inside/its/configs.py')
+    parser.add_argument('--shapes', action='store_true', help="run on drawn shapes instead of the config's own data")
+    parser.add_argument('--work-dir', help='where everything is written (default: work_dirs/<config>)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='config entries to override, applied after everything else',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
+    add_traceback_option(parser)
+
+
+def train(
+    config: str,
+    *,
+    shapes: bool = False,
+    work_dir: str | None = None,
+    resume: str | None = None,
+    amp: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = 'none',
+    auto_scale_lr: bool = False,
+    seed: int | None = None,
+) -> dict[str, float]:
+    """Trains a config and validates it on the way.
+
+    Args:
+        config: Path of a config, or a name such as ``'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'``.
+        shapes: Run on the Shapes data instead of the config's own.
+        work_dir: Where everything is written; the config's, or ``work_dirs/<config name>``, when None.
+        resume: A checkpoint to go on from, or ``'auto'`` for the last one in the work dir.
+        amp: Mixed precision; needs a GPU.
+        cfg_options: Dotted config keys with values, applied after everything else.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        auto_scale_lr: Scale the learning rate from the config's base batch size to the actual one.
+        seed: Of every random choice; drawn when None.
+
+    Returns:
+        The metrics of the last validation; empty if there was none.
+
+    Raises:
+        UserError: if something that was asked for cannot be done.
+    """
+    started = time.time()
+    cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher)
+    if amp:
+        _use_amp(cfg)
+    if auto_scale_lr:
+        _scale_lr(cfg)
+    if seed is not None:
+        cfg.randomness = ConfigDict({**(cfg.get('randomness') or {}), 'seed': seed})
+    _set_resume(cfg, resume)
+    _add_hooks(cfg, [{'type': CURVES_HOOK}, {'type': PREDICTIONS_HOOK}])
+
+    check_data(cfg, ('train', 'val'))
+    check_checkpoints(cfg)
+    _say_changes(changes, shapes)
+    with contextlib.redirect_stdout(_Chatter(sys.stdout)):
+        runner = build_runner(cfg)
+    _say_plan(runner, cfg)
+    with contextlib.redirect_stdout(_Chatter(sys.stdout)), _naming_empty_images(cfg, ('train', 'val')):
+        runner.train()
+    metrics = {
+        name.removeprefix('val/'): buffer.current()
+        for name, buffer in runner.message_hub.log_scalars.items()
+        if name.startswith('val/') and name not in ('val/time', 'val/data_time')
+    }
+    _say_summary(runner, cfg, metrics, started, config, shapes)
+    return metrics
+
+
+def test(
+    config: str,
+    checkpoint: str,
+    *,
+    shapes: bool = False,
+    tta: bool = False,
+    show_dir: str | None = None,
+    work_dir: str | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = 'none',
+) -> dict[str, float]:
+    """Evaluates a checkpoint.
+
+    Args:
+        config: As for `train`.
+        checkpoint: A file written by a training, or an address mmengine can fetch.
+        shapes: Test on the Shapes data instead of the config's own.
+        tta: Test-time augmentation: predict several views of each picture and merge them.
+        show_dir: Folder for one picture of ground truth and prediction per test image; none when None.
+        work_dir: As for `train`.
+        cfg_options: As for `train`.
+        launcher: As for `train`.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        UserError: if something that was asked for cannot be done.
+    """
+    started = time.time()
+    cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher)
+    if cfg.get('test_dataloader') is None or cfg.get('test_evaluator') is None:
+        raise UserError(f'config {config!r} has no test_dataloader or no test_evaluator: there is nothing to test on.')
+    if tta:
+        _use_tta(cfg)
+    cfg.load_from = checkpoint
+    cfg.resume = False
+    _add_hooks(cfg, [{'type': PREDICTIONS_HOOK, 'show_dir': show_dir}])
+
+    check_data(cfg, ('test',))
+    state = check_checkpoint(checkpoint)
+    _say_changes(changes, shapes, skip=TRAINING_KEYS)
+    with contextlib.redirect_stdout(_Chatter(sys.stdout)):
+        runner = build_runner(cfg, train=False)
+    if state is not None:
+        _check_match(runner.model, state, checkpoint, shapes)
+    with contextlib.redirect_stdout(_Chatter(sys.stdout)), _naming_empty_images(cfg, ('test',)):
+        metrics = runner.test()
+    _say_summary(runner, cfg, metrics, started, config, shapes, show_dir=show_dir)
+    return metrics
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The config
+
+
+def load_config(config: str) -> Config:
+    """Reads a config file, or one of an installed library by its ``library::path`` name.
+
+    Raises:
+        UserError: if there is no such file, or it is no config.
+    """
+    if '::' in str(config):
+        try:
+            cfg = get_config(str(config))
+        except (AssertionError, FileNotFoundError, ValueError, ModuleNotFoundError) as error:
+            raise UserError(f'config {config!r} cannot be found in the installed libraries: {error}') from error
+        return cfg
+    path = Path(config)
+    if not path.is_file():
+        known = [str(other) for other in sorted(path.parent.glob('*.py'))] if path.parent.is_dir() else []
+        raise UserError(f'config {str(config)!r}: there is no such file.{did_you_mean(str(path), known)}')
+    try:
+        return Config.fromfile(str(path))
+    except (SyntaxError, NameError, OSError, KeyError) as error:
+        raise UserError(f'config {str(config)!r} cannot be read: {error}') from error
+
+
+def apply_options(cfg: Config, options: dict[str, Any] | None) -> None:
+    """Applies ``--cfg-options``. A key that starts with a name neither the config nor mmengine knows is a mistake.
+
+    Raises:
+        UserError: for such a key, or one that leads through a value that is no dict or list.
+    """
+    for key in options or {}:
+        top = key.partition('.')[0]
+        if top not in cfg and top not in KNOWN_KEYS:
+            raise UserError(
+                f'--cfg-options {key}: the config has no {top!r}.{did_you_mean(top, [*cfg.keys(), *KNOWN_KEYS])}'
+            )
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError, IndexError, AssertionError, AttributeError) as error:
+        raise UserError(f'--cfg-options {options}: cannot be applied to the config: {error}') from error
+
+
+def _prepare(
+    config: str, shapes: bool, work_dir: str | None, options: dict[str, Any] | None, launcher: str
+) -> tuple[Config, list[Change]]:
+    """What both runs do first: the config, Shapes, the options (last, so that the user wins), the device."""
+    quiet()
+    cfg = load_config(config)
+    if cfg.get('model') is None:
+        raise UserError(f'config {config!r} has no model: is it a part that other configs inherit?')
+    changes = []
+    if shapes:
+        data_dir = make_default_shapes()
+        iters = (options or {}).get('train_cfg.max_iters')
+        changes += use_shapes(cfg, data_dir, **({'iters': iters} if iters else {}))
+    apply_options(cfg, options)
+    changes += _fit_device(cfg, launcher)
+    if cfg.default_scope == 'mmpretrain':
+        for split in ('train', 'val', 'test'):
+            loader = cfg.get(f'{split}_dataloader')
+            if loader is not None:
+                loader.setdefault('collate_fn', {'type': 'default_collate'})
+    cfg.launcher = launcher
+    name = Path(cfg.filename).stem + ('_shapes' if shapes else '')
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / name)
+    return cfg, changes
+
+
+def make_default_shapes() -> Path:
+    """The Shapes data set of the default parameters, drawn now if it is not there yet."""
+    path = default_shapes_dir()
+    if not path.exists():
+        say(f'Drawing the Shapes data set in {path} ...')
+    return make_shapes(path)
+
+
+def _fit_device(cfg: Config, launcher: str) -> list[Change]:
+    """No synchronised batch norm in a single process; without a GPU, no mixed precision either."""
+    editor = ConfigEditor(cfg)
+    on_cpu = get_device() == 'cpu'
+    if launcher == 'none' or on_cpu:
+        for path, node in walk(cfg.model, 'model'):
+            if node.get('type') in ('SyncBN', 'MMSyncBN'):
+                editor.set(f'{path}.type', 'BN')
+    if on_cpu and str(editor.get('optim_wrapper.type')).endswith('AmpOptimWrapper'):
+        editor.set('optim_wrapper.type', 'OptimWrapper')
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            editor.drop(f'optim_wrapper.{key}')
+    return editor.changes
+
+
+def _use_amp(cfg: Config) -> None:
+    if get_device() == 'cpu':
+        raise UserError('--amp needs a GPU, and torch sees none here. Leave it out.')
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UserError(f'--amp works with optim_wrapper.type=OptimWrapper, and this config has {kind!r}.')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _scale_lr(cfg: Config) -> None:
+    if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+        raise UserError(
+            '--auto-scale-lr: the config does not say for which batch its learning rate is meant. '
+            'Add auto_scale_lr=dict(base_batch_size=...) to it.'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def _set_resume(cfg: Config, resume: str | None) -> None:
+    if resume is None:
+        return
+    cfg.resume = True
+    if resume != 'auto':
+        cfg.load_from = resume
+        return
+    # mmengine looks for the last checkpoint only if nothing is named to load from
+    cfg.load_from = find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir, 'last_checkpoint').is_file() else None
+    if cfg.load_from is None:
+        say(f'Nothing to resume in {cfg.work_dir}: training starts from the beginning.')
+        cfg.resume = False
+
+
+def _use_tta(cfg: Config) -> None:
+    """Wraps the model and takes the pipeline of views; a flip where the config has none and its library has one."""
+    scope = cfg.default_scope
+    masks = [path for path, _ in walk(cfg.model) if path.endswith('mask_head')]
+    segm = any('segm' in (node.get('metric') or []) for _, node in walk(cfg.get('test_evaluator')))
+    if scope == 'mmdet' and (masks or segm):
+        raise UserError(
+            '--tta: mmdet merges the views of boxes only, and this model predicts masks. '
+            'Test it without --tta, or test a detector without a mask head.'
+        )
+    defaults = {
+        'mmdet': {'type': 'DetTTAModel', 'tta_cfg': {'nms': {'type': 'nms', 'iou_threshold': 0.5}, 'max_per_img': 100}},
+        'mmpretrain': {'type': 'AverageClsScoreTTA'},
+    }
+    if 'tta_model' not in cfg:
+        if scope not in defaults:
+            raise UserError('--tta: the config has no tta_model. Add one, e.g. tta_model=dict(type="SegTTAModel").')
+        cfg.tta_model = ConfigDict(defaults[scope])
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_pipeline' not in cfg:
+        if scope not in defaults:
+            raise UserError('--tta: the config has no tta_pipeline, the views to predict. Add one to it.')
+        pack = deepcopy(dataset.pipeline[-1])
+        if scope == 'mmdet':
+            keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+            pack['meta_keys'] = keys
+        flips = [{'type': 'RandomFlip', 'prob': prob} for prob in (1.0, 0.0)]
+        cfg.tta_pipeline = [*dataset.pipeline[:-1], {'type': 'TestTimeAug', 'transforms': [flips, [pack]]}]
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _add_hooks(cfg: Config, hooks: Sequence[dict]) -> None:
+    present = {hook['type'] for hook in cfg.get('custom_hooks') or []}
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *(hook for hook in hooks if hook['type'] not in present)]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What a run needs on disk
+
+
+def check_data(cfg: Config, splits: Sequence[str]) -> None:
+    """Looks for the data of some splits before anything is built.
+
+    Raises:
+        UserError: naming what is missing and where it is expected.
+    """
+    missing = []
+    for split in splits:
+        for source in (f'{split}_dataloader', f'{split}_evaluator'):
+            for path in _paths(cfg.get(source)):
+                if not path.exists() and path not in missing:
+                    missing.append(path)
+    if not missing:
+        return
+    shown = '\n'.join(f'  {path}' for path in missing[:6]) + ('\n  ...' if len(missing) > 6 else '')
+    roots = sorted({str(_first_missing(path)) for path in missing})
+    raise UserError(
+        f'the data of this config is not there. Missing, seen from {os.getcwd()}:\n{shown}\n'
+        f'If you have it elsewhere, link it: ln -s /where/it/is {roots[0]}\n'
+        'To try the config without any data, add --shapes.'
+    )
+
+
+def _paths(node: Any) -> list[Path]:
+    """Files and folders that loaders and evaluators name, through wrappers and lists."""
+    found = []
+    for _, item in walk(node):
+        root = item.get('data_root') or ''
+        ann_file, prefix = item.get('ann_file'), item.get('data_prefix')
+        parts = [ann_file, *(prefix.values() if isinstance(prefix, dict) else [prefix])]
+        names = [os.path.join(root, part) for part in parts if isinstance(part, str) and part]
+        names += [root] if root and not names else []
+        found += [Path(name) for name in names if '://' not in name]
+    return found
+
+
+def _first_missing(path: Path) -> Path:
+    """The topmost folder on the way to `path` that is not there."""
+    for parent in [*reversed(path.parents), path]:
+        if not parent.exists():
+            return parent
+    return path
+
+
+@contextlib.contextmanager
+def _naming_empty_images(cfg: Config, splits: Sequence[str]) -> Iterator[None]:
+    """OpenCV refuses an empty file without saying which: looks for it.
+
+    Raises:
+        UserError: naming the empty files.
+    """
+    try:
+        yield
+    except cv2.error as error:
+        if 'buf.empty()' not in str(error):
+            raise
+        folders = {path for split in splits for path in _paths(cfg.get(f'{split}_dataloader')) if path.is_dir()}
+        files = (file for folder in sorted(folders) for file in sorted(folder.rglob('*')))
+        empty = [str(file) for file in files if file.is_file() and file.stat().st_size == 0]
+        if not empty:
+            raise
+        raise UserError(
+            f'image {empty[0]!r} is an empty file{f", and {len(empty) - 1} more are" if len(empty) > 1 else ""}. '
+            'Fetch it again, or take it out of the data.'
+        ) from error
+
+
+def check_checkpoints(cfg: Config) -> None:
+    """The checkpoints a training starts from: `load_from`, and `init_cfg` inside the model.
+
+    Raises:
+        UserError: as `check_checkpoint`.
+    """
+    names = [cfg.get('load_from')]
+    names += [node.get('checkpoint') for _, node in walk(cfg.model) if node.get('type') == 'Pretrained']
+    for name in names:
+        if isinstance(name, str):
+            check_checkpoint(name)
+
+
+def check_checkpoint(path: str) -> dict | None:
+    """Reads a checkpoint without holding its tensors in memory.
+
+    Args:
+        path: A file; addresses (``https://``, ``torchvision://``) are left to mmengine.
+
+    Returns:
+        The weights by name, or None for an address.
+
+    Raises:
+        UserError: if the file is missing or cannot be read.
+    """
+    if '://' in path:
+        return None
+    if not Path(path).is_file():
+        known = [str(other) for other in Path(path).parent.glob('*.pth')]
+        raise UserError(f'checkpoint {path!r}: there is no such file.{did_you_mean(path, known)}')
+    try:
+        try:
+            content = torch.load(path, map_location='cpu', mmap=True)
+        except RuntimeError as error:
+            if 'mmap can only be used' not in str(error):  # a file of torch before 1.6
+                raise
+            content = torch.load(path, map_location='cpu')
+    except Exception as error:
+        raise unreadable_checkpoint(path, error) from error
+    weights = content.get('state_dict', content) if isinstance(content, dict) else None
+    if not isinstance(weights, dict):
+        raise unreadable_checkpoint(path, f'it holds a {type(content).__name__}, no weights')
+    return weights
+
+
+def _check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes: bool) -> None:
+    """A test needs every weight of the model: mmengine would go on with random ones.
+
+    Raises:
+        UserError: if some are missing or of another shape.
+    """
+    model = model.module if hasattr(model, 'module') else model
+    wanted = {key: value for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')}
+    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    wrong = [key for key, value in wanted.items() if key not in weights or weights[key].shape != value.shape]
+    if wrong:
+        hint = 'It may come from another config' + ('.' if shapes else ', or from a run with --shapes.')
+        raise UserError(
+            f'checkpoint {checkpoint!r} does not fit this model: {len(wrong)} of {len(wanted)} tensors are missing or '
+            f'of another shape ({", ".join(wrong[:3])}{", ..." if len(wrong) > 3 else ""}). {hint}'
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The runner and the screen
+
+
+class _ShortConsole:
+    """For a Runner class: the environment, the config and the hooks go to the log file, not over the screen."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.addFilter(_ShortRecords())
+        return logger
+
+
+class _ShortRecords(logging.Filter):
+    """Lets no long record pass, nor what mmengine says about itself at every start."""
+
+    NOISE = (
+        'Failed to search registry with scope',
+        'Distributed training is not used, all SyncBatchNorm',
+        'Checkpoints will be saved to',
+        'Advance dataloader',
+        'paramwise_options --',
+        '"FileClient" will be deprecated',
+        '"HardDiskBackend" is the alias',
+        'bbox_mAP_copypaste',
+        'segm_mAP_copypaste',
+        'Evaluating bbox',
+        'Evaluating segm',
+    )
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return text.count('\n') < LONG_RECORD and not text.startswith(self.NOISE)
+
+
+class _Chatter(io.TextIOBase):
+    """A screen that leaves out what pycocotools prints around every evaluation; the numbers are in the log."""
+
+    NOISE = (
+        'loading annotations into memory',
+        'Done (t=',
+        'creating index',
+        'index created',
+        'Loading and preparing results',
+        'DONE (t=',
+        'Running per image evaluation',
+        'Evaluate annotation type',
+        'Accumulating evaluation results',
+        ' Average Precision',
+        ' Average Recall',
+    )
+
+    def __init__(self, screen: TextIO) -> None:
+        self.screen = screen
+        self.line = ''
+
+    def isatty(self) -> bool:
+        return self.screen.isatty()
+
+    def write(self, text: str) -> int:
+        *lines, self.line = (self.line + text).split('\n')
+        for line in lines:
+            if not line.startswith(self.NOISE):
+                self.screen.write(line + '\n')
+        return len(text)
+
+    def flush(self) -> None:
+        if self.line and not any(noise.startswith(self.line) for noise in self.NOISE):
+            self.screen.write(self.line)  # a prompt or a progress bar
+            self.line = ''
+        self.screen.flush()
+
+
+def build_runner(cfg: Config, *, train: bool = True) -> Runner:
+    """The runner of a config; `runner_type` is honoured.
+
+    Args:
+        cfg: The config.
+        train: Build what a training needs; without it, training and validation are left out.
+    """
+    if not train:
+        cfg = cfg.copy()
+        for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+            cfg[key] = None
+        for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+            cfg[key] = None
+    runner_class = RUNNERS.get(cfg.get('runner_type', 'Runner'))
+    return type(runner_class.__name__, (_ShortConsole, runner_class), {}).from_cfg(cfg)
+
+
+def quiet() -> None:
+    """Silences what the libraries say about themselves at every start; warnings of this package stay."""
+    for module in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torch', 'torchvision', 'pkg_resources'):
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.filterwarnings('ignore', category=category, module=rf'{module}(\.|$)')
+    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # said where importlib imports it
+
+
+def say(text: str = '') -> None:
+    """Prints a line, on the first process of a distributed run only."""
+    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0:
+        print(text, flush=True)
+
+
+def _say_changes(changes: Sequence[Change], shapes: bool, skip: tuple[str, ...] = ()) -> None:
+    """What was changed, a line each where it fits; what is equal for validation and test is said once."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for change in changes:
+        if not change.path.startswith(skip):
+            before = shorten(change.before)
+            after = shorten(change.after) if change.after is not NOT_SET else '(removed)'
+            told.setdefault((before, after, change.path.removeprefix('val_').removeprefix('test_')), []).append(
+                change.path
+            )
+    if not told:
+        return
+    say(f'\nChanged in the config to run on {"the Shapes data" if shapes else "this machine"}:')
+    for (before, after, _), paths in told.items():
+        line = f'  {", ".join(paths)}: {before} -> {after}'
+        say(line if len(line) <= 118 else f'  {", ".join(paths)}:\n      {before}\n   -> {after}')
+
+
+def _say_plan(runner: Runner, cfg: Config) -> None:
+    millions = sum(parameter.numel() for parameter in runner.model.parameters()) / 1e6
+    loop = cfg.train_cfg
+    length = f'{loop.max_iters} iterations' if 'max_iters' in loop else f'{loop.max_epochs} epochs'
+    batch = cfg.train_dataloader.get('batch_size') or '?'
+    say(
+        f'\nTraining {cfg.model.type} ({millions:.1f} M parameters) for {length} of {batch} images a process '
+        f'on {get_device()}. Log: {Path(runner.log_dir) / (runner.timestamp + ".log")}\n'
+    )
+
+
+def _say_summary(
+    runner: Runner,
+    cfg: Config,
+    metrics: dict[str, float],
+    started: float,
+    config: str,
+    shapes: bool,
+    show_dir: str | None = None,
+) -> None:
+    work_dir = Path(cfg.work_dir)
+    say()
+    for line in metric_table(metrics):
+        say(line)
+    say()
+    files = {'predictions': work_dir / 'predictions.png', 'curves': work_dir / 'curves.png'}
+    for name, path in files.items():
+        if path.is_file() and path.stat().st_mtime >= started:
+            say(f'{name:<12} {path}')
+    if show_dir is not None:
+        say(f'{"pictures":<12} {show_dir}')
+    last = work_dir / 'last_checkpoint'
+    if last.is_file() and last.stat().st_mtime >= started:
+        checkpoint = os.path.relpath(last.read_text().strip())
+        say(f'{"checkpoint":<12} {checkpoint}')
+        say(f'{"test it":<12} python tools/test.py {config} {checkpoint}{" --shapes" if shapes else ""}')
+    minutes, seconds = divmod(round(time.time() - started), 60)
+    say(f'{"took":<12} {minutes} min {seconds:02d} s')
+
+
+def metric_table(metrics: dict[str, float]) -> list[str]:
+    """Lines of a table: COCO's numbers with a row for boxes and one for masks, others one a line."""
+    rows: dict[str, dict[str, float]] = {}
+    plain = {}
+    for name, value in metrics.items():
+        kind, _, column = name.rpartition('/')[2].partition('_mAP')
+        if '_mAP' in name:
+            rows.setdefault(kind, {})['mAP' + column] = value
+        else:
+            plain[name.rpartition('/')[2]] = value
+    lines = []
+    if rows:
+        columns = list(next(iter(rows.values())))
+        lines.append(' ' * 12 + ''.join(f'{column:>9}' for column in columns))
+        names = {'bbox': 'box', 'segm': 'mask'}
+        for kind, values in rows.items():
+            cells = (values.get(column, -1) for column in columns)
+            lines.append(
+                f'{names.get(kind, kind):<12}' + ''.join(f'{v:>9.3f}' if v >= 0 else f'{"-":>9}' for v in cells)
+            )
+    lines += [f'{name:<12}{value:>9.3f}' for name, value in plain.items() if name not in ('time', 'data_time')]
+    return lines

@@ -1,0 +1,246 @@
+"""From an exception to one message for a person.
+
+`UserError` is raised where the mistake is known to be the caller's. `explain` recognises a few mistakes that surface
+deep inside the libraries: an unreadable image, an unknown component, an unknown key of a component, a damaged
+checkpoint. It answers None for everything else, and what it does not know keeps its traceback: a bug must look like
+a bug.
+"""
+
+import argparse
+import difflib
+import inspect
+import linecache
+import os
+import pickle
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+__all__ = ['UserError', 'add_traceback_option', 'did_you_mean', 'explain', 'run_cli', 'unreadable_checkpoint']
+
+TRACEBACK_ENV = 'MMEXT_TRACEBACK'
+_PACKAGE = __name__.partition('.')[0]
+
+
+class UserError(Exception):
+    """A mistake in what was asked for. Its text says what is wrong and what to do; no traceback is needed."""
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """`' Did you mean ...?'` with the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f' Did you mean {near[0]!r}?' if near else ''
+
+
+def unreadable_checkpoint(path: str, reason: object) -> UserError:
+    """The error for a checkpoint that cannot be read: what to do is the same wherever it is noticed."""
+    first_line = str(reason).strip().partition('\n')[0]
+    return UserError(
+        f'checkpoint {path!r} cannot be read: {first_line or type(reason).__name__}\n'
+        'The file may be truncated (a download or a save that was cut short) or no PyTorch checkpoint at all. '
+        'Fetch or train it again, or name another one.'
+    )
+
+
+def explain(error: BaseException) -> str | None:
+    """One message for a mistake that is recognised, in `error` or in what it was raised from; None for all else."""
+    for link in _causes(error):
+        for recognise in (_user_error, _own_value_error, _unknown_type, _bad_arguments, _checkpoint, _image, _file):
+            message = recognise(link)
+            if message is not None:
+                return message
+    return None
+
+
+def add_traceback_option(parser: argparse.ArgumentParser) -> None:
+    """The flag `run_cli` looks for."""
+    parser.add_argument(
+        '--traceback', action='store_true', help=f'show where an error came from (so does {TRACEBACK_ENV}=1)'
+    )
+
+
+def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Runs a tool and turns its end into an exit code.
+
+    Args:
+        main: The tool: takes the arguments, returns an exit code or None for 0.
+        argv: The arguments; those of the process when None.
+
+    Returns:
+        What `main` returned, 2 after a mistake that could be explained, 130 after Ctrl-C.
+
+    Raises:
+        Exception: whatever `explain` does not recognise, with its traceback.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return main(argv) or 0
+    except KeyboardInterrupt:
+        print('\nStopped by Ctrl-C.', file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        if '--traceback' in argv or os.environ.get(TRACEBACK_ENV, '0') not in ('', '0'):
+            traceback.print_exception(error)
+        print(f'\nError: {message}', file=sys.stderr)
+        return 2
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Recognising. Each takes one exception of the chain and answers a message or None.
+
+
+def _user_error(error: BaseException) -> str | None:
+    return str(error) if isinstance(error, UserError) else None
+
+
+def _own_value_error(error: BaseException) -> str | None:
+    """A ValueError that this package raised on purpose, not one that broke out of a call it made."""
+    frames = _frames(error)
+    if not isinstance(error, ValueError) or not frames:
+        return None
+    frame, line = frames[-1]
+    ours = frame.f_globals.get('__name__', '').partition('.')[0] == _PACKAGE
+    on_purpose = linecache.getline(frame.f_code.co_filename, line).lstrip().startswith('raise ')
+    if not (ours and on_purpose):
+        return None
+    owner = frame.f_locals.get('self')
+    return f'{type(owner).__name__}: {error}' if owner is not None else str(error)
+
+
+def _unknown_type(error: BaseException) -> str | None:
+    match = re.search(r'(\S+) is not in the (\S+?)::(\S+) registry', str(error))
+    if match is None or not isinstance(error, KeyError):
+        return None
+    name, scope, kind = match.groups()
+    name = name.strip('\'"')
+    message = f'type={name!r}: {scope} knows no such {kind}.'
+    for build in _builds(error):
+        registry = build.get('registry')
+        if registry is not None:
+            return message + did_you_mean(name.rpartition('.')[2], _names(registry))
+    return message
+
+
+def _bad_arguments(error: BaseException) -> str | None:
+    """An unknown or a missing key of a component, if that component was built from a config."""
+    if not isinstance(error, TypeError):
+        return None
+    unknown = re.search(r"got an unexpected keyword argument '(\w+)'", str(error))
+    missing = re.search(r'missing \d+ required (?:positional|keyword-only) arguments?: (.+)', str(error))
+    for build in _builds(error):
+        cls, args = build.get('obj_cls'), build.get('args')
+        if cls is None or args is None:
+            continue
+        if unknown and unknown.group(1) in args:
+            return _unknown_key(cls, unknown.group(1))
+        if missing and build is _last_locals(error):
+            return f'{cls.__name__} ({cls.__module__}) needs {missing.group(1)} in its config.'
+    return None
+
+
+def _unknown_key(cls: type, key: str) -> str:
+    accepted = _accepted_keys(cls)
+    return (
+        f'{cls.__name__} ({cls.__module__}) accepts no key {key!r}.{did_you_mean(key, accepted)}\n'
+        f'It accepts: {", ".join(accepted)}.'
+    )
+
+
+def _checkpoint(error: BaseException) -> str | None:
+    """A file that `torch.load` could not read, found by the frame of `torch.load` itself."""
+    if not isinstance(error, (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError)):
+        return None
+    for frame, _ in reversed(_frames(error)):
+        if frame.f_code.co_name == 'load' and frame.f_globals.get('__name__') == 'torch.serialization':
+            source = frame.f_locals.get('f')
+            named = isinstance(source, (str, os.PathLike))
+            path = os.fspath(source) if named else getattr(source, 'name', 'in memory')
+            return str(unreadable_checkpoint(str(path), error))
+    return None
+
+
+_IMAGE = (
+    r'failed to load image: (?P<path>[^\n]+)',  # mmcv's LoadImageFromFile
+    r"cannot identify image file '?(?P<path>[^'\n]+)'?",  # Pillow
+)
+
+
+def _image(error: BaseException) -> str | None:
+    """An image that cannot be decoded, in this process or inside the text a DataLoader worker sent."""
+    for pattern in _IMAGE:
+        match = re.search(pattern, str(error))
+        if match:
+            path = match.group('path').strip()
+            return f'image {path!r} cannot be read: it is damaged or no image. Replace it, or take it out of the data.'
+    return None
+
+
+def _file(error: BaseException) -> str | None:
+    """A file of the data set that is listed but not there; other missing files keep their traceback."""
+    if not isinstance(error, FileNotFoundError):
+        return None
+    match = re.search(r"\[Errno 2\] No such file or directory: '([^'\n]+)'", str(error))
+    in_worker = 'DataLoader worker' in str(error)
+    in_dataset = any(frame.f_code.co_name == '__getitem__' for frame, _ in _frames(error))
+    if match is None or not (in_worker or in_dataset):
+        return None
+    return f'the data set lists {match.group(1)!r}, but there is no such file.'
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Looking into an exception
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The exception and what it was raised from, outermost first."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
+    """(frame, line) of the traceback, outermost first."""
+    return list(traceback.walk_tb(error.__traceback__))
+
+
+def _builds(error: BaseException) -> Iterator[dict]:
+    """Locals of each frame in which mmengine was building a component, innermost first."""
+    for frame, _ in reversed(_frames(error)):
+        if frame.f_code.co_name == 'build_from_cfg' and frame.f_globals.get('__name__', '').startswith('mmengine'):
+            yield frame.f_locals
+
+
+def _last_locals(error: BaseException) -> dict | None:
+    frames = _frames(error)
+    return frames[-1][0].f_locals if frames else None
+
+
+def _names(registry: object) -> list[str]:
+    """Every name a registry and its ancestors know."""
+    names = []
+    while registry is not None:
+        names += registry.module_dict
+        registry = registry.parent
+    return names
+
+
+def _accepted_keys(cls: type) -> list[str]:
+    """Parameter names of a class, through the bases its ``**kwargs`` are handed to."""
+    if not inspect.isclass(cls):
+        return list(inspect.signature(cls).parameters)
+    keys = {}
+    for base in cls.__mro__:
+        if '__init__' not in vars(base) or base is object:
+            continue
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        keys.update(dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return list(keys)

@@ -1,0 +1,178 @@
+"""The pictures: curves that survive a resume, and predictions for each of the three tasks."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.structures import InstanceData, PixelData
+
+from mmext_backbones.engine.hooks import CurvesHook, PredictionsHook, _resize
+from mmext_backbones.registry import HOOKS
+
+
+def runner_at(work_dir: Path, iteration: int = 0, load_from: str | None = None, losses: int = 0) -> SimpleNamespace:
+    scalars = {'train/loss': HistoryBuffer(), 'train/loss_cls': HistoryBuffer(), 'train/lr': HistoryBuffer()}
+    for i in range(losses):
+        for buffer in scalars.values():
+            buffer.update(float(i))
+    hub = SimpleNamespace(log_scalars=scalars)
+    return SimpleNamespace(work_dir=str(work_dir), iter=iteration, _load_from=load_from, message_hub=hub)
+
+
+def train(hook: CurvesHook, runner: SimpleNamespace, stop: int) -> None:
+    """What a runner does from its iteration to `stop`; the loss is the number of the iteration."""
+    hook.before_train(runner)
+    for step in range(runner.iter, stop):
+        for buffer in runner.message_hub.log_scalars.values():
+            buffer.update(float(step))
+        runner.iter = step
+        hook.after_train_iter(runner, step)
+        runner.iter = step + 1
+    hook.after_val_epoch(runner, {'coco/bbox_mAP': stop / 1000, 'coco/bbox_mAP_s': 0.1})
+    hook.after_train(runner)
+
+
+def test_hooks_are_registered():
+    assert HOOKS.get('mmext_backbones.CurvesHook') is CurvesHook
+    assert HOOKS.get('mmext_backbones.PredictionsHook') is PredictionsHook
+
+
+def test_curves_are_means_over_the_interval(tmp_path):
+    hook = CurvesHook(interval=10)
+    train(hook, runner_at(tmp_path), 30)
+    assert hook.losses == {key: [(10, 4.5), (20, 14.5), (30, 24.5)] for key in ('loss', 'loss_cls')}
+    assert hook.metrics['coco/bbox_mAP'] == [(30, 0.03)]
+    assert cv2.imread(str(tmp_path / 'curves.png')).shape[0] > 300
+
+
+@pytest.mark.parametrize('same_dir', [True, False])
+def test_curves_go_on_after_a_resume(tmp_path, same_dir):
+    first, second = tmp_path / 'a', tmp_path / ('a' if same_dir else 'b')
+    first.mkdir()
+    second.mkdir(exist_ok=True)
+    train(CurvesHook(interval=10), runner_at(first), 40)
+    hook = CurvesHook(interval=5)
+    train(hook, runner_at(second, iteration=20, load_from=str(first / 'iter_20.pth')), 60)
+    assert hook.losses['loss'] == [(step, step - 5.5) for step in range(10, 61, 10)]
+    assert hook.metrics['coco/bbox_mAP'] == [(60, 0.06)]  # the validation at 40 came after the checkpoint
+    assert json.loads((second / 'curves.json').read_text())['interval'] == 10
+
+
+def test_curves_start_anew_without_a_resume(tmp_path):
+    train(CurvesHook(interval=10), runner_at(tmp_path), 40)
+    hook = CurvesHook(interval=10)
+    train(hook, runner_at(tmp_path), 20)
+    assert [step for step, _ in hook.losses['loss']] == [10, 20]
+
+
+def test_curves_stay_small(tmp_path):
+    hook = CurvesHook(interval=1, max_points=50)
+    train(hook, runner_at(tmp_path), 1000)
+    assert len(hook.losses['loss']) <= 50
+    steps = [step for step, _ in hook.losses['loss']]
+    assert steps[-1] > 900
+    assert steps == sorted(steps)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Predictions
+
+
+def instances(H: int, W: int, scores: list[float] | None = None) -> InstanceData:
+    masks = torch.zeros(2, H, W, dtype=torch.bool)
+    masks[:, 8:24, 4:20] = True
+    data = InstanceData(bboxes=torch.tensor([[4.0, 8.0, 20.0, 24.0]] * 2), labels=torch.tensor([0, 1]), masks=masks)
+    if scores is not None:
+        data.scores = torch.tensor(scores)
+    return data
+
+
+def detection_sample(path: str, H: int, W: int) -> object:
+    structures = pytest.importorskip('mmdet.structures')
+    sample = structures.DetDataSample(metainfo={'img_path': path})
+    sample.gt_instances, sample.pred_instances = instances(H, W), instances(H, W, [0.9, 0.1])
+    return sample
+
+
+def segmentation_sample(path: str, H: int, W: int) -> object:
+    structures = pytest.importorskip('mmseg.structures')
+    sample = structures.SegDataSample(metainfo={'img_path': path})
+    sample.gt_sem_seg = PixelData(data=torch.ones(1, H, W, dtype=torch.long))
+    sample.pred_sem_seg = PixelData(data=torch.zeros(1, H, W, dtype=torch.long))
+    return sample
+
+
+def classification_sample(path: str, H: int, W: int) -> object:
+    structures = pytest.importorskip('mmpretrain.structures')
+    sample = structures.DataSample(metainfo={'img_path': path})
+    return sample.set_gt_label(1).set_pred_label(0).set_pred_score(torch.tensor([0.8, 0.2]))
+
+
+def visualizer(library: str, name: str) -> object:
+    module = pytest.importorskip(f'{library}.visualization')
+    return getattr(module, name).get_instance(f'test_{library}')
+
+
+@pytest.mark.parametrize(
+    ('library', 'drawer', 'make', 'width'),
+    [
+        ('mmdet', 'DetLocalVisualizer', detection_sample, 2 * 200),
+        ('mmseg', 'SegLocalVisualizer', segmentation_sample, 2 * 200),
+        ('mmpretrain', 'UniversalVisualizer', classification_sample, 200),
+    ],
+    ids=['detection', 'segmentation', 'classification'],
+)
+def test_predictions_are_drawn_large(library, drawer, make, width, tmp_path):
+    H, W = 32, 40
+    path = str(tmp_path / 'image.png')
+    cv2.imwrite(path, np.full((H, W, 3), 200, np.uint8))
+    metainfo = {'classes': ('one', 'two'), 'palette': [(255, 0, 0), (0, 255, 0)]}
+    loader = SimpleNamespace(dataset=SimpleNamespace(metainfo=metainfo))
+    loader = type('Loader', (), {'dataset': loader.dataset, '__len__': lambda self: 5})()
+    runner = SimpleNamespace(
+        work_dir=str(tmp_path), iter=7, visualizer=visualizer(library, drawer), val_dataloader=loader,
+        test_dataloader=loader,
+    )  # fmt: skip
+    hook = PredictionsHook(num_images=3, edge=200, show_dir=str(tmp_path / 'all'))
+    sample = make(path, H, W)
+    before = str(sample)
+    hook.before_val_epoch(runner)
+    for index in range(5):
+        hook.after_val_iter(runner, index, outputs=[sample])
+    hook.after_val_epoch(runner, {'score': 0.5})
+    assert len(hook.tiles) == 3
+    assert hook.tiles[0].shape[0] == 160
+    assert hook.tiles[0].shape[1] in range(width, width + 20)
+    assert cv2.imread(str(tmp_path / 'predictions.png')) is not None
+    assert str(sample) == before  # evaluation still needs it as it was
+    hook.after_test_iter(runner, 0, outputs=[sample])
+    assert cv2.imread(str(tmp_path / 'all' / 'image.png')).shape[0] == 160
+
+
+def test_boxes_masks_and_maps_follow_the_image():
+    H, W = 32, 40
+    sample = _resize(detection_sample('x.png', H, W), (H, W), (4 * H, 3 * W), 0.5)
+    assert sample.pred_instances.scores.tolist() == pytest.approx([0.9])
+    assert sample.pred_instances.bboxes.tolist() == [[12.0, 32.0, 60.0, 96.0]]
+    assert sample.gt_instances.masks.shape == (2, 4 * H, 3 * W)
+    rows, columns = np.nonzero(sample.gt_instances.masks[0].numpy())
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (32, 96, 12, 60)
+    seg = _resize(segmentation_sample('x.png', H, W), (H, W), (4 * H, 3 * W), 0.5)
+    assert seg.gt_sem_seg.data.shape == (1, 4 * H, 3 * W)
+    assert seg.gt_sem_seg.data.dtype == torch.long
+
+
+def test_samples_without_a_drawer_are_left_alone(tmp_path):
+    from mmengine.visualization import Visualizer
+
+    loader = type('Loader', (), {'__len__': lambda self: 1})()
+    runner = SimpleNamespace(work_dir=str(tmp_path), iter=1, visualizer=Visualizer('plain'), val_dataloader=loader)
+    hook = PredictionsHook()
+    hook.after_val_iter(runner, 0, outputs=[SimpleNamespace(img_path='x.png')])
+    hook.after_val_epoch(runner, {})
+    assert not list(tmp_path.iterdir())

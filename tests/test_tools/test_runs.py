@@ -1,0 +1,157 @@
+"""The two tools from end to end, in processes of their own, with networks small enough for two cores."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+ROOT = Path(__file__).parents[2]
+THIN = {'embed_dims': 24, 'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 8)}
+WIDTHS = [24, 48, 96, 192]
+BACKBONE = f"dict(_delete_=True, type='mmext_backbones.SwinTransformer', arch={THIN})"
+
+CONFIGS = {
+    'detection': f"""
+_base_ = [{str(ROOT / 'configs' / 'swin_t_maskrcnn_1x.py')!r}]
+model = dict(
+    backbone={BACKBONE},
+    neck=dict(in_channels={WIDTHS}, out_channels=32),
+    rpn_head=dict(in_channels=32, feat_channels=32),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=32),
+        mask_roi_extractor=dict(out_channels=32),
+        bbox_head=dict(in_channels=32, fc_out_channels=32),
+        mask_head=dict(in_channels=32, conv_out_channels=32)))
+""",
+    'boxes': f"""
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py']
+model = dict(
+    backbone={BACKBONE},
+    neck=dict(in_channels={WIDTHS}, out_channels=32),
+    bbox_head=dict(in_channels=32, feat_channels=32, stacked_convs=1))
+""",
+    'segmentation': f"""
+_base_ = [{str(ROOT / 'configs' / 'swin_t_upernet_160k.py')!r}]
+model = dict(
+    backbone={BACKBONE},
+    decode_head=dict(in_channels={WIDTHS}, channels=32),
+    auxiliary_head=dict(in_channels=96, channels=32))
+""",
+    'classification': f"""
+_base_ = ['mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py']
+model = dict(backbone=dict(_delete_=True, type='mmext_backbones.SwinTransformer', arch={THIN}, out_indices=(3,)),
+             head=dict(in_channels=192))
+""",
+}
+LIBRARY = {'detection': 'mmdet', 'boxes': 'mmdet', 'segmentation': 'mmseg', 'classification': 'mmpretrain'}
+METRIC = {'detection': 'mask', 'boxes': 'box', 'segmentation': 'mIoU', 'classification': 'top1'}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A folder to run in, with a small Shapes set where the tools look for theirs."""
+    from mmext_backbones.datasets.shapes import default_shapes_dir, make_shapes
+
+    path = tmp_path_factory.mktemp('runs')
+    make_shapes(path / 'made', size=64, num_train=8, num_val=3)
+    (path / default_shapes_dir().parent).mkdir(parents=True)
+    for name, text in CONFIGS.items():
+        (path / f'{name}.py').write_text(text)
+    return path
+
+
+def tool(folder: Path, name: str, *args: str) -> subprocess.CompletedProcess:
+    # the tools' own small set: what they would draw takes longer than the whole test
+    code = (
+        'import sys, runpy\n'
+        'from mmext_backbones.engine import runs\n'
+        "runs.make_default_shapes = lambda: runs.Path('made')\n"
+        f'sys.argv = {[name, *args]!r}\n'
+        f"runpy.run_path({str(ROOT / 'tools' / f'{name}.py')!r}, run_name='__main__')\n"
+    )
+    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    return subprocess.run(
+        [sys.executable, '-c', code], cwd=folder, env={**os.environ, 'PYTHONPATH': path}, capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+
+
+def ok(result: subprocess.CompletedProcess) -> str:
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result.stdout + result.stderr
+
+
+def message(result: subprocess.CompletedProcess) -> str:
+    assert result.returncode == 2, result.stdout[-2000:] + result.stderr[-4000:]
+    assert 'Traceback' not in result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize('task', ['detection', 'boxes', 'segmentation', 'classification'])
+def test_train_test_and_resume(task, folder):
+    pytest.importorskip(LIBRARY[task])
+    config, work_dir = f'{task}.py', folder / 'work_dirs' / f'{task}_shapes'
+    short = ['--shapes', '--cfg-options', 'train_cfg.max_iters=2', 'default_hooks.logger.interval=1']
+    screen = ok(tool(folder, 'train', config, *short))
+    assert 'Changed in the config to run on the Shapes data' in screen
+    assert 'eta:' in screen
+    assert METRIC[task] in screen.rpartition('Saving checkpoint')[2]
+    for name in ('predictions.png', 'curves.png'):
+        assert f'work_dirs/{task}_shapes/{name}' in screen
+        assert cv2.imread(str(work_dir / name)) is not None
+    for noise in ('creating index', 'paramwise_options', 'Warning', 'System environment'):
+        assert noise not in screen
+
+    if task == 'detection':  # the others take the same way
+        short[2] = 'train_cfg.max_iters=3'
+        screen = ok(tool(folder, 'train', config, *short, '--resume'))
+        assert 'resumed epoch: 0, iter: 2' in screen
+        assert (work_dir / 'iter_3.pth').is_file()
+        assert '"loss": [[' in (work_dir / 'curves.json').read_text()
+
+    checkpoint = work_dir / ('iter_3.pth' if task == 'detection' else 'iter_2.pth')
+    extra = [] if task == 'detection' else ['--tta']
+    screen = ok(tool(folder, 'test', config, str(checkpoint), '--shapes', '--show-dir', 'pictures', *extra))
+    assert METRIC[task] in screen
+    assert list((folder / 'pictures').glob('*.png'))
+
+
+def test_no_data_no_traceback(folder):
+    pytest.importorskip('mmdet')
+    text = message(tool(folder, 'train', str(ROOT / 'configs' / 'elsa_swin_t_maskrcnn_1x.py')))
+    assert 'data/coco/annotations/instances_train2017.json' in text
+    assert '--shapes' in text
+    assert len(text.splitlines()) < 15
+
+
+def test_unreadable_and_empty_images(folder, tmp_path):
+    pytest.importorskip('mmdet')
+    from mmext_backbones.datasets.shapes import make_shapes
+
+    make_shapes(tmp_path / 'made', size=64, num_train=2, num_val=1)
+    (tmp_path / 'boxes.py').write_text(CONFIGS['boxes'])
+    args = ('boxes.py', '--shapes', '--cfg-options', 'train_cfg.max_iters=1')
+    for content, expected in ((b'no image', 'cannot be read'), (b'', 'is an empty file')):
+        for path in (tmp_path / 'made' / 'train').glob('*.png'):
+            path.write_bytes(content)
+        text = message(tool(tmp_path, 'train', *args))
+        assert 'made/train/00000' in text
+        assert expected in text
+
+
+def test_mask_rcnn_refuses_tta_and_a_truncated_checkpoint(folder):
+    pytest.importorskip('mmdet')
+    (folder / 'cut.pth').write_bytes(b'PK\x03\x04 cut short')
+    assert 'masks' in message(tool(folder, 'test', 'detection.py', 'cut.pth', '--shapes', '--tta'))
+    text = message(tool(folder, 'test', 'detection.py', 'cut.pth', '--shapes'))
+    assert "checkpoint 'cut.pth' cannot be read" in text
+
+
+def test_unknown_key_in_the_backbone(folder):
+    pytest.importorskip('mmdet')
+    text = message(tool(folder, 'train', 'boxes.py', '--shapes', '--cfg-options', 'model.backbone.drop_path=0.2'))
+    assert "SwinTransformer (mmext_backbones.backbones.swin) accepts no key 'drop_path'" in text
+    assert "Did you mean 'drop_path_rate'?" in text

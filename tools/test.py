@@ -1,0 +1,39 @@
+"""Evaluates a checkpoint of a detection, segmentation or classification config.
+
+python tools/test.py configs/elsa_swin_t_maskrcnn_1x.py work_dirs/.../iter_300.pth --shapes
+"""
+
+import argparse
+import os
+import sys
+
+# Read by GNU OpenMP when torch loads it: threads wait for each other awake only briefly. With the default, a second
+# busy process on a small machine slows the many short operations of a CPU training down tens of times.
+os.environ.setdefault('GOMP_SPINCOUNT', '5000')
+
+from mmext_backbones.engine.runs import add_options, test
+from mmext_backbones.errors import run_cli
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument('checkpoint', help='a file written by a training')
+    parser.add_argument('--tta', action='store_true', help='predict several views of each picture and merge them')
+    parser.add_argument('--show-dir', help='write one picture of ground truth and prediction per image there')
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    test(
+        args.config,
+        args.checkpoint,
+        shapes=args.shapes,
+        tta=args.tta,
+        show_dir=args.show_dir,
+        work_dir=args.work_dir,
+        cfg_options=args.cfg_options,
+        launcher=args.launcher,
+    )
+
+
+if __name__ == '__main__':
+    sys.exit(run_cli(main))

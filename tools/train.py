@@ -1,0 +1,43 @@
+"""Trains a detection, segmentation or classification config.
+
+python tools/train.py configs/elsa_swin_t_maskrcnn_1x.py --shapes
+"""
+
+import argparse
+import os
+import sys
+
+# Read by GNU OpenMP when torch loads it: threads wait for each other awake only briefly. With the default, a second
+# busy process on a small machine slows the many short operations of a CPU training down tens of times.
+os.environ.setdefault('GOMP_SPINCOUNT', '5000')
+
+from mmext_backbones.engine.runs import add_options, train
+from mmext_backbones.errors import run_cli
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument(
+        '--resume', nargs='?', const='auto', metavar='CHECKPOINT', help='go on from this, or from the last checkpoint'
+    )
+    parser.add_argument('--amp', action='store_true', help='mixed precision (needs a GPU)')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size')
+    parser.add_argument('--seed', type=int, help='of every random choice')
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    train(
+        args.config,
+        shapes=args.shapes,
+        work_dir=args.work_dir,
+        resume=args.resume,
+        amp=args.amp,
+        cfg_options=args.cfg_options,
+        launcher=args.launcher,
+        auto_scale_lr=args.auto_scale_lr,
+        seed=args.seed,
+    )
+
+
+if __name__ == '__main__':
+    sys.exit(run_cli(main))
