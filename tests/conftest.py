@@ -6,7 +6,9 @@ import zlib
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch: spinning threads starve on a busy machine
 
 import numpy as np
+import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 
 def seeded_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -21,3 +23,10 @@ def seeded_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     else:
         x *= float(np.prod(shape[1:])) ** -0.5
     return torch.from_numpy(x)
+
+
+@pytest.fixture(autouse=True)
+def _no_default_scope():
+    """A test that builds an mmdet or mmseg run leaves its default scope behind, which the next one must not see."""
+    yield
+    DefaultScope._instance_dict.clear()

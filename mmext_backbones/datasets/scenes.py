@@ -19,15 +19,16 @@ CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
 PALETTE = ((230, 57, 70), (29, 126, 214), (46, 160, 67), (245, 179, 1), (155, 81, 224))
 
 MIN_SIZE = 32  # pixels, shorter image edge
-MAX_OBJECTS = 4
+MAX_OBJECTS = 3
 SMALL_RATE = 0.2  # share of small objects
 SMALL_SCALE = (0.11, 0.18)  # longer box side / shorter image edge
 LARGE_SCALE = (0.24, 0.5)
 MIN_EXTENT = 8.0  # pixels: below this a star is a blot
-MIN_VISIBLE = 0.6  # visible pixels / area of the whole outline
+MIN_VISIBLE = 0.75  # visible pixels / area of the whole outline
 MIN_PIXELS = 12
-MIN_CONTRAST = 38.0  # CIE76 distance in Lab between a shape's colours and what lies under it
+MIN_CONTRAST = 48.0  # CIE76 distance in Lab between a shape's colours and what lies under it
 HUE_SPREAD = 0.08  # of a turn, around the hue of a class; classes are 0.2 apart
+MAX_TURN = 0.4  # radians from upright
 MAX_TRIES = 20  # placements of one object before it is left out
 SUPERSAMPLING = 4
 
@@ -123,13 +124,13 @@ def _random_outline(
     """A jittered, turned outline inside or slightly over the edge of the image, [P, 2]."""
     extent = _draw_extent(rng, min(H, W), scale)
     aspect = math.exp(rng.uniform(-0.3, 0.3))
-    angle = rng.uniform(0, 2 * math.pi)
+    angle = rng.uniform(-MAX_TURN, MAX_TURN)
     cos, sin = math.cos(angle), math.sin(angle)
     points = _OUTLINES[CLASSES[label]] * (math.sqrt(aspect), 1 / math.sqrt(aspect))
     points = points @ np.array([(cos, sin), (-sin, cos)])
     low, high = points.min(axis=0), points.max(axis=0)
     points = (points - (low + high) / 2) * (extent / (high - low).max())
-    margin = 0.45 * extent
+    margin = 0.49 * extent
     center = rng.uniform((margin, margin), (W - margin, H - margin))
     return points + center
 
@@ -189,7 +190,7 @@ def _pick_colors(rng: np.random.Generator, patch: np.ndarray, label: int) -> tup
     hue = label / len(CLASSES)
     first = _random_colors(rng, num, (0.6, 1.0), (0.55, 1.0), (hue - HUE_SPREAD, hue + HUE_SPREAD))
     towards = _random_colors(rng, num, (0.0, 0.6), (0.0, 1.0))
-    second = first + rng.uniform(0.2, 0.45, (num, 1)).astype(np.float32) * (towards - first)
+    second = first + rng.uniform(0.08, 0.18, (num, 1)).astype(np.float32) * (towards - first)
     pairs = _rgb_to_lab(np.concatenate([first, second]))
     distance = np.linalg.norm(pairs[:, None] - under[None], axis=2).min(axis=1).reshape(2, num).min(axis=0)
     enough = np.flatnonzero(distance >= MIN_CONTRAST)
@@ -273,7 +274,7 @@ def _paint_background(rng: np.random.Generator, H: int, W: int) -> np.ndarray:
     """Calm colours under a gradient, clouds, wide stripes or a mix, with faint strokes, [H, W, 3]."""
     edge = min(H, W)
     colors = _random_colors(rng, 3, (0.0, 0.3), (0.1, 0.95))
-    colors[1:] = colors[:1] + np.float32(0.35) * (colors[1:] - colors[:1])  # stay near the first
+    colors[1:] = colors[:1] + np.float32(0.2) * (colors[1:] - colors[:1])  # stay near the first
     kind = ('gradient', 'clouds', 'stripes', 'mix')[rng.integers(4)]
     angle, phase = rng.uniform(0, 2 * math.pi, 2)
     if kind == 'gradient':
@@ -304,7 +305,7 @@ def render_scene(
     Args:
         rng: Source of every random choice.
         size: Edge of a square image, or (H, W), in pixels, at least 32.
-        labels: Indices into `CLASSES`, bottom first; one to four random ones when None.
+        labels: Indices into `CLASSES`, bottom first; one to three random ones when None.
         scale: Range of the longer box side over the shorter image edge; when None, a fifth of the objects come
             from 0.11 to 0.18 and the others from 0.24 to 0.5. No object is drawn under 8 pixels.
 

@@ -21,10 +21,10 @@ __all__ = ['NOT_SET', 'Change', 'ConfigEditor', 'num_cpus', 'shorten', 'task_of'
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 
 # The schedule, for a full-size backbone from scratch on two CPU cores.
-ITERS = 300
+ITERS = 240
 BATCH_SIZE = 4
-LR = 3e-4
-WARMUP_ITERS = 30
+LR = 1.5e-4
+WARMUP_ITERS = 20
 LOG_INTERVAL = 10
 
 # Upper bounds for numbers that were chosen for images of a megapixel. Key: the end of the config path.
@@ -32,9 +32,10 @@ ROI_LIMITS = {
     'rpn.sampler.num': 128,
     'rpn_proposal.nms_pre': 400,
     'rpn_proposal.max_per_img': 200,
-    'rcnn.sampler.num': 64,
+    'rcnn.sampler.num': 32,
     'test_cfg.rpn.nms_pre': 400,
     'test_cfg.rpn.max_per_img': 200,
+    'test_cfg.rcnn.max_per_img': 30,
 }
 MAX_QUERIES = 100
 
@@ -163,6 +164,9 @@ def use_shapes(
         _segmentation(editor, root, size, batch_size, num_workers)
     else:
         _classification(editor, root, size, batch_size, num_workers)
+    for path, node in walk(cfg.model, 'model'):  # stochastic depth only slows a run this short
+        if isinstance(node.get('drop_path_rate'), float) and node['drop_path_rate'] > 0:
+            editor.set(f'{path}.drop_path_rate', 0.0)
     _schedule(editor, iters)
     _hooks(editor, iters)
     return editor.changes
@@ -526,7 +530,7 @@ def _is_remote(checkpoint: Any) -> bool:
 
 def _schedule(editor: ConfigEditor, iters: int) -> None:
     """A short run of iterations with AdamW, a warm-up and a cosine decay."""
-    every = max(1, -(-iters // 3))
+    every = max(1, -(-iters // 2))
     warmup = max(1, min(WARMUP_ITERS, iters // 4))
     editor.set('train_cfg', {'type': 'IterBasedTrainLoop', 'max_iters': iters, 'val_interval': every})
     phases = [{'type': 'LinearLR', 'start_factor': 0.01, 'by_epoch': False, 'begin': 0, 'end': warmup}]
@@ -537,8 +541,9 @@ def _schedule(editor: ConfigEditor, iters: int) -> None:
     optimizer = editor.get('optim_wrapper.optimizer')
     if isinstance(optimizer, dict) and str(optimizer.get('type')).startswith('AdamW'):
         editor.set('optim_wrapper.optimizer.lr', LR)
+        editor.set('optim_wrapper.optimizer.fused', True)  # the same numbers, a tenth of a second an iteration less
     else:
-        editor.set('optim_wrapper.optimizer', {'type': 'AdamW', 'lr': LR, 'weight_decay': 0.05})
+        editor.set('optim_wrapper.optimizer', {'type': 'AdamW', 'lr': LR, 'weight_decay': 0.05, 'fused': True})
     if editor.get('optim_wrapper.constructor') is not NOT_SET:  # layer decay: for the fine-tuning of trained layers
         editor.drop('optim_wrapper.constructor')
         editor.drop('optim_wrapper.paramwise_cfg')

@@ -229,7 +229,7 @@ def test_own_weights_stay_and_fetched_ones_go(data_dir):
 def test_schedule_is_by_iteration(data_dir):
     cfg = load('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
     use_shapes(cfg, data_dir, iters=90)
-    assert (cfg.train_cfg.type, cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == ('IterBasedTrainLoop', 90, 30)
+    assert (cfg.train_cfg.type, cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == ('IterBasedTrainLoop', 90, 45)
     assert cfg.optim_wrapper.optimizer.type == 'AdamW'
     assert not cfg.log_processor.by_epoch
     warmup, decay = cfg.param_scheduler
