@@ -47,16 +47,7 @@ PREDICTIONS_HOOK = 'mmext_backbones.PredictionsHook'
 # What mmengine and the tools read from a config, for the sake of misspelt options.
 KNOWN_KEYS = [
     *list(inspect.signature(Runner.__init__).parameters)[1:],
-    *(
-        'auto_scale_lr',
-        'runner_type',
-        'strategy',
-        'compile',
-        'tta_model',
-        'tta_pipeline',
-        'model_wrapper_cfg',
-        'sync_bn',
-    ),
+    *('auto_scale_lr', 'runner_type', 'strategy', 'compile', 'tta_model', 'tta_pipeline', 'model_wrapper_cfg'),
     *('sync_bn', 'find_unused_parameters', 'activation_checkpointing', 'efficient_conv_bn_eval'),
 ]
 
