@@ -29,7 +29,7 @@ $(STAMP): $(REQS) setup.py
 	@touch $@
 	@echo "==> environment ready: $(VENV)"
 
-demo: env  ## train, evaluate and draw ELSA-Swin-T Mask R-CNN on data made here (about 8 min on two cores)
+demo: env  ## train, evaluate and draw ELSA-Swin-T Mask R-CNN on data made here (about 7 min on two cores)
 	@echo "==> $(CONFIG) on the synthetic Shapes data"
 	@$(BIN)/python tools/train.py $(CONFIG) --shapes --seed 0
 

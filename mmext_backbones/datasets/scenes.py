@@ -20,15 +20,15 @@ PALETTE = ((230, 57, 70), (29, 126, 214), (46, 160, 67), (245, 179, 1), (155, 81
 
 MIN_SIZE = 32  # pixels, shorter image edge
 MAX_OBJECTS = 3
-SMALL_RATE = 0.2  # share of small objects
-SMALL_SCALE = (0.11, 0.18)  # longer box side / shorter image edge
-LARGE_SCALE = (0.24, 0.5)
+SMALL_RATE = 0.15  # share of small objects
+SMALL_SCALE = (0.15, 0.21)  # longer box side / shorter image edge
+LARGE_SCALE = (0.26, 0.5)
 MIN_EXTENT = 8.0  # pixels: below this a star is a blot
-MIN_VISIBLE = 0.75  # visible pixels / area of the whole outline
+MIN_VISIBLE = 0.88  # visible pixels / area of the whole outline
 MIN_PIXELS = 12
 MIN_CONTRAST = 48.0  # CIE76 distance in Lab between a shape's colours and what lies under it
 HUE_SPREAD = 0.08  # of a turn, around the hue of a class; classes are 0.2 apart
-MAX_TURN = 0.4  # radians from upright
+MAX_TURN = 0.12  # radians from upright
 MAX_TRIES = 20  # placements of one object before it is left out
 SUPERSAMPLING = 4
 
@@ -85,8 +85,8 @@ _OUTLINES = {
     'circle': _ring([1.0], 96),
     'square': np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], dtype=np.float64),
     'triangle': _ring([1.0], 3),
-    'star': _ring([1.0, 0.44], 10),
-    'cross': _cross(0.34),
+    'star': _ring([1.0, 0.58], 10),
+    'cross': _cross(0.4),
 }
 
 
@@ -123,7 +123,7 @@ def _random_outline(
 ) -> np.ndarray:
     """A jittered, turned outline inside or slightly over the edge of the image, [P, 2]."""
     extent = _draw_extent(rng, min(H, W), scale)
-    aspect = math.exp(rng.uniform(-0.3, 0.3))
+    aspect = math.exp(rng.uniform(-0.2, 0.2))
     angle = rng.uniform(-MAX_TURN, MAX_TURN)
     cos, sin = math.cos(angle), math.sin(angle)
     points = _OUTLINES[CLASSES[label]] * (math.sqrt(aspect), 1 / math.sqrt(aspect))
@@ -306,8 +306,8 @@ def render_scene(
         rng: Source of every random choice.
         size: Edge of a square image, or (H, W), in pixels, at least 32.
         labels: Indices into `CLASSES`, bottom first; one to three random ones when None.
-        scale: Range of the longer box side over the shorter image edge; when None, a fifth of the objects come
-            from 0.11 to 0.18 and the others from 0.24 to 0.5. No object is drawn under 8 pixels.
+        scale: Range of the longer box side over the shorter image edge; when None, `SMALL_RATE` of the objects come
+            from `SMALL_SCALE` and the others from `LARGE_SCALE`. No object is drawn under 8 pixels.
 
     Returns:
         The picture [H, W, 3] with labels [N] and visible masks [N, H, W].

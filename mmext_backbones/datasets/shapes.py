@@ -50,7 +50,7 @@ __all__ = [
 SEMANTIC_CLASSES = ('background', *CLASSES)
 SEMANTIC_PALETTE = ((64, 68, 75), *PALETTE)
 
-FORMAT_VERSION = 1  # raise it whenever a picture or a label of an unchanged call would change
+FORMAT_VERSION = 2  # raise it whenever a picture or a label of an unchanged call would change
 CLASS_SCALE = (0.40, 0.75)  # the only object of a classification picture
 STALE_SECONDS = 24 * 3600
 

@@ -21,9 +21,11 @@ __all__ = ['NOT_SET', 'Change', 'ConfigEditor', 'num_cpus', 'shorten', 'task_of'
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 
 # The schedule, for a full-size backbone from scratch on two CPU cores.
-ITERS = 240
+ITERS = 310
 BATCH_SIZE = 4
-LR = 1.5e-4
+LR = 2.5e-4
+# of the fully connected layers on RoI features: with 12544 inputs each, an ordinary step of Adam moves them too far
+SHARED_FC_LR_MULT = 0.06
 WARMUP_ITERS = 20
 LOG_INTERVAL = 10
 
@@ -32,11 +34,13 @@ ROI_LIMITS = {
     'rpn.sampler.num': 128,
     'rpn_proposal.nms_pre': 400,
     'rpn_proposal.max_per_img': 200,
-    'rcnn.sampler.num': 32,
+    'rcnn.sampler.num': 48,
     'test_cfg.rpn.nms_pre': 400,
     'test_cfg.rpn.max_per_img': 200,
     'test_cfg.rcnn.max_per_img': 30,
 }
+POS_FRACTION = 0.5  # of the sampled RoIs, at least: few objects and few iterations
+MASK_SIZE = 14  # edge of the masks that are learned, in cells; COCO's objects have 28
 MAX_QUERIES = 100
 
 _VIDEO = ('tracker', 'track_head', 'reid', 'motion')
@@ -311,6 +315,22 @@ def _detection(editor: ConfigEditor, root: Path, size: int, batch_size: int, num
             for end, limit in ROI_LIMITS.items():
                 if re.sub(r'\.\d+(?=\.)', '', full).endswith(f'.{end}'):  # cascades: rcnn.0.sampler.num
                     _limit(editor, full, limit)
+    _rois(editor)
+
+
+def _rois(editor: ConfigEditor) -> None:
+    """Sampling of regions for objects of tens of pixels, where a config expects hundreds."""
+    heads = [node for path, node in walk(editor.cfg.model) if re.search(r'mask_head(\.\d+)?$', path)]
+    any_size = bool(heads) and all(node.get('type') == 'FCNMaskHead' for node in heads)  # convolutions only
+    for path, node in walk(editor.cfg.model, 'model'):
+        if re.search(r'rcnn(\.\d+)?\.sampler$', path) and node.get('pos_fraction', POS_FRACTION) < POS_FRACTION:
+            editor.set(f'{path}.pos_fraction', POS_FRACTION)
+        if path.endswith('roi_layer') and node.get('sampling_ratio') == 0:  # 0: a sample a cell of the map
+            editor.set(f'{path}.sampling_ratio', 1)
+        if any_size and re.search(r'rcnn(\.\d+)?$', path):
+            _limit(editor, f'{path}.mask_size', MASK_SIZE)
+        if any_size and re.search(r'mask_roi_extractor(\.\d+)?\.roi_layer$', path):
+            _limit(editor, f'{path}.output_size', MASK_SIZE // 2)
 
 
 def _segmentation(editor: ConfigEditor, root: Path, size: int, batch_size: int, num_workers: int) -> None:
@@ -550,6 +570,8 @@ def _schedule(editor: ConfigEditor, iters: int) -> None:
     for path, node in walk(editor.get('optim_wrapper.paramwise_cfg'), 'optim_wrapper.paramwise_cfg'):
         if node.get('lr_mult', 1) < 1:
             _set_in(editor, path, node, 'lr_mult', 1.0)
+    if any('Shared' in str(node.get('type')) for _, node in walk(editor.cfg.model)):
+        editor.set('optim_wrapper.paramwise_cfg.custom_keys.shared_fcs.lr_mult', SHARED_FC_LR_MULT)
     if editor.get('optim_wrapper.accumulative_counts') is not NOT_SET:
         editor.drop('optim_wrapper.accumulative_counts')
     if editor.get('auto_scale_lr.enable') is True:

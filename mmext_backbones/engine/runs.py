@@ -465,11 +465,11 @@ def check_checkpoint(path: str) -> dict | None:
         raise UserError(f'checkpoint {path!r}: there is no such file.{did_you_mean(path, known)}')
     try:
         try:
-            content = torch.load(path, map_location='cpu', mmap=True)
+            content = torch.load(path, map_location='cpu', mmap=True, weights_only=True)
         except RuntimeError as error:
             if 'mmap can only be used' not in str(error):  # a file of torch before 1.6
                 raise
-            content = torch.load(path, map_location='cpu')
+            content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         raise unreadable_checkpoint(path, error) from error
     weights = content.get('state_dict', content) if isinstance(content, dict) else None
@@ -627,7 +627,7 @@ def _say_plan(runner: Runner, cfg: Config) -> None:
     batch = cfg.train_dataloader.get('batch_size') or '?'
     say(
         f'\nTraining {cfg.model.type} ({millions:.1f} M parameters) for {length} of {batch} images a process '
-        f'on {get_device()}. Log: {Path(runner.log_dir) / (runner.timestamp + ".log")}\n'
+        f'on {get_device()}. Log: {os.path.relpath(Path(runner.log_dir) / (runner.timestamp + ".log"))}\n'
     )
 
 

@@ -181,6 +181,9 @@ def test_every_difference_is_told(data_dir):
     told = [change.path for change in changes]
 
     def differences(a, b, path=''):
+        a = (
+            {} if a is NOT_SET and path.endswith(('paramwise_cfg', 'custom_keys', 'shared_fcs')) else a
+        )  # made on the way
         if isinstance(a, dict) and isinstance(b, dict):
             for key in {*a, *b}:
                 yield from differences(a.get(key, NOT_SET), b.get(key, NOT_SET), f'{path}.{key}'.lstrip('.'))
@@ -253,3 +256,28 @@ def test_shorten():
         '[LoadImageFromFile, Resize(8, 4)]'
     )
     assert len(shorten(list(range(1000)))) <= 100
+
+
+def test_regions_are_sampled_for_small_pictures(data_dir):
+    cfg = get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    use_shapes(cfg, data_dir)
+    rcnn, roi_head = cfg.model.train_cfg.rcnn, cfg.model.roi_head
+    assert (rcnn.sampler.num, rcnn.sampler.pos_fraction) == (48, 0.5)
+    assert (rcnn.mask_size, roi_head.mask_roi_extractor.roi_layer.output_size) == (14, 7)  # the head doubles
+    assert roi_head.bbox_roi_extractor.roi_layer.output_size == 7  # fully connected layers have one size
+    assert {node['sampling_ratio'] for _, node in walk(cfg.model) if 'sampling_ratio' in node} == {1}
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys.shared_fcs.lr_mult < 1
+
+
+def test_masks_of_heads_with_a_fixed_size_keep_it(data_dir):
+    cfg = get_config('mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py')
+    before = cfg.model.train_cfg.rcnn.mask_size
+    use_shapes(cfg, data_dir)
+    assert cfg.model.train_cfg.rcnn.mask_size == before
+
+
+def test_cascades_are_sampled_in_every_stage(data_dir):
+    cfg = get_config('mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py')
+    use_shapes(cfg, data_dir)
+    for stage in cfg.model.train_cfg.rcnn:
+        assert (stage.sampler.num, stage.sampler.pos_fraction, stage.mask_size) == (48, 0.5, 14)
