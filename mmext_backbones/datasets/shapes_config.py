@@ -586,7 +586,7 @@ def _set_in(editor: ConfigEditor, path: str, node: dict, key: str, value: Any) -
 
 
 def _hooks(editor: ConfigEditor, iters: int) -> None:
-    """Logging and checkpoints by iteration; no hook that waits for an epoch of the real schedule."""
+    """Logging and checkpoints by iteration; no hook that waits for an epoch of the real schedule; quick batch norms."""
     every = editor.get('train_cfg.val_interval')
     editor.set('default_hooks.logger', {'type': 'LoggerHook', 'interval': LOG_INTERVAL, 'log_metric_by_epoch': False})
     editor.set(
@@ -595,9 +595,9 @@ def _hooks(editor: ConfigEditor, iters: int) -> None:
     )
     editor.set('log_processor', {'type': 'LogProcessor', 'window_size': LOG_INTERVAL, 'by_epoch': False})
     hooks = editor.get('custom_hooks')
-    if isinstance(hooks, (list, tuple)) and hooks:
-        kept = [hook for hook in hooks if _type_name(hook) in _KEPT_HOOKS or str(hook['type']).startswith('mmext_')]
-        editor.set('custom_hooks', kept)
+    hooks = hooks if isinstance(hooks, (list, tuple)) else []
+    kept = [hook for hook in hooks if _type_name(hook) in _KEPT_HOOKS or str(hook['type']).startswith('mmext_')]
+    editor.set('custom_hooks', [*kept, {'type': 'mmext_backbones.BatchNormMomentumHook'}])
 
 
 def _plain(value: Any) -> Any:

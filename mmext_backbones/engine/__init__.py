@@ -1,5 +1,6 @@
 """What plugs into mmengine beside the models."""
 
+from .batch_norm import BatchNormMomentumHook
 from .hooks import CurvesHook, PredictionsHook
 
-__all__ = ['CurvesHook', 'PredictionsHook']
+__all__ = ['BatchNormMomentumHook', 'CurvesHook', 'PredictionsHook']

@@ -211,7 +211,7 @@ def test_wrapped_data_sets_and_epoch_hooks_go(data_dir):
     cfg = load('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py')
     changes = use_shapes(cfg, data_dir)
     assert cfg.train_dataloader.dataset.type == 'CocoDataset'
-    assert cfg.custom_hooks == []
+    assert [hook.type for hook in cfg.custom_hooks] == ['mmext_backbones.BatchNormMomentumHook']
     assert 'batch_augments' not in cfg.model.data_preprocessor
     pipeline = next(change for change in changes if change.path == 'train_dataloader.dataset.pipeline')
     assert shorten(pipeline.before).startswith('[Mosaic')
