@@ -25,6 +25,21 @@ def seeded_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(x)
 
 
+def randomize(model: torch.nn.Module) -> torch.nn.Module:
+    """Random values where a network starts at constants (biases, norms, statistics), which would hide a mistake."""
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if not tensor.is_floating_point():
+                continue
+            if name.endswith('running_var'):
+                tensor.uniform_(0.5, 2.0)
+            elif tensor.dim() == 1:
+                tensor.add_(0.1 * torch.randn_like(tensor))
+            elif name.endswith('bias_table'):
+                tensor.normal_()
+    return model
+
+
 @pytest.fixture(autouse=True)
 def _no_default_scope():
     """A test that builds an mmdet or mmseg run leaves its default scope behind, which the next one must not see."""

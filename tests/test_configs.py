@@ -17,6 +17,14 @@ DETECTION = [leaf for leaf in LEAVES if 'maskrcnn' in leaf.stem]
 SEGMENTATION = [leaf for leaf in LEAVES if 'upernet' in leaf.stem]
 
 BACKBONES = {'elsa_swin': 'ELSASwin', 'swin': 'SwinTransformer', 'maxvit': 'MaxViT', 'sequencer': 'Sequencer2D'}
+CHANNELS = {
+    'ELSASwin': [96, 192, 384, 768],
+    'SwinTransformer': [96, 192, 384, 768],
+    'MaxViT': [64, 128, 256, 512],
+    'Sequencer2D': [192, 192, 384, 384],
+}
+# where nobody published the recipe: the rate of the same network on ImageNet
+DROP_PATH = {'MaxViT': 0.2, 'Sequencer2D': 0.1}
 SIZES = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large', 'm': 'medium'}
 RECIPES = ('maskrcnn_1x', 'maskrcnn_3x', 'cascade_1x', 'cascade_3x', 'upernet_160k', 'in1k')
 NAME = re.compile(rf'({"|".join(BACKBONES)})_({"|".join(SIZES)})_({"|".join(RECIPES)})')
@@ -29,6 +37,10 @@ segmentation = pytest.mark.parametrize('leaf', SEGMENTATION, ids=lambda leaf: le
 def load(leaf: Path) -> Config:
     pytest.importorskip('mmdet' if 'rcnn' in leaf.stem or 'cascade' in leaf.stem else 'mmseg')
     return Config.fromfile(leaf)
+
+
+def backbone_class(cfg: Config) -> str:
+    return cfg.model.backbone.type.rpartition('.')[2]
 
 
 def bases(path: Path) -> list[str]:
@@ -46,7 +58,17 @@ def depth(path: Path) -> int:
 
 
 def test_there_are_leaves():
-    assert {'elsa_swin_t_maskrcnn_1x', 'swin_t_maskrcnn_1x', 'elsa_swin_t_upernet_160k'} <= {p.stem for p in LEAVES}
+    names = {leaf.stem for leaf in LEAVES}
+    assert {f'{b}_{r}' for b in ('elsa_swin_t', 'swin_t', 'maxvit_t', 'sequencer_s') for r in RECIPES[::4]} <= names
+
+
+@by_name
+def test_heads_take_what_the_backbone_gives(leaf):
+    cfg = load(leaf)
+    with torch.device('meta'):
+        backbone = MODELS.build(cfg.model.backbone)
+    assert list(backbone.out_channels) == CHANNELS[backbone_class(cfg)]
+    assert backbone.out_strides == (4, 8, 16, 32)
 
 
 @by_name
@@ -101,7 +123,7 @@ def test_builds_without_decay_where_the_recipe_says_so(leaf):
 @detection
 def test_coco_recipe(leaf):
     cfg = load(leaf)
-    assert cfg.model.backbone.drop_path_rate == 0.1
+    assert cfg.model.backbone.drop_path_rate == DROP_PATH.get(backbone_class(cfg), 0.1)
     assert cfg.optim_wrapper.optimizer.lr == 1e-4
     assert cfg.optim_wrapper.optimizer.weight_decay == 0.05
     assert cfg.optim_wrapper.get('clip_grad') is None
@@ -139,8 +161,9 @@ def test_coco_pipelines(leaf):
 
 @detection
 def test_mask_rcnn_numbers(leaf):
-    model = load(leaf).model
-    assert model.neck.in_channels == [96, 192, 384, 768]
+    cfg = load(leaf)
+    model = cfg.model
+    assert model.neck.in_channels == CHANNELS[backbone_class(cfg)]
     assert (model.neck.out_channels, model.neck.num_outs) == (256, 5)
     anchors = model.rpn_head.anchor_generator
     assert (anchors.scales, anchors.ratios, anchors.strides) == ([8], [0.5, 1.0, 2.0], [4, 8, 16, 32, 64])
@@ -164,7 +187,8 @@ def test_mask_rcnn_numbers(leaf):
 def test_ade20k_recipe(leaf):
     cfg = load(leaf)
     model = cfg.model
-    assert model.backbone.drop_path_rate == 0.3
+    assert model.backbone.drop_path_rate == DROP_PATH.get(backbone_class(cfg), 0.3)
+    channels = CHANNELS[backbone_class(cfg)]
     assert (cfg.optim_wrapper.optimizer.lr, cfg.optim_wrapper.optimizer.weight_decay) == (6e-5, 0.01)
     assert cfg.optim_wrapper.clip_grad is None
     assert cfg.auto_scale_lr.base_batch_size == 16
@@ -172,9 +196,10 @@ def test_ade20k_recipe(leaf):
     assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (160000, 16000)
     assert cfg.default_hooks.checkpoint.interval == 16000
     head, auxiliary = model.decode_head, model.auxiliary_head
-    assert (head.type, head.in_channels, head.channels) == ('UPerHead', [96, 192, 384, 768], 512)
+    assert (head.type, head.in_channels, head.channels) == ('UPerHead', channels, 512)
     assert (head.pool_scales, head.dropout_ratio, head.num_classes) == ((1, 2, 3, 6), 0.1, 150)
-    assert (auxiliary.type, auxiliary.in_index, auxiliary.in_channels, auxiliary.channels) == ('FCNHead', 2, 384, 256)
+    assert (auxiliary.type, auxiliary.in_index, auxiliary.channels) == ('FCNHead', 2, 256)
+    assert auxiliary.in_channels == channels[2]
     assert (auxiliary.num_convs, auxiliary.concat_input, auxiliary.dropout_ratio) == (1, False, 0.1)
     assert auxiliary.num_classes == 150
     assert (head.loss_decode.loss_weight, auxiliary.loss_decode.loss_weight) == (1.0, 0.4)

@@ -6,12 +6,15 @@ Stages beyond the last output are not built, so every parameter takes part in ev
 """
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 from zipfile import BadZipFile
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
@@ -21,14 +24,18 @@ class DenseBackbone(BaseModule):
     A subclass calls this constructor, then builds its modules in forward order, and calls `freeze` at last.
 
     Args:
-        stage_channels: channels of every stage of the architecture.
-        stage_strides: stride of every stage, in pixels of the image.
+        level_channels: channels of every map the architecture can return.
+        level_strides: stride of every such map, in pixels of the image.
         in_channels: channels of the image.
         out_indices: stages whose maps are returned, ascending.
         frozen_stages: -1 freezes nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
             What is frozen stays in eval mode.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
         init_cfg: mmengine's initialisation config, e.g. ``dict(type='Pretrained', checkpoint=...)``.
+        level_stages: the stage that each map comes from; map i from stage i when None.
+
+    Attributes:
+        num_stages: stages that the outputs need.
 
     Raises:
         ValueError: if an argument is out of range, or an input has another number of axes or channels.
@@ -36,47 +43,50 @@ class DenseBackbone(BaseModule):
 
     def __init__(
         self,
-        stage_channels: Sequence[int],
-        stage_strides: Sequence[int],
+        level_channels: Sequence[int],
+        level_strides: Sequence[int],
         *,
         in_channels: int,
         out_indices: Sequence[int],
         frozen_stages: int,
         with_cp: bool,
         init_cfg: dict | None,
+        level_stages: Sequence[int] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        num_stages = len(stage_channels)
+        num_levels = len(level_channels)
         out_indices = tuple(out_indices)
-        if not out_indices or list(out_indices) != sorted(set(out_indices) & set(range(num_stages))):
+        if not out_indices or list(out_indices) != sorted(set(out_indices) & set(range(num_levels))):
             raise ValueError(
-                f'out_indices={out_indices}: expected ascending, distinct stages from 0 to {num_stages - 1}'
+                f'out_indices={out_indices}: expected ascending, distinct stages from 0 to {num_levels - 1}'
             )
         if in_channels < 1:
             raise ValueError(f'in_channels={in_channels}: expected at least 1')
-        if not -1 <= frozen_stages <= out_indices[-1] + 1:
+        num_stages = 1 + (out_indices[-1] if level_stages is None else level_stages[out_indices[-1]])
+        if not -1 <= frozen_stages <= num_stages:
             raise ValueError(
-                f'frozen_stages={frozen_stages}: expected -1 (nothing), 0 (the stem) or up to {out_indices[-1] + 1}, '
+                f'frozen_stages={frozen_stages}: expected -1 (nothing), 0 (the stem) or up to {num_stages}, '
                 f'the number of stages that out_indices={out_indices} builds'
             )
         self.in_channels = in_channels
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
-        self._stage_channels = tuple(stage_channels)
-        self._stage_strides = tuple(stage_strides)
+        self.num_stages = num_stages
+        self._level_channels = tuple(level_channels)
+        self._level_strides = tuple(level_strides)
 
     @property
     def out_channels(self) -> tuple[int, ...]:
         """Channels of each output map."""
-        return tuple(self._stage_channels[i] for i in self.out_indices)
+        return tuple(self._level_channels[i] for i in self.out_indices)
 
     @property
     def out_strides(self) -> tuple[int, ...]:
         """Stride of each output map, in pixels of the image."""
-        return tuple(self._stage_strides[i] for i in self.out_indices)
+        return tuple(self._level_strides[i] for i in self.out_indices)
 
-    def stem(self) -> list[nn.Module]:
+    def stem_modules(self) -> list[nn.Module]:
         """The modules before the first stage."""
         raise NotImplementedError
 
@@ -88,17 +98,25 @@ class DenseBackbone(BaseModule):
                 f'(in_channels={self.in_channels})'
             )
 
-    def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """block(x), with its activations recomputed in the backward pass where `with_cp` asks for it."""
-        if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+    def run_block(self, block: nn.Module, x: Tensor, *context: Any) -> Tensor:
+        """block(x, *context), with its activations recomputed in the backward pass where `with_cp` asks for it."""
+        if not (self.with_cp and torch.is_grad_enabled()):
+            return block(x, *context)
+        return checkpoint(
+            block, x, *context, use_reentrant=False, context_fn=lambda: (nullcontext(), _no_new_statistics(block))
+        )
+
+    def output(self, i: int, x: Tensor) -> Tensor:
+        """The i-th output map: x [B, H, W, C] under `norm{i}` where there is one, as contiguous [B, C, H, W]."""
+        norm = getattr(self, f'norm{i}', None)
+        x = x if norm is None else norm(x)
+        return x.permute(0, 3, 1, 2).contiguous()
 
     def freeze(self) -> None:
         """Stop the gradients of what `frozen_stages` names, and keep it in eval mode."""
         if self.frozen_stages < 0:
             return
-        frozen = self.stem()
+        frozen = self.stem_modules()
         for i in range(self.frozen_stages):
             frozen.append(self.stages[i])
             if hasattr(self, f'norm{i}'):
@@ -125,6 +143,24 @@ class DenseBackbone(BaseModule):
                 f'{type(self).__name__}: cannot read the pretrained weights {source}: {error} '
                 '(a truncated or damaged file? fetch it again)'
             ) from error
+
+
+@contextmanager
+def _no_new_statistics(block: nn.Module) -> Iterator[None]:
+    """Batch norms in training normalise as before but leave their running statistics as they are.
+
+    Checkpointing runs a block twice, and the statistics of a batch must count once. (Turning `track_running_stats` off
+    would change what autograd saves, which checkpointing compares.)
+    """
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, num_batches_tracked) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
 
 
 def resolve_arch(arch: str | Mapping, archs: Mapping[str, Mapping]) -> Mapping:

@@ -57,7 +57,7 @@ class ELSASwin(SwinTransformer):
         if stage == len(self.arch['depths']) - 1:
             return super().build_attention(stage, block, attn_drop_rate, drop_rate)
         return ELSAAttention(
-            self._stage_channels[stage],
+            self._level_channels[stage],
             self.arch['num_heads'][stage],
             group_width=self.arch['group_width'],
             drop_rate=drop_rate,

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from mmext_backbones.layers import (
+    Mlp,
     PatchEmbed,
     PatchMerging,
     Stage,
@@ -99,13 +100,17 @@ class SwinTransformer(DenseBackbone):
         self.window_size = window_size
         self.patch_embed = PatchEmbed(in_channels, channels[0])
         self.stages = nn.ModuleList()
-        last = self.out_indices[-1]
-        for i, rates in enumerate(drop_path_schedule(drop_path_rate, depths)[: last + 1]):
+        for i, rates in enumerate(drop_path_schedule(drop_path_rate, depths)[: self.num_stages]):
             blocks = [
-                TransformerBlock(self.build_attention(i, j, attn_drop_rate, drop_rate), channels[i], drop_rate, rate)
+                TransformerBlock(
+                    self.build_attention(i, j, attn_drop_rate, drop_rate),
+                    channels[i],
+                    mlp=Mlp(channels[i], drop_rate=drop_rate),
+                    drop_path_rate=rate,
+                )
                 for j, rate in enumerate(rates)
             ]
-            self.stages.append(Stage(blocks, PatchMerging(channels[i]) if i < last else None))
+            self.stages.append(Stage(blocks, PatchMerging(channels[i]) if i + 1 < self.num_stages else None))
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(channels[i]))
         self.freeze()
@@ -113,7 +118,7 @@ class SwinTransformer(DenseBackbone):
     def build_attention(self, stage: int, block: int, attn_drop_rate: float, drop_rate: float) -> nn.Module:
         """The attention module of a block; every odd block shifts its windows."""
         return WindowAttention(
-            self._stage_channels[stage],
+            self._level_channels[stage],
             self.arch['num_heads'][stage],
             self.window_size,
             shift_size=self.window_size // 2 if block % 2 else 0,
@@ -121,7 +126,7 @@ class SwinTransformer(DenseBackbone):
             drop_rate=drop_rate,
         )
 
-    def stem(self) -> list[nn.Module]:
+    def stem_modules(self) -> list[nn.Module]:
         return [self.patch_embed]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -132,7 +137,7 @@ class SwinTransformer(DenseBackbone):
             for block in stage.blocks:
                 x = self.run_block(block, x)
             if i in self.out_indices:
-                outs.append(getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2).contiguous())  # [B, C, H, W]
+                outs.append(self.output(i, x))
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return tuple(outs)

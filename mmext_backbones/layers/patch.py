@@ -8,16 +8,22 @@ from .linear import linear
 
 
 class PatchEmbed(nn.Module):
-    """Cut the image into patches and embed each: [B, in_channels, H, W] -> [B, ceil(H/4), ceil(W/4), embed_dims].
+    """Cut the image into patches and embed each: [B, in_channels, H, W] -> [B, ceil(H/p), ceil(W/p), embed_dims].
 
     The image is zero-padded at the right and bottom to whole patches.
+
+    Args:
+        in_channels: channels of the image.
+        embed_dims: channels of a token.
+        patch_size: p, edge of a patch in pixels.
+        norm: norm the tokens, as Swin does and Sequencer does not.
     """
 
-    def __init__(self, in_channels: int, embed_dims: int, patch_size: int = 4) -> None:
+    def __init__(self, in_channels: int, embed_dims: int, patch_size: int = 4, norm: bool = True) -> None:
         super().__init__()
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
-        self.norm = nn.LayerNorm(embed_dims)
+        self.norm = nn.LayerNorm(embed_dims) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[-2:]

@@ -50,7 +50,8 @@ class WindowAttention(nn.Module):
         self.attn_drop_rate = attn_drop_rate
 
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
-        self.register_buffer('relative_position_index', relative_position_index(window_size), persistent=False)
+        index = relative_position_index((window_size, window_size))
+        self.register_buffer('relative_position_index', index, persistent=False)
         self.qkv = linear(embed_dims, 3 * embed_dims)
         self.proj = linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(drop_rate)
@@ -58,7 +59,8 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[1:3]
-        windows, padded_size = window_partition(x, self.window_size, self.shift_size)  # [B, windows, N, C]
+        size = (self.window_size, self.window_size)
+        windows, padded_size = window_partition(x, size, self.shift_size)  # [B, windows, N, C]
         mask = None
         if self.shift_size:
             mask = shifted_window_mask(padded_size, self.window_size, self.shift_size, x.device)
@@ -66,7 +68,7 @@ class WindowAttention(nn.Module):
         windows = window_attention(
             self.qkv(windows), self.bias(), mask, num_heads=self.num_heads, scale=self.scale, dropout=dropout
         )
-        x = window_merge(windows, self.window_size, padded_size, self.shift_size)
+        x = window_merge(windows, size, padded_size, self.shift_size)
         return self.proj_drop(self.proj(x[:, :H, :W]))
 
     def bias(self) -> Tensor:

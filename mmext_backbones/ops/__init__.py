@@ -1,12 +1,15 @@
 """Functions on tensors: no parameters, no modules."""
 
 from .elsa import elsa, elsa_reference
-from .partition import window_merge, window_partition
+from .partition import grid_merge, grid_partition, padding_mask, window_merge, window_partition
 from .window_attention import relative_position_index, shifted_window_mask, window_attention
 
 __all__ = [
     'elsa',
     'elsa_reference',
+    'grid_merge',
+    'grid_partition',
+    'padding_mask',
     'relative_position_index',
     'shifted_window_mask',
     'window_attention',

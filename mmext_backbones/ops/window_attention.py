@@ -20,7 +20,7 @@ def window_attention(
     Args:
         qkv: [B, windows, N, 3 * C], the channels packed as q, k, v, each head-major.
         bias: [num_heads, N, N], query by key.
-        mask: [windows, N, N] to be added, or None.
+        mask: [windows, N, N] or, for keys alone, [windows, 1, N] to be added, or None.
         num_heads: heads that share the C channels.
         scale: factor of q @ k^T.
         dropout: probability of dropping an attention weight.
@@ -37,8 +37,8 @@ def window_attention(
         out = F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
     else:
         # PyTorch's fused CPU kernel refuses a bias that needs a gradient and loses to plain products at N = 49.
-        bias = bias.expand(B * windows, -1, -1, -1).reshape(-1, N, N)
-        logits = torch.baddbmm(bias, q.reshape(-1, N, q.shape[-1]), k.reshape(-1, N, k.shape[-1]).mT, alpha=scale)
+        logits = bias.repeat(B * windows, 1, 1)  # the products are added in place
+        logits.baddbmm_(q.reshape(-1, N, q.shape[-1]), k.reshape(-1, N, k.shape[-1]).mT, alpha=scale)
         if mask is not None:
             logits = logits.view(B, windows, num_heads, N, N).add_(mask.to(q.dtype).unsqueeze(1))
         attn = F.dropout(logits.view(-1, num_heads, N, N).softmax(dim=-1), dropout)
@@ -46,12 +46,15 @@ def window_attention(
     return out.transpose(1, 2).reshape(B, windows, N, C3 // 3)
 
 
-def relative_position_index(window_size: int) -> Tensor:
-    """Row of the bias table of every token pair, query minus key: int64 [window_size**2, window_size**2]."""
-    axis = torch.arange(window_size)
-    tokens = torch.stack(torch.meshgrid(axis, axis, indexing='ij')).flatten(1)  # [2, N]: row and column of a token
-    dy, dx = tokens[:, :, None] - tokens[:, None, :] + window_size - 1
-    return dy * (2 * window_size - 1) + dx
+def relative_position_index(window_size: tuple[int, int]) -> Tensor:
+    """Place in the bias table of every token pair, query minus key: int64 [N, N], N = window_h * window_w.
+
+    The table is row-major over (2 * window_h - 1, 2 * window_w - 1) offsets. The transpose is key minus query.
+    """
+    h, w = window_size
+    tokens = torch.cartesian_prod(torch.arange(h), torch.arange(w))  # [N, 2]: row and column of a token
+    offsets = tokens[:, None] - tokens + torch.tensor([h - 1, w - 1])  # [N, N, 2]
+    return offsets[..., 0] * (2 * w - 1) + offsets[..., 1]
 
 
 @lru_cache(maxsize=16)

@@ -1,0 +1,15 @@
+# Nobody published this recipe for MaxViT: it is Swin's, with the drop path rate of MaxViT-T on ImageNet.
+_base_ = [
+    '_base_/models/upernet.py',
+    '_base_/datasets/ade20k.py',
+    '_base_/schedules/ade20k_160k.py',
+    'mmseg::_base_/default_runtime.py',
+]
+# 8 GPUs x 2 images = 16 an iteration, learning rate 6e-5.
+# Pretrained weights: init_cfg=dict(type='Pretrained', checkpoint='maxvit_t.pth')
+# ImageNet's mean and std suit the 224 x 224 ImageNet-1K weights; all other published ones expect 127.5 for both.
+model = dict(
+    backbone=dict(_delete_=True, type='mmext_backbones.MaxViT', arch='tiny', drop_path_rate=0.2, init_cfg=None),
+    decode_head=dict(in_channels=[64, 128, 256, 512]),
+    auxiliary_head=dict(in_channels=256),
+)

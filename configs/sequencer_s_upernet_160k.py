@@ -1,0 +1,14 @@
+# Nobody published this recipe for Sequencer: it is Swin's, with the drop path rate of Sequencer2D-S on ImageNet.
+_base_ = [
+    '_base_/models/upernet.py',
+    '_base_/datasets/ade20k.py',
+    '_base_/schedules/ade20k_160k.py',
+    'mmseg::_base_/default_runtime.py',
+]
+# 8 GPUs x 2 images = 16 an iteration, learning rate 6e-5.
+# Pretrained weights: init_cfg=dict(type='Pretrained', checkpoint='sequencer_s.pth')
+model = dict(
+    backbone=dict(_delete_=True, type='mmext_backbones.Sequencer2D', arch='small', drop_path_rate=0.1, init_cfg=None),
+    decode_head=dict(in_channels=[192, 192, 384, 384]),
+    auxiliary_head=dict(in_channels=384),
+)

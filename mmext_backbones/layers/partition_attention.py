@@ -1,0 +1,77 @@
+"""The window and grid attention module of MaxViT."""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmext_backbones.ops import (
+    grid_merge,
+    grid_partition,
+    padding_mask,
+    relative_position_index,
+    window_attention,
+    window_merge,
+    window_partition,
+)
+
+from .linear import linear
+
+
+class PartitionAttention(nn.Module):
+    """Multi-head self-attention inside windows or inside grid groups: [B, H, W, C] -> [B, H, W, C] for any H, W.
+
+    The map is padded to what the partition divides, inside this module only. Padded tokens are masked as keys and
+    cropped as queries: every token attends to exactly the tokens of the map in its group.
+
+    The relative position bias is key minus query, the opposite of Swin's. It belongs to places in the group, so one
+    table serves every resolution: a step is one token in a window, and a cell, 1 / window_size of the map, in a grid.
+
+    Source: Tu et al., "MaxViT" (arXiv 2204.01697), sections 3.1 and 3.2, and the authors' code.
+
+    Args:
+        embed_dims: C.
+        num_heads: heads; each has C / num_heads channels.
+        window_size: edge of the bias table's window, in tokens.
+        grid: attend inside grid groups instead of windows.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7, grid: bool = False) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.grid = grid
+        self.scale = (embed_dims // num_heads) ** -0.5
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(num_heads, *[2 * window_size - 1] * 2))
+        self.qkv = linear(embed_dims, 3 * embed_dims)
+        self.proj = linear(embed_dims, embed_dims)
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, x: Tensor, window_size: tuple[int, int]) -> Tensor:
+        """`window_size` in tokens; the bias table is resampled bilinearly where it was made for another one."""
+        H, W = x.shape[1:3]
+        partition, merge = (grid_partition, grid_merge) if self.grid else (window_partition, window_merge)
+        groups, padded_size = partition(x, window_size)  # [B, groups, N, C]
+        mask = padding_mask((H, W), window_size, self.grid, x.device)
+        groups = window_attention(
+            self.qkv(groups), self.bias(window_size), mask, num_heads=self.num_heads, scale=self.scale
+        )
+        x = merge(groups, window_size, padded_size)
+        return self.proj(x[:, :H, :W])
+
+    def bias(self, window_size: tuple[int, int]) -> Tensor:
+        """The bias of every token pair, query by key, [num_heads, N, N]."""
+        table = self.relative_position_bias_table
+        size = (2 * window_size[0] - 1, 2 * window_size[1] - 1)
+        if table.shape[1:] != size:
+            table = F.interpolate(table[None], size, mode='bilinear', align_corners=False)[0]
+        return table.flatten(1)[:, _key_minus_query(window_size, table.device)]
+
+    def extra_repr(self) -> str:
+        return f'{"grid" if self.grid else "window"}, num_heads={self.num_heads}'
+
+
+@lru_cache(maxsize=16)
+def _key_minus_query(window_size: tuple[int, int], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return relative_position_index(window_size).T.contiguous().to(device)

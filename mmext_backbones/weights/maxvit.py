@@ -1,0 +1,27 @@
+"""MaxViT state dicts of others -> ours."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .rules import Rule, convert
+
+BLOCK = r'(stages\.\d+\.blocks\.\d+\.)'
+# the `maxvit_*_tf_*` models, whose weights are the authors'; the *_rw_* and *_rmlp_* networks are others
+TIMM = (
+    # of the classifier; its norm follows the pooling
+    Rule(r'head\..*', None),
+    Rule(r'(stem\..*)', r'\1'),
+    Rule(BLOCK + r'conv\.shortcut\.expand\.(.*)', r'\1shortcut.proj.\2'),
+    Rule(BLOCK + r'conv\.(conv\d)_(?:1x1|kxk)\.(.*)', r'\1conv.\2.\3'),
+    Rule(BLOCK + r'(conv\.(?:pre_norm|norm\d|se)\..*)', r'\1\2'),
+    Rule(BLOCK + r'attn_block\.attn\.rel_pos\.(.*)', r'\1attn_window.attn.\2'),
+    Rule(BLOCK + r'attn_grid\.attn\.rel_pos\.(.*)', r'\1attn_grid.attn.\2'),
+    Rule(BLOCK + r'attn_block\.(.*)', r'\1attn_window.\2'),
+    Rule(BLOCK + r'(attn_grid\..*)', r'\1\2'),
+)
+
+
+def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """From timm's `maxvit_*_tf_*`, without a prefix."""
+    return convert(state_dict, TIMM)
