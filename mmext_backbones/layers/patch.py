@@ -30,7 +30,8 @@ class PatchEmbed(nn.Module):
         pad_h, pad_w = -H % self.patch_size, -W % self.patch_size
         if pad_h or pad_w:
             x = F.pad(x, (0, pad_w, 0, pad_h))
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+        # contiguous, or every residual sum and norm after it would work across the layout of the convolution
+        return self.norm(self.proj(x).permute(0, 2, 3, 1).contiguous())
 
 
 class PatchMerging(nn.Module):
