@@ -155,9 +155,9 @@ def main() -> None:
     for mode in MODES:
         seconds = {side: [] for side in SIDES}
         for i in range(args.rounds + 1):  # the first round warms up
-            for side, model in models.items():
+            for side in SIDES if i % 2 else reversed(SIDES):  # neither is always the first
                 start = time.perf_counter()
-                step(model, image, mode)
+                step(models[side], image, mode)
                 if i:
                     seconds[side].append(time.perf_counter() - start)
         ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
