@@ -31,6 +31,7 @@ setup(
         'det': ['mmengine>=0.10.5,<1.0', 'mmcv>=2.0,<2.2', 'mmdet>=3.3,<4'],
         'seg': ['mmengine>=0.10.5,<1.0', 'mmcv>=2.0,<2.2', 'mmsegmentation>=1.2,<2', 'ftfy', 'regex'],
         'cls': ['mmengine>=0.10.5,<1.0', 'mmcv>=2.0,<2.2', 'mmpretrain>=1.2,<2'],
+        'hub': ['huggingface_hub', 'safetensors'],  # timm:// and hf:// addresses, safetensors files
         'tests': ['pytest', 'ruff', 'timm>=1.0.31'],
     },
     zip_safe=False,

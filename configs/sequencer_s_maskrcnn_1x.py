@@ -6,8 +6,13 @@ _base_ = [
     'mmdet::_base_/default_runtime.py',
 ]
 # 8 GPUs x 2 images = 16 an iteration, learning rate 1e-4.
-# Pretrained weights: init_cfg=dict(type='Pretrained', checkpoint='sequencer_s.pth')
 model = dict(
-    backbone=dict(_delete_=True, type='mmext_backbones.Sequencer2D', arch='small', drop_path_rate=0.1, init_cfg=None),
+    backbone=dict(
+        _delete_=True,
+        type='mmext_backbones.Sequencer2D',
+        arch='small',
+        drop_path_rate=0.1,
+        init_cfg=dict(type='Pretrained', checkpoint='timm://sequencer2d_s.in1k'),
+    ),
     neck=dict(in_channels=[192, 192, 384, 384]),
 )

@@ -6,9 +6,14 @@ _base_ = [
     'mmseg::_base_/default_runtime.py',
 ]
 # 8 GPUs x 2 images = 16 an iteration, learning rate 6e-5.
-# Pretrained weights: init_cfg=dict(type='Pretrained', checkpoint='sequencer_s.pth')
 model = dict(
-    backbone=dict(_delete_=True, type='mmext_backbones.Sequencer2D', arch='small', drop_path_rate=0.1, init_cfg=None),
+    backbone=dict(
+        _delete_=True,
+        type='mmext_backbones.Sequencer2D',
+        arch='small',
+        drop_path_rate=0.1,
+        init_cfg=dict(type='Pretrained', checkpoint='timm://sequencer2d_s.in1k'),
+    ),
     decode_head=dict(in_channels=[192, 192, 384, 384]),
     auxiliary_head=dict(in_channels=384),
 )

@@ -5,10 +5,13 @@ _base_ = [
     'mmdet::_base_/default_runtime.py',
 ]
 # 8 GPUs x 2 images = 16 an iteration, learning rate 1e-4.
-# Pretrained weights: init_cfg=dict(type='Pretrained', checkpoint='swin_t.pth')
 model = dict(
     backbone=dict(
-        _delete_=True, type='mmext_backbones.SwinTransformer', arch='tiny', drop_path_rate=0.1, init_cfg=None
+        _delete_=True,
+        type='mmext_backbones.SwinTransformer',
+        arch='tiny',
+        drop_path_rate=0.1,
+        init_cfg=dict(type='Pretrained', checkpoint='timm://swin_tiny_patch4_window7_224.ms_in1k'),
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

@@ -5,9 +5,12 @@ _base_ = [
     'mmseg::_base_/default_runtime.py',
 ]
 # 8 GPUs x 2 images = 16 an iteration, learning rate 6e-5.
-# Pretrained weights: init_cfg=dict(type='Pretrained', checkpoint='swin_t.pth')
 model = dict(
     backbone=dict(
-        _delete_=True, type='mmext_backbones.SwinTransformer', arch='tiny', drop_path_rate=0.3, init_cfg=None
+        _delete_=True,
+        type='mmext_backbones.SwinTransformer',
+        arch='tiny',
+        drop_path_rate=0.3,
+        init_cfg=dict(type='Pretrained', checkpoint='timm://swin_tiny_patch4_window7_224.ms_in1k'),
     ),
 )

@@ -6,8 +6,10 @@ Importing the package registers everything it offers and needs torch and mmengin
 __version__ = '0.1.0'
 
 from . import backbones, engine
+from .weights.loading import register_schemes
 from .weights.safe_globals import allow_mmengine_checkpoints
 
 allow_mmengine_checkpoints()  # torch's safe mode reads what mmengine writes: --resume and test need no unsafe switch
+register_schemes()
 
 __all__ = ['__version__', 'backbones', 'engine']

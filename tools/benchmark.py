@@ -22,8 +22,6 @@ from torch import Tensor, nn
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D
 from mmext_backbones.layers import ELSAAttention
-from mmext_backbones.weights import maxvit as maxvit_weights
-from mmext_backbones.weights import sequencer as sequencer_weights
 
 SIDES = ('ours', 'peer')
 MODES = ('forward', 'forward+backward')
@@ -62,8 +60,7 @@ def build_maxvit(arch: str, size: Sequence[int], side: str) -> nn.Module:
     if side == 'peer':
         return peer
     model = MaxViT(arch, drop_path_rate=0.0)
-    state_dict = {key.replace('stages_', 'stages.'): value for key, value in peer.state_dict().items()}
-    model.load_state_dict(maxvit_weights.from_timm(state_dict))
+    model.load_state_dict(peer.state_dict())  # timm's layout is converted
     return model
 
 
@@ -74,7 +71,7 @@ def build_sequencer(arch: str, size: Sequence[int], side: str) -> nn.Module:
     if side == 'peer':
         return SequencerMaps(peer)
     model = Sequencer2D(arch, patch_size=7, pyramid=False, drop_path_rate=0.0)
-    model.load_state_dict(sequencer_weights.from_timm(peer.state_dict(), patch_size=7))
+    model.load_state_dict(peer.state_dict(), strict=False)  # timm's layout is converted; its head has no place
     return model
 
 

@@ -5,17 +5,21 @@ ceil(W / s_i)], one for each of `out_indices`, finest first. `out_channels` and 
 Stages beyond the last output are not built, so every parameter takes part in every training step.
 """
 
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
+from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from mmext_backbones.weights.fitting import Report, WeightsError, fit, unwrap
+from mmext_backbones.weights.layouts import family_of, recognise
+from mmext_backbones.weights.loading import read
 
 
 class DenseBackbone(BaseModule):
@@ -132,17 +136,87 @@ class DenseBackbone(BaseModule):
     def init_weights(self) -> None:
         """Load what `init_cfg` names; without one the constructor's own initialisation stands.
 
+        ``dict(type='Pretrained', checkpoint=..., prefix=None, strict=True)`` goes through `load_pretrained`.
+
         Raises:
-            RuntimeError: if the file is damaged or truncated.
+            FileNotFoundError, WeightsError: as `load_pretrained`.
         """
+        cfgs = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or ())
+        others = [cfg for cfg in cfgs if cfg.get('type') != 'Pretrained']
+        configured, self.init_cfg = self.init_cfg, others
         try:
             super().init_weights()
-        except (RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
-            source = self.init_cfg.get('checkpoint') if isinstance(self.init_cfg, Mapping) else self.init_cfg
-            raise RuntimeError(
-                f'{type(self).__name__}: cannot read the pretrained weights {source}: {error} '
-                '(a truncated or damaged file? fetch it again)'
-            ) from error
+        finally:
+            self.init_cfg = configured
+        for cfg in cfgs:
+            if cfg.get('type') == 'Pretrained':
+                report = self.load_pretrained(**{key: value for key, value in cfg.items() if key != 'type'})
+                print_log(f'{type(self).__name__}: pretrained\n{report}', logger='current')
+                if hasattr(self, '_params_init_info'):
+                    update_init_info(self, init_info=f'Pretrained: loaded from {report.source}')
+
+    def load_pretrained(
+        self, checkpoint: str, *, prefix: str | None = None, strict: bool = True, map_location: str = 'cpu'
+    ) -> Report:
+        """Load published weights of any known layout (`weights.layouts`).
+
+        Args:
+            checkpoint: A file or an address, see `weights.loading`.
+            prefix: Where the backbone stands in the checkpoint, e.g. ``'backbone.'``; found when None.
+            strict: Refuse weights that are not the whole backbone, or that leave a tensor unexplained.
+            map_location: As in `torch.load`.
+
+        Returns:
+            What became of every tensor.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            WeightsError: if the file is damaged, unsafe, of another family, or, unless `strict` is False, does not
+                fill the backbone. Nothing has been loaded then.
+        """
+        tensors = unwrap(read(checkpoint, map_location), checkpoint)
+        tensors, report = fit(tensors, self.state_dict(), family_of(type(self)), checkpoint, prefix)
+        if strict and not report.complete:
+            raise WeightsError(
+                f'{type(self).__name__}: the weights do not fit\n{report}\n'
+                '(another arch, window or number of stages? strict=False loads what fits)'
+            )
+        self.load_state_dict(tensors, strict=False)
+        return report
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """torch's hook for every way of loading: a layout of others, under `prefix`, becomes ours first.
+
+        What is ours already, and what is not recognised, is left for torch to accept or to refuse. What has no place
+        or another shape is reported as torch does.
+        """
+        family = family_of(type(self))
+        mine = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        if not prefix and any(isinstance(value, Mapping) for value in mine.values()):
+            mine = unwrap(mine, 'the state dict')
+        if family is not None and recognise(mine, family) is not None:
+            tensors, report = fit(mine, self.state_dict(), family, 'the state dict')
+            if report.converted or report.resized or set(tensors) - set(mine):
+                unexpected_keys += [prefix + key for key in report.unexpected]
+                error_msgs += [
+                    f'size mismatch for {prefix}{key}: {had} in the checkpoint, {wants} in the model'
+                    for key, (had, wants) in report.wrong_shape.items()
+                ]
+                for key in [key for key in state_dict if key.startswith(prefix)]:
+                    del state_dict[key]
+                state_dict.update({prefix + key: value for key, value in tensors.items()})
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
 
 @contextmanager

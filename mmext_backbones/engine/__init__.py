@@ -2,5 +2,6 @@
 
 from .batch_norm import BatchNormMomentumHook
 from .hooks import CurvesHook, PredictionsHook
+from .random_state import RandomStateHook
 
-__all__ = ['BatchNormMomentumHook', 'CurvesHook', 'PredictionsHook']
+__all__ = ['BatchNormMomentumHook', 'CurvesHook', 'PredictionsHook', 'RandomStateHook']

@@ -28,7 +28,10 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from ..datasets.shapes import default_shapes_dir, make_shapes
 from ..datasets.shapes_config import NOT_SET, Change, ConfigEditor, shorten, use_shapes, walk
-from ..errors import UserError, add_traceback_option, did_you_mean, unreadable_checkpoint
+from ..errors import UserError, add_traceback_option, did_you_mean
+from ..weights.fitting import WeightsError, fit, unwrap
+from ..weights.layouts import family_of, recognise
+from ..weights.loading import read_file
 
 __all__ = [
     'add_options',
@@ -43,6 +46,7 @@ __all__ = [
 
 CURVES_HOOK = 'mmext_backbones.CurvesHook'
 PREDICTIONS_HOOK = 'mmext_backbones.PredictionsHook'
+RANDOM_STATE_HOOK = 'mmext_backbones.RandomStateHook'
 
 # What mmengine and the tools read from a config, for the sake of misspelt options.
 KNOWN_KEYS = [
@@ -126,7 +130,7 @@ def train(
     if seed is not None:
         cfg.randomness = ConfigDict({**(cfg.get('randomness') or {}), 'seed': seed})
     _set_resume(cfg, resume)
-    _add_hooks(cfg, [{'type': CURVES_HOOK}, {'type': PREDICTIONS_HOOK}])
+    _add_hooks(cfg, [{'type': CURVES_HOOK}, {'type': PREDICTIONS_HOOK}, {'type': RANDOM_STATE_HOOK}])
 
     check_data(cfg, ('train', 'val'))
     check_checkpoints(cfg)
@@ -464,18 +468,9 @@ def check_checkpoint(path: str) -> dict | None:
         known = [str(other) for other in Path(path).parent.glob('*.pth')]
         raise UserError(f'checkpoint {path!r}: there is no such file.{did_you_mean(path, known)}')
     try:
-        try:
-            content = torch.load(path, map_location='cpu', mmap=True, weights_only=True)
-        except RuntimeError as error:
-            if 'mmap can only be used' not in str(error):  # a file of torch before 1.6
-                raise
-            content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:
-        raise unreadable_checkpoint(path, error) from error
-    weights = content.get('state_dict', content) if isinstance(content, dict) else None
-    if not isinstance(weights, dict):
-        raise unreadable_checkpoint(path, f'it holds a {type(content).__name__}, no weights')
-    return weights
+        return unwrap(read_file(path, 'cpu', mmap=True), path)
+    except WeightsError as error:
+        raise UserError(f'checkpoint {path!r}: {error}') from error
 
 
 def _check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes: bool) -> None:
@@ -487,6 +482,11 @@ def _check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes:
     model = model.module if hasattr(model, 'module') else model
     wanted = {key: value for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')}
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    family = family_of(type(getattr(model, 'backbone', None)))
+    if family is not None and recognise(weights, family) is not None:
+        backbone, _ = fit(weights, model.backbone.state_dict(), family, f'checkpoint {checkpoint!r}')
+        weights = {key: value for key, value in weights.items() if not key.startswith('backbone.')}
+        weights |= {f'backbone.{key}': value for key, value in backbone.items()}
     wrong = [key for key, value in wanted.items() if key not in weights or weights[key].shape != value.shape]
     if wrong:
         hint = 'It may come from another config' + ('.' if shapes else ', or from a run with --shapes.')

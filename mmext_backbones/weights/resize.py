@@ -24,3 +24,22 @@ def resize_patch_kernel(kernel: Tensor, patch_size: int) -> Tensor:
     inverse = torch.linalg.pinv(enlarged.view(pixels, -1))  # [patch_size**2, p * p]
     new = kernel.to('cpu', torch.float64).flatten(2) @ inverse.T
     return new.view(*kernel.shape[:2], patch_size, patch_size).to(kernel)
+
+
+def resize_window_table(table: Tensor, shape: torch.Size) -> Tensor | None:
+    """Resample a table of relative position biases to a window of another size; None where heads differ too.
+
+    Args:
+        table: [(2h - 1) * (2w - 1), heads] with h = w, as Swin has it, resampled bicubically as its authors do; or
+            [heads, 2h - 1, 2w - 1], as MaxViT has it, bilinearly as its authors do.
+        shape: the shape to come to, of the same kind.
+    """
+    if table.dim() == 3 and len(shape) == 3 and table.shape[0] == shape[0]:
+        return F.interpolate(table[None].float(), shape[1:], mode='bilinear', align_corners=False)[0].to(table)
+    if table.dim() == 2 and len(shape) == 2 and table.shape[1] == shape[1]:
+        old, new = (round(rows**0.5) for rows in (table.shape[0], shape[0]))
+        if (old**2, new**2) == (table.shape[0], shape[0]):
+            square = table.T.reshape(1, -1, old, old).float()
+            resized = F.interpolate(square, (new, new), mode='bicubic', align_corners=False)
+            return resized.view(-1, new**2).T.contiguous().to(table)
+    return None

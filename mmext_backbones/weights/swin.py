@@ -38,6 +38,38 @@ OPENMMLAB = (
 )
 
 
+# timm keeps a patch merging at the head of the stage it leads to; `features_only` models write layers_0
+TIMM = (
+    Rule(r'layers[._]\d+\.blocks\.\d+\.(attn\.relative_position_index|attn_mask)', None),
+    Rule(r'norm\.(weight|bias)|head\..*', None),
+    *(Rule(rf'layers[._]{i + 1}\.downsample\.(.*)', rf'stages.{i}.downsample.\1') for i in range(3)),
+    Rule(r'layers[._](\d+)\.(blocks\..*)', r'stages.\1.\2'),
+    Rule(r'(patch_embed\..*)', r'\1'),
+)
+
+
+def authors_order_to_unfold(tensor: Tensor) -> Tensor:
+    """Inverse of `unfold_order_to_authors`."""
+    blocks = tensor.reshape(*tensor.shape[:-1], 4, -1)[..., [0, 2, 1, 3], :]  # [..., 4, C], parities in the new order
+    return blocks.transpose(-1, -2).reshape(tensor.shape)
+
+
+TO_OPENMMLAB = (
+    Rule(r'patch_embed\.proj\.(.*)', r'patch_embed.projection.\1'),
+    Rule(r'(stages\.\d+\.downsample\.(norm|reduction)\..*)', r'\1', authors_order_to_unfold),
+    Rule(r'(stages\.\d+\.blocks\.\d+\.attn\.)(.*)', r'\1w_msa.\2'),
+    Rule(r'(stages\.\d+\.blocks\.\d+\.)mlp\.fc1\.(.*)', r'\1ffn.layers.0.0.\2'),
+    Rule(r'(stages\.\d+\.blocks\.\d+\.)mlp\.fc2\.(.*)', r'\1ffn.layers.1.\2'),
+    Rule(r'(stages\.\d+\.blocks\.\d+\.norm[12]\..*|patch_embed\.norm\..*|norm\d\..*)', r'\1'),
+)
+TO_TIMM = (
+    Rule(r'norm\d\..*', None),  # timm's classifier has no norm for a map
+    *(Rule(rf'stages\.{i}\.downsample\.(.*)', rf'layers.{i + 1}.downsample.\1') for i in range(3)),
+    Rule(r'stages\.(\d+\.blocks\..*)', r'layers.\1'),
+    Rule(r'(patch_embed\..*)', r'\1'),
+)
+
+
 def from_authors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """From the authors' classifier or dense backbone, without a prefix."""
     return convert(state_dict, AUTHORS)
@@ -46,3 +78,18 @@ def from_authors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def from_openmmlab(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """From the SwinTransformer of mmdet or mmsegmentation, without a prefix."""
     return convert(state_dict, OPENMMLAB)
+
+
+def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """From timm's SwinTransformer, without a prefix."""
+    return convert(state_dict, TIMM)
+
+
+def to_openmmlab(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """To the SwinTransformer of mmdet, mmsegmentation and mmpretrain."""
+    return convert(state_dict, TO_OPENMMLAB)
+
+
+def to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """To timm's SwinTransformer without its classifier. The norms of the output maps have no place there."""
+    return convert(state_dict, TO_TIMM)

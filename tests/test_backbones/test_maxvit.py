@@ -58,8 +58,7 @@ def timm_model(arch, size=(224, 224), grad=False):
 
 def ours_from(peer, arch, **options):
     model = MaxViT(arch, drop_path_rate=0.0, **options).eval()
-    state_dict = {key.replace('stages_', 'stages.'): value for key, value in peer.state_dict().items()}
-    model.load_state_dict(weights.from_timm(state_dict))
+    model.load_state_dict(peer.state_dict())  # timm's layout is recognised
     return model
 
 
@@ -85,7 +84,7 @@ def test_agrees_with_timm_in_gradients():
     weight = [torch.randn_like(out) for out in outs_peer]
     for outs in (outs_peer, outs_ours):
         sum((out * w).sum() for out, w in zip(outs, weight, strict=True)).backward()
-    grads = {key.replace('stages_', 'stages.'): p.grad for key, p in peer.named_parameters()}
+    grads = {key: p.grad for key, p in peer.named_parameters()}
     expected = weights.from_timm(grads) | {'input': x_peer.grad}
     actual = {key: p.grad for key, p in ours.named_parameters()} | {'input': x_ours.grad}
     assert actual.keys() == expected.keys()
@@ -201,13 +200,11 @@ def test_scaled_windows_agree_with_timm(arch):
     torch.manual_seed(0)
     peer = timm.create_model(f'maxvit_{arch}_tf_224', img_size=(96, 160), features_only=True, out_indices=(1, 2, 3, 4))
     peer = randomize(peer).eval()
-    state_dict = {key.replace('stages_', 'stages.'): value for key, value in peer.state_dict().items()}
-    converted = weights.from_timm(state_dict)
     ours = MaxViT(arch, window_size='scaled').eval()
     for module in ours.modules():  # timm's tables are those of its windows, 3 x 5
         if isinstance(module, PartitionAttention):
             module.relative_position_bias_table = torch.nn.Parameter(torch.zeros(module.num_heads, 5, 9))
-    ours.load_state_dict(converted)
+    ours.load_state_dict(peer.state_dict())
     x = torch.randn(1, 3, 96, 160)
     with torch.no_grad():
         for out, expected in zip(ours(x), peer(x), strict=True):

@@ -1,5 +1,6 @@
 """The two tools from end to end, in processes of their own, with networks small enough for two cores."""
 
+import json
 import os
 import subprocess
 import sys
@@ -63,12 +64,13 @@ def folder(tmp_path_factory):
     return path
 
 
-def tool(folder: Path, name: str, *args: str) -> subprocess.CompletedProcess:
+def tool(folder: Path, name: str, *args: str, before: str = '') -> subprocess.CompletedProcess:
     # the tools' own small set: what they would draw takes longer than the whole test
     code = (
         'import sys, runpy\n'
         'from mmext_backbones.engine import runs\n'
         "runs.make_default_shapes = lambda: runs.Path('made')\n"
+        f'{before}'
         f'sys.argv = {[name, *args]!r}\n'
         f"runpy.run_path({str(ROOT / 'tools' / f'{name}.py')!r}, run_name='__main__')\n"
     )
@@ -117,6 +119,46 @@ def test_train_test_and_resume(task, folder):
     screen = ok(tool(folder, 'test', config, str(checkpoint), '--shapes', '--show-dir', 'pictures', *extra))
     assert METRIC[task] in screen
     assert list((folder / 'pictures').glob('*.png'))
+
+
+def test_a_killed_run_resumes_as_if_unbroken(folder, tmp_path):
+    """Twenty iterations at once, and ten, a kill that nothing can catch, and the rest: the same losses."""
+    pytest.importorskip('mmdet')
+    options = ['train_cfg.max_iters=20', 'train_cfg.val_interval=10', 'default_hooks.logger.interval=1']
+    options += ['default_hooks.checkpoint.interval=10', 'default_hooks.checkpoint.max_keep_ckpts=2']
+    options += ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
+    args = ['detection.py', '--shapes', '--seed', '7', '--cfg-options', *options]
+    unbroken, broken = tmp_path / 'unbroken', tmp_path / 'broken'
+    ok(tool(folder, 'train', *args, '--work-dir', str(unbroken)))
+
+    kill = (
+        'import os, signal\n'
+        'from mmengine.runner import Runner\n'
+        'train_iter = Runner.call_hook\n'
+        'def call_hook(self, name, **kwargs):\n'
+        '    train_iter(self, name, **kwargs)\n'
+        "    if name == 'after_train_iter' and self.iter == 13:\n"
+        '        os.kill(os.getpid(), signal.SIGKILL)\n'
+        'Runner.call_hook = call_hook\n'
+    )
+    result = tool(folder, 'train', *args, '--work-dir', str(broken), before=kill)
+    assert result.returncode == -9
+    assert (broken / 'iter_10.pth').is_file()
+    screen = ok(tool(folder, 'train', *args, '--work-dir', str(broken), '--resume'))
+    assert 'iter: 10' in screen
+
+    def losses(work_dir):
+        rows = {}
+        for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+            for line in path.read_text().splitlines():
+                row = json.loads(line)
+                if 'loss' in row:
+                    rows[row['step']] = row['loss']
+        return rows
+
+    expected, actual = losses(unbroken), losses(broken)
+    assert list(expected) == list(actual) == list(range(1, 21))
+    assert actual == expected
 
 
 def test_no_data_no_traceback(folder):

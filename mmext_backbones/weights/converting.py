@@ -1,0 +1,109 @@
+"""Files of weights from one layout to another, without a model."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import swin
+from .fitting import WeightsError, unwrap
+from .layouts import FAMILIES, recognise
+from .loading import read
+
+__all__ = ['TARGETS', 'convert_file', 'to_ours']
+
+# name -> from our layout to another; these are Swin's alone
+TARGETS = {'ours': None, 'timm': swin.to_timm, 'mmdet': swin.to_openmmlab, 'mmseg': swin.to_openmmlab}
+
+
+def to_ours(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], str, str, str]:
+    """Any recognised layout, under any prefix, to ours.
+
+    Returns:
+        The backbone's tensors by our names without the prefix, the family, who wrote the layout, and the prefix.
+
+    Raises:
+        WeightsError: if no layout is recognised.
+    """
+    for family in FAMILIES:
+        try:
+            found = recognise(tensors, family)
+            if found is None:
+                continue
+            layout, prefix = found
+            mine = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+            return (mine if layout.convert is None else layout.convert(mine)), family, layout.name, prefix
+        except ValueError as error:
+            raise WeightsError(f'{source}: {error}') from error
+    keys = ', '.join(list(tensors)[:3])
+    raise WeightsError(f'{source}: its keys are of no known layout ({keys}, ...)')
+
+
+def convert_file(source: str, target: str | os.PathLike, *, to: str = 'ours', force: bool = False) -> str:
+    """Convert `source` and write `target`.
+
+    Args:
+        source: A file or an address, see `loading`.
+        target: A file that ends in ``.pth`` or ``.safetensors``.
+        to: A key of `TARGETS`.
+        force: Replace `target`.
+
+    Returns:
+        What was done, with the SHA-256 of the new file, for people.
+
+    Raises:
+        WeightsError: if `source` cannot be read or converted, or `target` is there already or of another kind.
+    """
+    path = Path(target)
+    if path.suffix not in ('.pth', '.safetensors'):
+        raise WeightsError(f'{target}: expected a name that ends in .pth or .safetensors')
+    if path.exists() and not force:
+        raise WeightsError(f'{target} is there already: name another file, or replace it with --force')
+    if not path.parent.is_dir():
+        raise WeightsError(f'{target}: there is no folder {path.parent}')
+    tensors = unwrap(read(source), source)
+    backbone, family, layout, prefix = to_ours(tensors, source)
+    back = TARGETS[to]
+    if back is not None:
+        if family != 'SwinTransformer':
+            raise WeightsError(f'{source}: it is a {family}, and only Swin can be written as --to {to}')
+        backbone = back(backbone)
+    kept = {key: value for key, value in tensors.items() if not key.startswith(prefix)}
+    result = kept | {prefix.removeprefix('module.') + key: value for key, value in backbone.items()}
+    digest = write(result, path)
+    rows = [
+        ('read', source),
+        ('layout', f'{family} as {layout} writes it' if layout != 'mmext_backbones' else f'{family}, ours'),
+        ('tensors', f'{len(tensors)} read, {len(backbone)} of the backbone and {len(kept)} beside it written'),
+        ('written', f'{path}, layout: {to}'),
+        ('sha256', digest),
+    ]
+    return '\n'.join(f'{name:10} {text}' for name, text in rows)
+
+
+def write(tensors: Mapping[str, Tensor], path: Path) -> str:
+    """Write tensors in whole or not at all; the SHA-256 of the file."""
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    os.close(handle)
+    try:
+        if path.suffix == '.safetensors':
+            from safetensors.torch import save_file
+
+            # views of one storage are refused there
+            save_file({key: value.clone() for key, value in tensors.items()}, name, metadata={'format': 'pt'})
+        else:
+            torch.save({'state_dict': tensors}, name)
+        digest = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return digest

@@ -1,0 +1,143 @@
+"""Where weights come from: files, addresses and hubs, always read in torch's safe mode.
+
+`register_schemes` teaches mmengine's CheckpointLoader two addresses and replaces its readers of files:
+
+- ``timm://<model>.<tag>``: the safetensors file of a timm model on the Hugging Face hub;
+- ``hf://<owner>/<repository>/<file>``: any file of any repository there;
+- a local file, or an ``https://`` address: safetensors, or a checkpoint that torch's safe mode reads.
+
+The hub's client keeps a cache, shows its progress and honours ``HF_HUB_OFFLINE=1``.
+"""
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+from zipfile import BadZipFile, is_zipfile
+
+import torch
+from mmengine.dist import barrier, get_dist_info
+from mmengine.runner import CheckpointLoader
+
+from .fitting import WeightsError
+
+__all__ = ['read', 'register_schemes']
+
+DAMAGED = (RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError, KeyError, ValueError, AttributeError)
+
+
+def read(source: str | os.PathLike, map_location: Any = 'cpu') -> Any:
+    """The content of a checkpoint.
+
+    Args:
+        source: A file, an ``https://`` address, or an address of a scheme that mmengine knows.
+        map_location: As in `torch.load`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        WeightsError: if it is damaged, or holds anything but tensors and plain values.
+    """
+    return CheckpointLoader.load_checkpoint(os.fspath(source), map_location=map_location, logger='silent')
+
+
+def read_file(filename: str, map_location: Any = None, *, mmap: bool = False) -> Any:
+    """As `read`, for a local file; with `mmap` its tensors stay on disk where the format allows."""
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'{filename} can not be found.')
+    try:
+        if path.suffix == '.safetensors':
+            return _safetensors(path, map_location)
+        mmap = mmap and is_zipfile(path)  # files of torch before 1.6 are none
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(_refusal(path, error)) from error
+    except DAMAGED as error:
+        first_line = str(error).strip().partition('\n')[0]
+        raise WeightsError(
+            f'{path} cannot be read: {first_line or type(error).__name__} (a truncated or damaged file? fetch it again)'
+        ) from error
+
+
+def register_schemes() -> None:
+    """Make mmengine read these addresses, and local files safely."""
+    CheckpointLoader.register_scheme(prefixes='', loader=read_file, force=True)
+    CheckpointLoader.register_scheme(prefixes=['http://', 'https://'], loader=_read_url, force=True)
+    CheckpointLoader.register_scheme(prefixes='timm://', loader=_read_timm, force=True)
+    CheckpointLoader.register_scheme(prefixes='hf://', loader=_read_hub, force=True)
+
+
+def _read_url(address: str, map_location: Any = None) -> Any:
+    """A file from the net, by way of torch's cache of downloads."""
+    folder = Path(torch.hub.get_dir()) / 'checkpoints'
+    path = folder / Path(urlparse(address).path).name
+    rank, world_size = get_dist_info()
+    if rank == 0 and not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(address, str(path))
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(f'{address} cannot be fetched: {error}') from error
+    if world_size > 1:
+        barrier()
+    return read_file(str(path), map_location)
+
+
+def _read_timm(address: str, map_location: Any = None) -> Any:
+    name = address.removeprefix('timm://')
+    if '/' in name or '.' not in name.strip('.'):
+        raise WeightsError(
+            f'{address}: expected timm://<model>.<tag>, as in timm://swin_tiny_patch4_window7_224.ms_in1k'
+        )
+    return read_file(_fetch(address, f'timm/{name}', 'model.safetensors'), map_location)
+
+
+def _read_hub(address: str, map_location: Any = None) -> Any:
+    owner, _, rest = address.removeprefix('hf://').partition('/')
+    repository, _, file = rest.partition('/')
+    if not (owner and repository and file):
+        raise WeightsError(f'{address}: expected hf://<owner>/<repository>/<file>')
+    return read_file(_fetch(address, f'{owner}/{repository}', file), map_location)
+
+
+def _fetch(address: str, repository: str, file: str) -> str:
+    """The path of a file of the hub in the local cache; it is downloaded where it is missing."""
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise ImportError(f'{address}: needs the hub client, pip install "mmext_backbones[hub]"') from error
+    try:
+        return hf_hub_download(repository, file)
+    except LocalEntryNotFoundError as error:
+        raise WeightsError(
+            f'{address}: not in the local cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set)'
+        ) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        reason = str(error).strip().partition('\n')[0]
+        raise WeightsError(f'{address}: the hub has no {file} in {repository}, or refuses it: {reason}') from error
+
+
+def _safetensors(path: Path, map_location: Any) -> Mapping[str, torch.Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(f'{path}: needs safetensors, pip install "mmext_backbones[hub]"') from error
+    try:
+        return load_file(path, device=str(map_location or 'cpu'))
+    except SafetensorError as error:
+        raise RuntimeError(str(error)) from error
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    text = str(error)
+    culprit = text.partition('GLOBAL ')[2].split()[:1] or text.partition('Unsupported global: GLOBAL ')[2].split()[:1]
+    what = f'refers to {culprit[0]}' if culprit else text.strip().partition('\n')[0]
+    return (
+        f'{path} is not read: it {what}, and a checkpoint that refers to code can run it. If you trust whoever made '
+        'it, keep its tensors alone: run, where its project is installed, python -c "import torch; '
+        "torch.save(torch.load('IN', map_location='cpu', weights_only=False)['state_dict'], 'OUT')\""
+    )
