@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
-from mmengine.model.weight_init import update_init_info
+from mmengine.model.weight_init import PretrainedInit, update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -141,19 +141,19 @@ class DenseBackbone(BaseModule):
         Raises:
             FileNotFoundError, WeightsError: as `load_pretrained`.
         """
+        first = not self.is_init
         cfgs = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or ())
-        others = [cfg for cfg in cfgs if cfg.get('type') != 'Pretrained']
-        configured, self.init_cfg = self.init_cfg, others
+        pretrained = [cfg for cfg in cfgs if cfg['type'] in ('Pretrained', PretrainedInit)]
+        configured, self.init_cfg = self.init_cfg, [cfg for cfg in cfgs if cfg not in pretrained]
         try:
-            super().init_weights()
+            super().init_weights()  # a second call changes nothing but warns
         finally:
             self.init_cfg = configured
-        for cfg in cfgs:
-            if cfg.get('type') == 'Pretrained':
-                report = self.load_pretrained(**{key: value for key, value in cfg.items() if key != 'type'})
-                print_log(f'{type(self).__name__}: pretrained\n{report}', logger='current')
-                if hasattr(self, '_params_init_info'):
-                    update_init_info(self, init_info=f'Pretrained: loaded from {report.source}')
+        for cfg in pretrained if first else ():
+            report = self.load_pretrained(**{key: value for key, value in cfg.items() if key != 'type'})
+            print_log(f'{type(self).__name__}: pretrained\n{report}', logger='current')
+            if hasattr(self, '_params_init_info'):
+                update_init_info(self, init_info=f'Pretrained: loaded from {report.source}')
 
     def load_pretrained(
         self, checkpoint: str, *, prefix: str | None = None, strict: bool = True, map_location: str = 'cpu'
@@ -203,7 +203,7 @@ class DenseBackbone(BaseModule):
         mine = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
         if not prefix and any(isinstance(value, Mapping) for value in mine.values()):
             mine = unwrap(mine, 'the state dict')
-        if family is not None and recognise(mine, family) is not None:
+        if recognise(mine, family) is not None:
             tensors, report = fit(mine, self.state_dict(), family, 'the state dict')
             if report.converted or report.resized or set(tensors) - set(mine):
                 unexpected_keys += [prefix + key for key in report.unexpected]

@@ -95,14 +95,18 @@ def unwrap(content: Any, source: str) -> dict[str, Tensor]:
 
 
 def fit(
-    state_dict: Mapping[str, Tensor], wanted: Mapping[str, Tensor], family: str, source: str, prefix: str | None = None
+    state_dict: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    family: str | None,
+    source: str,
+    prefix: str | None = None,
 ) -> tuple[dict[str, Tensor], Report]:
     """Convert a state dict to our layout and to the shapes of a model.
 
     Args:
         state_dict: Tensors of any layout of the family, under any prefix.
         wanted: The model's own state dict.
-        family: A key of `FAMILIES`.
+        family: A key of `FAMILIES`, or None for a backbone of none of them.
         source: Where the tensors came from, for messages.
         prefix: Where the backbone stands in `state_dict`; found when None.
 
@@ -177,7 +181,7 @@ def _is_unbuilt(key: str, wanted: Mapping[str, Tensor]) -> bool:
     match = re.match(r'stages\.(\d+)\.(\w+)\.', key)
     if match is None:
         return bool(re.match(r'norm\d\.|upsample\.', key))
-    built = {int(other.split('.')[1]) for other in wanted if other.startswith('stages.')}
+    built = {-1} | {int(other.split('.')[1]) for other in wanted if other.startswith('stages.')}
     stage = int(match.group(1))
     return stage > max(built) or (stage == max(built) and match.group(2) == 'downsample')
 

@@ -62,12 +62,16 @@ def family_of(cls: type) -> str | None:
     return next((base.__name__ for base in cls.__mro__ if base.__name__ in FAMILIES), None)
 
 
-def recognise(keys: Iterable[str], family: str) -> tuple[Layout, str] | None:
+def recognise(keys: Iterable[str], family: str | None) -> tuple[Layout, str] | None:
     """The layout of a state dict and the prefix under which the backbone stands in it; None for a stranger.
+
+    A backbone of no known family (one that somebody added) knows its own layout alone, without a prefix.
 
     Raises:
         ValueError: if several networks of the family stand in it, and none of them under a usual prefix.
     """
+    if family is None:
+        return Layout(OWN, '', None), ''
     keys = list(keys)
     for layout in FAMILIES[family]:
         marker = re.compile(rf'(|.*\.){layout.marker}')

@@ -13,12 +13,13 @@ from mmext_backbones.ops import partition
 from mmext_backbones.weights import maxvit as weights
 from tests.conftest import randomize
 
+# of the backbone, and of the published classifier
 PARAMETERS = {
-    'tiny': 30_139_848,
-    'small': 67_566_828,
-    'base': 118_106_580,
-    'large': 209_708_912,
-    'xlarge': 471_051_048,
+    'tiny': (30_139_848, 30_916_528),
+    'small': (67_566_828, 68_927_956),
+    'base': (118_106_580, 119_467_708),
+    'large': (209_708_912, 211_785_560),
+    'xlarge': (471_051_048, 474_951_952),
 }
 SMALL = {'embed_dims': (32, 64, 64, 96), 'depths': (1, 1, 2, 1), 'stem_dims': 32}
 
@@ -27,7 +28,10 @@ SMALL = {'embed_dims': (32, 64, 64, 96), 'depths': (1, 1, 2, 1), 'stem_dims': 32
 def test_parameter_count(arch):
     with torch.device('meta'):
         model = MaxViT(arch)
-    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[arch]
+    parameters = sum(p.numel() for p in model.parameters())
+    C = model.out_channels[-1]
+    head = 2 * C + (C + 1) * C + (C + 1) * 1000  # norm, hidden layer, classes
+    assert (parameters, parameters + head) == PARAMETERS[arch]
 
 
 def batch_norms(model):
@@ -64,7 +68,14 @@ def ours_from(peer, arch, **options):
 
 @pytest.mark.parametrize(
     ('arch', 'size'),
-    [('tiny', (224, 224)), ('tiny', (448, 672)), ('small', (224, 224)), ('base', (224, 224)), ('base', (448, 672))],
+    [
+        ('tiny', (224, 224)),
+        ('tiny', (448, 672)),
+        ('small', (224, 224)),
+        ('small', (448, 672)),
+        ('base', (224, 224)),
+        ('base', (448, 672)),
+    ],
 )
 def test_agrees_with_timm(arch, size):
     peer = timm_model(arch, size)

@@ -12,7 +12,12 @@ from mmext_backbones.weights import sequencer as weights
 from mmext_backbones.weights.resize import resize_patch_kernel
 from tests.conftest import randomize
 
-PARAMETERS = {'small': 27_265_920, 'medium': 37_921_920, 'large': 53_912_448}
+# of the published backbone, and of the classifier
+PARAMETERS = {
+    'small': (27_265_920, 27_651_688),
+    'medium': (37_921_920, 38_307_688),
+    'large': (53_912_448, 54_298_216),
+}
 SMALL = {'embed_dims': (16, 32, 32, 32), 'depths': (1, 2, 1, 1), 'hidden_dims': (4, 8, 8, 8)}
 
 
@@ -20,7 +25,9 @@ SMALL = {'embed_dims': (16, 32, 32, 32), 'depths': (1, 2, 1, 1), 'hidden_dims': 
 def test_parameter_count(arch):
     with torch.device('meta'):
         model = Sequencer2D(arch, patch_size=7, pyramid=False)
-    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[arch]
+    parameters = sum(p.numel() for p in model.parameters())
+    C = model.out_channels[-1]
+    assert (parameters, parameters + 2 * C + (C + 1) * 1000) == PARAMETERS[arch]  # norm, classes
 
 
 def timm_model(arch):

@@ -14,7 +14,7 @@ import torch
 from mmengine.runner import CheckpointLoader, load_checkpoint
 
 import mmext_backbones.weights.loading as loading
-from mmext_backbones.backbones import MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import DenseBackbone, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.weights import swin
 from mmext_backbones.weights.fitting import WeightsError
 from mmext_backbones.weights.resize import resize_window_table
@@ -108,6 +108,34 @@ def test_load_state_dict_names_other_shapes():
     wide = SwinTransformer({**SMALL[SwinTransformer], 'embed_dims': 32})
     with pytest.raises(RuntimeError, match=r'size mismatch for patch_embed\.proj\.weight'):
         wide.load_state_dict(foreign)
+
+
+class Plain(DenseBackbone):
+    """What somebody might add: a backbone of no family."""
+
+    def __init__(self, init_cfg=None):
+        super().__init__(
+            (4,), (2,), in_channels=3, out_indices=(0,), frozen_stages=-1, with_cp=False, init_cfg=init_cfg
+        )
+        self.conv = torch.nn.Conv2d(3, 4, 2)
+
+
+def test_a_backbone_of_no_family_loads_its_own_files(tmp_path):
+    source = Plain()
+    torch.save({'state_dict': source.state_dict()}, tmp_path / 'x.pth')
+    target = Plain({'type': 'Pretrained', 'checkpoint': str(tmp_path / 'x.pth')})
+    target.init_weights()
+    assert_loaded(target, source)
+    torch.save({'conv.weight': torch.zeros(4, 3, 2, 2)}, tmp_path / 'y.pth')
+    with pytest.raises(WeightsError, match=r'missing +1 +conv\.bias'):
+        Plain({'type': 'Pretrained', 'checkpoint': str(tmp_path / 'y.pth')}).init_weights()
+
+
+def test_weights_are_loaded_once(tmp_path):
+    torch.save(small(SwinTransformer).state_dict(), tmp_path / 'x.pth')
+    model = pretrained(SwinTransformer, tmp_path / 'x.pth')
+    (tmp_path / 'x.pth').unlink()
+    model.init_weights()
 
 
 def test_another_family_is_named(tmp_path):
