@@ -601,9 +601,9 @@ def _hooks(editor: ConfigEditor, iters: int) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Config types as plain ones, tuples as lists, so that equal values compare equal."""
+    """Config types as plain ones, tuples as lists, without mmengine's notes, so that equal values compare equal."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items() if key != '_scope_'}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value

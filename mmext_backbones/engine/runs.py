@@ -470,7 +470,7 @@ def check_checkpoint(path: str) -> dict | None:
     try:
         return unwrap(read_file(path, 'cpu', mmap=True), path)
     except WeightsError as error:
-        raise UserError(f'checkpoint {path!r}: {error}') from error
+        raise UserError(f'checkpoint {error}') from error
 
 
 def _check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes: bool) -> None:

@@ -278,17 +278,35 @@ MMDET_2_HEADS = [
     *(f'roi_head.mask_head.convs.{i}.conv' for i in range(4)),
     *('roi_head.mask_head.upsample', 'roi_head.mask_head.conv_logits'),
 ]
+# and what mmsegmentation 0.11 calls those of UperNet: classifiers with a bias, and convolutions under a batch norm
+MMSEG_0_HEADS = [f'{head}.conv_seg.{end}' for head in ('decode_head', 'auxiliary_head') for end in ('weight', 'bias')]
+MMSEG_0_HEADS += [
+    f'{name}.{part}'
+    for name in (
+        *(f'decode_head.psp_modules.{i}.1' for i in range(4)),
+        *(f'decode_head.{part}.{i}' for part in ('lateral_convs', 'fpn_convs') for i in range(3)),
+        *('decode_head.bottleneck', 'decode_head.fpn_bottleneck', 'auxiliary_head.convs.0'),
+    )
+    for part in ('conv.weight', *(f'bn.{e}' for e in ('weight', 'bias', 'running_mean', 'running_var')))
+]
 
 
-def test_a_detector_of_the_elsa_authors_runs_in_our_config():
-    pytest.importorskip('mmdet')
-    cfg = Config.fromfile(Path(__file__).parents[2] / 'configs' / 'elsa_swin_t_maskrcnn_1x.py')
+@pytest.mark.parametrize('recipe', ['maskrcnn_1x', 'upernet_160k'])
+def test_a_whole_model_of_the_elsa_authors_runs_in_our_config(recipe):
+    library = 'mmdet' if recipe == 'maskrcnn_1x' else 'mmseg'
+    pytest.importorskip(library)
+    cfg = Config.fromfile(Path(__file__).parents[2] / 'configs' / f'elsa_swin_t_{recipe}.py')
     cfg.model.backbone.arch = SMALL[ELSASwin]
-    cfg.model.neck.in_channels = [16, 32, 64, 128]
-    init_default_scope('mmdet')
+    if library == 'mmdet':
+        cfg.model.neck.in_channels = [16, 32, 64, 128]
+        expected = {f'{name}.{end}' for name in MMDET_2_HEADS for end in ('weight', 'bias')}
+    else:
+        cfg.model.decode_head.in_channels, cfg.model.auxiliary_head.in_channels = [16, 32, 64, 128], 64
+        expected = set(MMSEG_0_HEADS)
+    init_default_scope(library)
     source, target = (randomize(MODELS.build(cfg.model)) for _ in range(2))
     theirs = {f'backbone.{key}': value for key, value in authors_elsa(source.backbone.state_dict()).items()}
     heads = {key: value for key, value in source.state_dict().items() if not key.startswith('backbone.')}
-    assert set(heads) == {f'{name}.{end}' for name in MMDET_2_HEADS for end in ('weight', 'bias')}
+    assert {key for key in heads if not key.endswith('num_batches_tracked')} == expected
     target.load_state_dict(theirs | heads)  # strict
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in target.state_dict().items())
