@@ -1,0 +1,6 @@
+_base_ = 'swin_t_cascade_3x.py'
+model = dict(
+    backbone=dict(
+        arch='small', drop_path_rate=0.2, init_cfg=dict(checkpoint='timm://swin_small_patch4_window7_224.ms_in1k')
+    ),
+)
