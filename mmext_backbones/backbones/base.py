@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmext_backbones.weights.fitting import Report, WeightsError, fit, unwrap
-from mmext_backbones.weights.layouts import family_of, recognise
+from mmext_backbones.weights.layouts import family_of, recognise, under
 from mmext_backbones.weights.loading import read
 
 
@@ -200,7 +200,7 @@ class DenseBackbone(BaseModule):
         or another shape is reported as torch does.
         """
         family = family_of(type(self))
-        mine = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        mine = under(state_dict, prefix)
         if not prefix and any(isinstance(value, Mapping) for value in mine.values()):
             mine = unwrap(mine, 'the state dict')
         if recognise(mine, family) is not None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from . import swin
-from .fitting import WeightsError, unwrap
-from .layouts import FAMILIES, recognise
+from .fitting import WeightsError, guess, unwrap
+from .layouts import FAMILIES, OWN, recognise, under
 from .loading import read
 
 __all__ = ['TARGETS', 'convert_file', 'to_ours']
@@ -35,12 +35,10 @@ def to_ours(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tenso
             if found is None:
                 continue
             layout, prefix = found
-            mine = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-            return (mine if layout.convert is None else layout.convert(mine)), family, layout.name, prefix
+            return layout.to_ours(under(tensors, prefix)), family, layout.name, prefix
         except ValueError as error:
             raise WeightsError(f'{source}: {error}') from error
-    keys = ', '.join(list(tensors)[:3])
-    raise WeightsError(f'{source}: its keys are of no known layout ({keys}, ...)')
+    raise WeightsError(f'{source}: {guess(tensors)}')
 
 
 def convert_file(source: str, target: str | os.PathLike, *, to: str = 'ours', force: bool = False) -> str:
@@ -77,7 +75,7 @@ def convert_file(source: str, target: str | os.PathLike, *, to: str = 'ours', fo
     digest = write(result, path)
     rows = [
         ('read', source),
-        ('layout', f'{family} as {layout} writes it' if layout != 'mmext_backbones' else f'{family}, ours'),
+        ('layout', f'{family} as {layout} writes it' if layout != OWN else f'{family}, ours'),
         ('tensors', f'{len(tensors)} read, {len(backbone)} of the backbone and {len(kept)} beside it written'),
         ('written', f'{path}, layout: {to}'),
         ('sha256', digest),

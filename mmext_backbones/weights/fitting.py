@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layouts import FAMILIES, OWN, recognise
+from .layouts import FAMILIES, OWN, recognise, under
 from .resize import resize_patch_kernel, resize_window_table
 
-__all__ = ['Report', 'WeightsError', 'fit', 'unwrap']
+__all__ = ['Report', 'WeightsError', 'fit', 'guess', 'unwrap']
 
 # what a file may lack: the norms of output maps and the pyramid are not in a classifier; counters matter to no one
 FRESH = re.compile(r'norm\d\..*|upsample\..*|.*\.num_batches_tracked')
@@ -117,18 +117,18 @@ def fit(
         WeightsError: if no layout of the family is recognised, or a recognised one has keys it should not have.
     """
     if prefix is not None:
-        state_dict = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        state_dict = under(state_dict, prefix)
         if not state_dict:
             raise WeightsError(f'{source}: no key begins with prefix={prefix!r}')
     try:
         found = recognise(state_dict, family)
         if found is None:
-            raise WeightsError(f'{source} holds no weights of a {family}: {_guess(state_dict)}')
+            raise WeightsError(f'{source} holds no weights of a {family}: {guess(state_dict)}')
         layout, inner = found
         report = Report(source, layout.name)
-        mine = {key[len(inner) :]: value for key, value in state_dict.items() if key.startswith(inner)}
+        mine = under(state_dict, inner)
         report.ignored += [key for key in state_dict if not key.startswith(inner)]
-        converted = mine if layout.convert is None else layout.convert(mine)
+        converted = layout.to_ours(mine)
     except WeightsError:
         raise
     except ValueError as error:
@@ -186,7 +186,7 @@ def _is_unbuilt(key: str, wanted: Mapping[str, Tensor]) -> bool:
     return stage > max(built) or (stage == max(built) and match.group(2) == 'downsample')
 
 
-def _guess(keys: Mapping[str, Tensor]) -> str:
+def guess(keys: Mapping[str, Tensor]) -> str:
     """What a stranger's file seems to be."""
     for family in FAMILIES:
         found = recognise(keys, family)

@@ -6,13 +6,13 @@ other layout has, and the conversion of all its keys to ours.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from . import elsa_swin, maxvit, sequencer, swin
 
-__all__ = ['FAMILIES', 'OWN', 'Layout', 'family_of', 'recognise']
+__all__ = ['FAMILIES', 'OWN', 'Layout', 'family_of', 'recognise', 'under']
 
 OWN = 'mmext_backbones'
 
@@ -29,6 +29,10 @@ class Layout(NamedTuple):
     name: str
     marker: str
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None
+
+    def to_ours(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of this layout, without a prefix, by our names."""
+        return dict(state_dict) if self.convert is None else self.convert(state_dict)
 
 
 # family (the class name of the backbone) -> layouts; of those that match, the first counts
@@ -60,6 +64,11 @@ PREFIXES = ('', 'module.', 'backbone.', 'module.backbone.')
 def family_of(cls: type) -> str | None:
     """The family of a backbone class, or of the one it derives from."""
     return next((base.__name__ for base in cls.__mro__ if base.__name__ in FAMILIES), None)
+
+
+def under(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries whose keys begin with `prefix`, without it."""
+    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
 
 
 def recognise(keys: Iterable[str], family: str | None) -> tuple[Layout, str] | None:
