@@ -43,7 +43,7 @@ def build_elsa_swin(arch: str, size: Sequence[int], side: str) -> nn.Module:
     model = ELSASwin(arch, drop_path_rate=0.0)
     for module in model.modules():
         if isinstance(module, ELSAAttention):
-            module.backend = {'ours': 'taps', 'peer': 'reference'}[side]
+            module.backend = {'ours': 'auto', 'peer': 'reference'}[side]
     return model
 
 

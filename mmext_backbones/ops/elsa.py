@@ -11,12 +11,16 @@ Source: Zhou et al., "ELSA: Enhanced Local Self-Attention for Vision Transformer
 ELSA-Swin has lam = 0 and gamma = 1: then `M` is one, and `S` is an ordinary depthwise convolution.
 """
 
+import os
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from .elsa_compiled import elsa_compiled, unavailable
 from .elsa_taps import ELSATaps
 
-BACKENDS = ('auto', 'taps', 'reference')
+BACKENDS = ('auto', 'compiled', 'taps', 'reference')
+ENVIRONMENT = 'MMEXT_ELSA_BACKEND'  # what 'auto' stands for, where it is set
 
 
 def elsa(
@@ -45,20 +49,34 @@ def elsa(
         dilation: distance between neighbouring taps, in pixels of the map.
         lam: exponent of the multiplicative half.
         gamma: factor of the additive half.
-        backend: 'taps' (a loop over the taps on shifted views that saves nothing but its inputs), 'reference' (the
-            formula over an unfolded `v`: kernel_size**2 times the memory) or 'auto' (taps).
+        backend: 'compiled' (CPU, needs a C compiler at its first use on a machine), 'taps' (a loop over the taps on
+            shifted views, any device; like 'compiled' it saves nothing but its inputs), 'reference' (the formula over
+            an unfolded `v`: kernel_size**2 times the memory) or 'auto': the first of them that runs, or what the
+            environment variable MMEXT_ELSA_BACKEND names.
 
     Returns:
         [B, C, H, W] in the dtype of `v`. float16 and bfloat16 are accumulated in float32.
 
     Raises:
         ValueError: for shapes, heads, kernel sizes or backends that do not fit.
+        RuntimeError: where 'compiled' is asked for and cannot run; the reason is in the message.
     """
+    if backend == 'auto':
+        backend = os.environ.get(ENVIRONMENT) or 'auto'
     _check(v, logits, ghost_mul, ghost_add, num_heads, kernel_size, dilation, lam, gamma, backend)
     mul = None if lam == 0 else ghost_mul.to(v.dtype) ** lam
     add = None if gamma == 0 else ghost_add.to(v.dtype) * gamma
     if backend == 'reference':
         return elsa_reference(v, logits, mul, add, num_heads=num_heads, kernel_size=kernel_size, dilation=dilation)
+
+    if backend == 'auto':
+        backend = 'compiled' if v.device.type == 'cpu' and unavailable() is None else 'taps'
+    if backend == 'compiled':
+        if v.device.type != 'cpu':
+            raise RuntimeError(f"backend='compiled' runs on the CPU, v is on {v.device}")
+        if unavailable() is not None:
+            raise RuntimeError(f"backend='compiled': {unavailable()}")
+        return elsa_compiled(v, logits, mul, add, num_heads, kernel_size, dilation)
 
     B, _, H, W = v.shape
     attn = logits.reshape(B, num_heads, kernel_size**2, H, W).softmax(dim=2)

@@ -1,15 +1,25 @@
 """The ELSA operator against the authors' own outputs, the readable reference, and finite differences."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from mmext_backbones.ops import elsa
+from mmext_backbones.layers import ELSAAttention
+from mmext_backbones.ops import elsa, elsa_compiled
 
 VECTORS = np.load(Path(__file__).parents[1] / 'data' / 'elsa_op.npz')
 CASES = ('elsa_swin', 'general', 'dilated')
+NO_COMPILER = elsa_compiled.unavailable()
+BACKENDS = [
+    pytest.param('compiled', marks=pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')),
+    'taps',
+    'reference',
+]
 
 
 def random_inputs(B, heads, head_dim, H, W, k, dtype=torch.float64):
@@ -26,7 +36,7 @@ def relative_error(actual, expected):
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-@pytest.mark.parametrize('backend', ['taps', 'reference'])
+@pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('case', CASES)
 def test_agrees_with_the_authors_in_output_and_all_gradients(case, backend):
     data = {key.split('/')[1]: VECTORS[key] for key in VECTORS.files if key.startswith(case + '/')}
@@ -63,7 +73,7 @@ def test_agrees_with_the_authors_in_output_and_all_gradients(case, backend):
 
 
 @pytest.mark.parametrize(('lam', 'gamma'), [(0, 1), (1, 1), (2, 0.5), (1, 0), (0, 0)])
-@pytest.mark.parametrize('backend', ['taps', 'reference'])
+@pytest.mark.parametrize('backend', BACKENDS)
 def test_gradcheck(lam, gamma, backend):
     v, logits, mul, add = random_inputs(2, 2, 3, 4, 5, 3)
 
@@ -75,21 +85,96 @@ def test_gradcheck(lam, gamma, backend):
 
 @pytest.mark.parametrize('size', [(1, 1), (2, 9), (31, 45)])
 @pytest.mark.parametrize(('kernel_size', 'dilation', 'lam'), [(7, 1, 0), (5, 1, 1), (3, 3, 1)])
-def test_backends_agree_on_odd_sizes_and_strided_inputs(size, kernel_size, dilation, lam, monkeypatch):
+@pytest.mark.parametrize('head_dim', [4, 70])  # 70: two whole blocks of the compiled kernel's channels and a rest
+@pytest.mark.parametrize('backend', BACKENDS[:2])
+def test_agrees_with_the_reference_on_odd_sizes_and_strided_inputs(
+    size, kernel_size, dilation, lam, head_dim, backend, monkeypatch
+):
     monkeypatch.setattr('mmext_backbones.ops.elsa_taps.BAND_ELEMENTS', 500)  # several bands, the last one shorter
-    inputs = random_inputs(2, 3, 4, *size, kernel_size)
+    inputs = random_inputs(2, 3, head_dim, *size, kernel_size)
     results = []
-    for backend in ('taps', 'reference'):
+    for each in (backend, 'reference'):
         leaves = [x.detach().clone().requires_grad_() for x in inputs]
         v, logits = (x.contiguous(memory_format=torch.channels_last) for x in leaves[:2])
+        v = torch.cat([v, v], dim=1)[:, : v.shape[1]]  # a slice of a wider tensor, as of the fused projection
         out = elsa(
-            v, logits, *leaves[2:], num_heads=3, kernel_size=kernel_size, dilation=dilation, lam=lam, backend=backend
+            v, logits, *leaves[2:], num_heads=3, kernel_size=kernel_size, dilation=dilation, lam=lam, backend=each
         )
         out.square().sum().backward()
         results.append([out, *(x.grad for x in leaves if x.grad is not None)])
     assert len(results[0]) == len(results[1]) == (5 if lam else 4)
-    for taps, reference in zip(*results, strict=True):
-        assert relative_error(taps, reference) < 1e-12
+    for actual, reference in zip(*results, strict=True):
+        assert relative_error(actual, reference) < 1e-12
+
+
+@pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
+def test_the_compiled_kernel_gives_the_same_bits_on_any_number_of_threads():
+    inputs = random_inputs(1, 3, 32, 37, 21, 7, torch.float32)
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            leaves = [x.detach().clone().requires_grad_() for x in inputs]
+            out = elsa(*leaves, num_heads=3, kernel_size=7, lam=1, backend='compiled')
+            out.square().sum().backward()
+            results.append([out, *(x.grad for x in leaves[2:])])
+    finally:
+        torch.set_num_threads(before)
+    for one, three in zip(*results, strict=True):
+        torch.testing.assert_close(one, three, rtol=0, atol=0)
+
+
+FALLBACK = """
+import torch
+from mmext_backbones.ops import elsa
+v, logits, add = torch.randn(1, 6, 5, 5), torch.randn(1, 18, 5, 5), torch.randn(6, 3, 3)
+options = dict(ghost_add=add, num_heads=2, kernel_size=3)
+assert torch.equal(elsa(v, logits, **options), elsa(v, logits, backend='taps', **options))
+try:
+    elsa(v, logits, backend='compiled', **options)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ('compiler', 'message'),
+    [
+        ('no-such-compiler', "no C compiler: 'no-such-compiler'"),
+        ('false', "backend='compiled': false --version ... failed"),
+    ],
+)
+def test_without_a_working_compiler_auto_takes_the_taps_and_compiled_says_why(compiler, message, tmp_path):
+    environment = os.environ | {'CC': compiler, 'XDG_CACHE_HOME': str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, '-c', FALLBACK], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert message in done.stdout
+
+
+def test_the_environment_names_the_backend(monkeypatch):
+    arguments = (torch.zeros(1, 8, 6, 6), torch.zeros(1, 18, 6, 6), None, torch.zeros(8, 3, 3))
+    monkeypatch.setenv('MMEXT_ELSA_BACKEND', 'fastest')
+    with pytest.raises(ValueError, match="backend='fastest'"):
+        elsa(*arguments, num_heads=2, kernel_size=3)
+    elsa(*arguments, num_heads=2, kernel_size=3, backend='taps')  # an argument goes before it
+
+
+@pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
+def test_torch_compile_sees_one_node():
+    attention = ELSAAttention(24, 3)
+    graphs = []
+
+    def record(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(attention, backend=record, dynamic=True)
+    for H, W in ((8, 9), (11, 7)):
+        x = torch.randn(1, H, W, 24)
+        torch.testing.assert_close(compiled(x), attention(x), rtol=0, atol=0)
+    assert len(graphs) == 1  # no break, no compilation for the second size
 
 
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
