@@ -5,11 +5,44 @@ importing ``mmext_backbones.registry``; Python imports the package first, and th
 needs ``custom_imports``.
 """
 
+from importlib import import_module
+from typing import Any
+
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import Registry
 
 SCOPE = 'mmext_backbones'
 
-MODELS = Registry('model', parent=ROOT_MODELS, scope=SCOPE, locations=['mmext_backbones.backbones'])
+
+class LazyRegistry(Registry):
+    """A registry with some entries whose modules, which need a library that the package does not, load at their use.
+
+    Args:
+        lazy: module of each such entry.
+        **kwargs: of `Registry`.
+    """
+
+    def __init__(self, name: str, lazy: dict[str, str], **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        self.lazy = lazy
+
+    def get(self, key: str) -> type | None:
+        name = key.removeprefix(f'{self.scope}.')
+        if name in self.lazy and name not in self.module_dict:
+            import_module(self.lazy[name])
+        return super().get(key)
+
+
+MODELS = LazyRegistry(
+    'model',
+    {
+        'ImageClassifier': 'mmext_backbones.heads',
+        'MaxViTClsHead': 'mmext_backbones.heads',
+        'SequencerClsHead': 'mmext_backbones.heads',
+    },
+    parent=ROOT_MODELS,
+    scope=SCOPE,
+    locations=['mmext_backbones.backbones'],
+)
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['mmext_backbones.engine'])

@@ -16,10 +16,13 @@ ALLOWED = {
     'registry': set(),
     'errors': set(),
     'datasets': {'errors'},
+    'heads': {'registry', 'weights'},
     'engine': {'datasets', 'errors', 'registry', 'weights'},
     '__init__': {'backbones', 'engine', 'weights'},
 }
 OPENMMLAB = {'mmcv', 'mmdet', 'mmseg', 'mmpretrain'}
+# the files whose whole purpose is one of them; the registry imports them at their first use
+FOR_ONE = {Path('heads.py'): {'mmpretrain'}}
 
 
 def part_of(path: Path) -> str:
@@ -49,7 +52,7 @@ def test_imports_run_one_way(path):
 
 @pytest.mark.parametrize('path', FILES, ids=str)
 def test_no_openmmlab_toolbox_at_module_level(path):
-    assert not {name[0] for name in imports(path)} & OPENMMLAB
+    assert not {name[0] for name in imports(path)} & OPENMMLAB - FOR_ONE.get(path, set())
 
 
 def test_every_part_is_ruled():

@@ -37,6 +37,8 @@ class ELSASwin(SwinTransformer):
         drop_rate: dropout of attention outputs and inside the MLPs.
         attn_drop_rate: dropout of attention weights, in the last stage only.
         drop_path_rate: stochastic depth of the last block; linear from 0 over all blocks.
+        shift_single_window: shift also a map that is no larger than a window, as the authors' dense backbone does and
+            their classifier does not.
         out_indices: stages whose maps are returned, ascending.
         frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
         with_cp: recompute each block in the backward pass instead of keeping its activations.

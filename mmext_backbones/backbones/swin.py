@@ -44,6 +44,8 @@ class SwinTransformer(DenseBackbone):
         drop_rate: dropout of attention outputs and inside the MLPs.
         attn_drop_rate: dropout of attention weights.
         drop_path_rate: stochastic depth of the last block; linear from 0 over all blocks.
+        shift_single_window: shift also a map that is no larger than a window, as the authors' dense backbone does and
+            their classifier does not.
         out_indices: stages whose maps are returned, ascending.
         frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
@@ -69,6 +71,7 @@ class SwinTransformer(DenseBackbone):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
+        shift_single_window: bool = True,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         with_cp: bool = False,
@@ -98,6 +101,7 @@ class SwinTransformer(DenseBackbone):
 
         self.arch = arch
         self.window_size = window_size
+        self.shift_single_window = shift_single_window
         self.patch_embed = PatchEmbed(in_channels, channels[0])
         self.stages = nn.ModuleList()
         for i, rates in enumerate(drop_path_schedule(drop_path_rate, depths)[: self.num_stages]):
@@ -124,6 +128,7 @@ class SwinTransformer(DenseBackbone):
             shift_size=self.window_size // 2 if block % 2 else 0,
             attn_drop_rate=attn_drop_rate,
             drop_rate=drop_rate,
+            shift_single_window=self.shift_single_window,
         )
 
     def stem_modules(self) -> list[nn.Module]:

@@ -483,7 +483,10 @@ def _check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes:
     wanted = {key: value for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')}
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     family = family_of(type(getattr(model, 'backbone', None)))
-    if family is not None and recognise(weights, family) is not None:
+    published = model.own_weights(weights, f'checkpoint {checkpoint!r}') if hasattr(model, 'own_weights') else None
+    if published is not None:
+        weights = published
+    elif family is not None and recognise(weights, family) is not None:
         backbone, _ = fit(weights, model.backbone.state_dict(), family, f'checkpoint {checkpoint!r}')
         weights = {key: value for key, value in weights.items() if not key.startswith('backbone.')}
         weights |= {f'backbone.{key}': value for key, value in backbone.items()}

@@ -20,7 +20,7 @@ class WindowAttention(nn.Module):
 
     As in the authors' detection code the map is zero-padded to whole windows before the projection, and the padding
     takes part in the attention (its keys and values are the projection's bias); it is cropped afterwards. A shifted
-    layer shifts at every size, also where the map is one window.
+    layer there shifts at every size, also where the map is one window; in their classifiers it does not.
 
     Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2.
 
@@ -31,6 +31,7 @@ class WindowAttention(nn.Module):
         shift_size: roll of the map in tokens before it is cut; 0 for the plain layer.
         attn_drop_rate: dropout of attention weights.
         drop_rate: dropout of the output.
+        shift_single_window: shift also a map that is no larger than a window.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class WindowAttention(nn.Module):
         shift_size: int = 0,
         attn_drop_rate: float = 0.0,
         drop_rate: float = 0.0,
+        shift_single_window: bool = True,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
         self.shift_size = shift_size
+        self.shift_single_window = shift_single_window
         self.scale = (embed_dims // num_heads) ** -0.5
         self.attn_drop_rate = attn_drop_rate
 
@@ -60,15 +63,16 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[1:3]
         size = (self.window_size, self.window_size)
-        windows, padded_size = window_partition(x, size, self.shift_size)  # [B, windows, N, C]
+        shift_size = self.shift_size if self.shift_single_window or max(H, W) > self.window_size else 0
+        windows, padded_size = window_partition(x, size, shift_size)  # [B, windows, N, C]
         mask = None
-        if self.shift_size:
-            mask = shifted_window_mask(padded_size, self.window_size, self.shift_size, x.device)
+        if shift_size:
+            mask = shifted_window_mask(padded_size, self.window_size, shift_size, x.device)
         dropout = self.attn_drop_rate if self.training else 0.0
         windows = window_attention(
             self.qkv(windows), self.bias(), mask, num_heads=self.num_heads, scale=self.scale, dropout=dropout
         )
-        x = window_merge(windows, size, padded_size, self.shift_size)
+        x = window_merge(windows, size, padded_size, shift_size)
         return self.proj_drop(self.proj(x[:, :H, :W]))
 
     def bias(self) -> Tensor:

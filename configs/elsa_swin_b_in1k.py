@@ -1,0 +1,6 @@
+_base_ = 'elsa_swin_t_in1k.py'
+model = dict(
+    backbone=dict(arch='base', drop_path_rate=0.5),
+    head=dict(in_channels=1024),
+)
+custom_hooks = [dict(type='EMAHook', momentum=8e-5)]

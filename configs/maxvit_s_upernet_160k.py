@@ -1,0 +1,7 @@
+# Nobody published this recipe for MaxViT: it is Swin's, with the drop path rate of MaxViT-S on ImageNet.
+_base_ = 'maxvit_t_upernet_160k.py'
+model = dict(
+    backbone=dict(arch='small', drop_path_rate=0.3, init_cfg=dict(checkpoint='timm://maxvit_small_tf_224.in1k')),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
+)

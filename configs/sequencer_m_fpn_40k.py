@@ -1,0 +1,6 @@
+# Nobody published this recipe for Sequencer: it is the one its authors use for other networks.
+# The drop path rate is assumed.
+_base_ = 'sequencer_s_fpn_40k.py'
+model = dict(
+    backbone=dict(arch='medium', drop_path_rate=0.2, init_cfg=dict(checkpoint='timm://sequencer2d_m.in1k')),
+)

@@ -1,0 +1,71 @@
+"""One of every family and recipe runs: a training step, a prediction, its evaluator, on a few drawn shapes.
+
+The networks are thin; everything else (heads, losses, pipelines, schedule, hooks, evaluator) is the leaf's own.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmext_backbones.datasets.shapes import make_shapes
+from mmext_backbones.engine import runs
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+NAME = re.compile(r'([a-z_]+?)_(t|s|m|b|l|xl)_(\w+)')
+ARCHS = {
+    'swin': {'embed_dims': 24, 'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 8)},
+    'elsa_swin': {'embed_dims': 24, 'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 8), 'group_width': 4},
+    'maxvit': {'embed_dims': (32, 32, 64, 64), 'depths': (1, 1, 1, 1), 'stem_dims': 32},
+    'sequencer': {'embed_dims': (16, 32, 32, 32), 'depths': (1, 1, 1, 1), 'hidden_dims': (4, 8, 8, 8)},
+}
+CHANNELS = {'swin': [24, 48, 96, 192], 'maxvit': [32, 32, 64, 64], 'sequencer': [16, 16, 32, 32]}
+CHANNELS['elsa_swin'] = CHANNELS['swin']
+METRIC = {'in1k': 'accuracy/top1', 'upernet': 'mIoU', 'fpn': 'mIoU', 'retinanet': 'coco/bbox_mAP'}
+
+
+def leaves() -> dict[str, Path]:
+    """Of every family and recipe the smallest size."""
+    found = {}
+    for size in ('t', 's', 'm', 'b', 'l', 'xl'):
+        for path in sorted(CONFIGS.glob('*.py')):
+            family, its_size, recipe = NAME.fullmatch(path.stem).groups()
+            if its_size == size:
+                found.setdefault(f'{family}_{recipe}', path)
+    return found
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    path = tmp_path_factory.mktemp('shapes') / 'made'
+    make_shapes(path, size=64, num_train=4, num_val=2)
+    return path
+
+
+@pytest.mark.parametrize('name', leaves())
+def test_trains_predicts_and_evaluates(name, shapes, tmp_path, monkeypatch):
+    leaf = leaves()[name]
+    family, _, recipe = NAME.fullmatch(leaf.stem).groups()
+    library = 'mmpretrain' if recipe == 'in1k' else 'mmseg' if recipe.startswith(('upernet', 'fpn')) else 'mmdet'
+    pytest.importorskip(library)
+    monkeypatch.setattr(runs, 'make_default_shapes', lambda: shapes)
+    monkeypatch.chdir(tmp_path)
+
+    cfg = Config.fromfile(leaf)
+    channels = CHANNELS[family]
+    options = {'model.backbone.arch': ARCHS[family] | {'_delete_': True}, 'model.backbone.init_cfg': None}
+    if cfg.model.get('neck') and 'in_channels' in cfg.model.neck:
+        options['model.neck.in_channels'] = channels
+    elif library == 'mmseg':
+        options |= {'model.decode_head.in_channels': channels, 'model.auxiliary_head.in_channels': channels[2]}
+    elif library == 'mmpretrain':
+        options['model.head.in_channels'] = channels[-1]
+    options |= {'train_cfg.max_iters': 1, 'train_dataloader.batch_size': 2, 'train_dataloader.num_workers': 0}
+    options |= {'train_dataloader.persistent_workers': False}
+    if recipe == 'retinanet_1x':
+        options['model.test_cfg.score_thr'] = 0.0  # its scores begin at 0.01, and no detection means no metric
+
+    metrics = runs.train(str(leaf), shapes=True, cfg_options=options, seed=0)
+    assert METRIC.get(recipe.split('_')[0], 'coco/segm_mAP') in metrics
+    assert 'loss' in (tmp_path / 'work_dirs' / f'{leaf.stem}_shapes' / 'curves.json').read_text()

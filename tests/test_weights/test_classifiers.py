@@ -1,0 +1,103 @@
+"""Published ImageNet classifiers in our classification configs: the same scores, or a refusal."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner.checkpoint import load_checkpoint
+
+from mmext_backbones.weights.classifiers import HEADS
+from mmext_backbones.weights.fitting import WeightsError
+from mmext_backbones.weights.rules import convert
+
+from ..conftest import randomize
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+TIMM = {
+    'swin_t_in1k': 'swin_tiny_patch4_window7_224',
+    'maxvit_t_in1k': 'maxvit_tiny_tf_224',
+    'sequencer_s_in1k': 'sequencer2d_s',
+}
+
+
+def build(leaf: str) -> torch.nn.Module:
+    pytest.importorskip('mmpretrain')
+    cfg = Config.fromfile(CONFIGS / f'{leaf}.py')
+    init_default_scope('mmpretrain')
+    return MODELS.build(cfg.model).eval()
+
+
+def published(leaf: str) -> torch.nn.Module:
+    timm = pytest.importorskip('timm')
+    return randomize(timm.create_model(TIMM[leaf], num_classes=1000)).eval()
+
+
+def scores(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return model.head(model.extract_feat(x))
+
+
+@pytest.mark.parametrize('leaf', TIMM)
+def test_scores_are_those_of_timm(leaf, tmp_path):
+    peer, model = published(leaf), build(leaf)
+    torch.save(peer.state_dict(), tmp_path / 'timm.pth')
+    x = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        expected, before = peer(x), scores(model, x)
+        load_checkpoint(model, str(tmp_path / 'timm.pth'))
+        actual = scores(model, x)
+    spread = expected.std().item()
+    assert (before - expected).abs().max() > 0.5 * spread  # it was another network
+    assert (actual - expected).abs().max() < 1e-4 * spread
+
+
+THEIRS = {
+    'norm.weight': 'backbone.norm3.weight',
+    'norm.bias': 'backbone.norm3.bias',
+    'head.weight': 'head.fc.weight',
+    'head.bias': 'head.fc.bias',
+}
+
+
+def test_the_authors_head_of_swin(tmp_path):
+    own = randomize(build('swin_t_in1k')).state_dict()
+    state = {key: own[ours] for key, ours in THEIRS.items()}
+    for key, value in own.items():
+        if key.startswith(('backbone.stages', 'backbone.patch_embed')):
+            state[key.removeprefix('backbone.').replace('stages.', 'layers.')] = value
+    torch.save({'model': state}, tmp_path / 'authors.pth')
+    model = build('swin_t_in1k')
+    load_checkpoint(model, str(tmp_path / 'authors.pth'))
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, own[key]), key
+
+
+def test_the_authors_head_of_elsa():
+    """Their backbone's keys are the tests' of the layouts."""
+    head = {key: torch.zeros(()) for key in THEIRS}
+    assert convert(head, HEADS['ELSASwin']) == {ours: head[key] for key, ours in THEIRS.items()}
+
+
+@pytest.mark.parametrize('spoil', ['head.fc.weight', 'missing'])
+def test_a_classifier_that_does_not_fit_is_refused(spoil, tmp_path):
+    state = dict(published('maxvit_t_in1k').state_dict())
+    if spoil == 'missing':
+        del state['head.norm.weight']
+    else:
+        state[spoil] = state[spoil][:10]  # ten classes
+    model = build('maxvit_t_in1k')
+    before = model.head.fc.weight.clone()
+    torch.save(state, tmp_path / 'other.pth')
+    with pytest.raises(WeightsError, match=r'does not fit this classifier[\s\S]*head\.'):
+        load_checkpoint(model, str(tmp_path / 'other.pth'))
+    assert torch.equal(before, model.head.fc.weight)
+
+
+def test_own_checkpoints_load_as_they_are(tmp_path):
+    model = randomize(build('sequencer_s_in1k'))
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'own.pth')
+    other = build('sequencer_s_in1k')
+    load_checkpoint(other, str(tmp_path / 'own.pth'), strict=True)
+    for key, value in other.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key]), key
