@@ -1,6 +1,9 @@
-"""Evaluates a checkpoint of a detection, segmentation or classification config.
+"""Evaluates a checkpoint of a detection, segmentation or classification config, or predictions saved before.
 
-python tools/test.py configs/elsa_swin_t_maskrcnn_1x.py work_dirs/.../iter_300.pth --shapes
+python tools/test.py configs/elsa_swin_t_maskrcnn_1x.py work_dirs/.../iter_300.pth --shapes --out predictions.pkl
+python tools/test.py configs/elsa_swin_t_maskrcnn_1x.py --shapes --predictions predictions.pkl
+
+The metrics, also of each class, are left as JSON beside what was tested.
 """
 
 import argparse
@@ -18,7 +21,13 @@ from mmext_backbones.errors import run_cli
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument('checkpoint', help='a file written by a training')
+    parser.add_argument('checkpoint', nargs='?', help='a file written by a training')
+    parser.add_argument(
+        '--predictions', metavar='FILE', help='evaluate these instead: what --out wrote, or COCO results (.pkl, .json)'
+    )
+    parser.add_argument(
+        '--out', help='save all predictions: NAME.pkl, NAME.json (COCO detectors) or a folder of PNGs (segmentors)'
+    )
     parser.add_argument('--tta', action='store_true', help='predict several views of each picture and merge them')
     parser.add_argument('--show-dir', help='write one picture of ground truth and prediction per image there')
     args = parser.parse_args(argv)
@@ -26,6 +35,8 @@ def main(argv: list[str]) -> None:
     test(
         args.config,
         args.checkpoint,
+        predictions=args.predictions,
+        out=args.out,
         shapes=args.shapes,
         tta=args.tta,
         show_dir=args.show_dir,

@@ -2,6 +2,7 @@
 
 from .batch_norm import BatchNormMomentumHook
 from .hooks import CurvesHook, PredictionsHook
+from .predictions import DumpSmallResults
 from .random_state import RandomStateHook
 
-__all__ = ['BatchNormMomentumHook', 'CurvesHook', 'PredictionsHook', 'RandomStateHook']
+__all__ = ['BatchNormMomentumHook', 'CurvesHook', 'DumpSmallResults', 'PredictionsHook', 'RandomStateHook']

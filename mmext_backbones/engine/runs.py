@@ -22,7 +22,9 @@ import cv2
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
+from mmengine.dist import is_main_process
 from mmengine.hub import get_config
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
@@ -32,6 +34,8 @@ from ..errors import UserError, add_traceback_option, did_you_mean
 from ..weights.fitting import WeightsError, fit, unwrap
 from ..weights.layouts import family_of, recognise
 from ..weights.loading import read_file
+from .predictions import evaluate_predictions, find_predictions, save_predictions
+from .results import PerClass, describe, per_class_lines, record_classes, results_name, write_results
 
 __all__ = [
     'add_options',
@@ -64,6 +68,16 @@ TRAINING_KEYS = (
     'default_hooks',
     'log_processor',
     'model.train_cfg',
+)
+
+# Changes that do not matter where predictions are given.
+PREDICTING_KEYS = (
+    'model',
+    'data_preprocessor',
+    'test_cfg',
+    'tta_',
+    'custom_hooks',
+    *(f'test_dataloader.{key}' for key in ('batch_size', 'num_workers', 'sampler', 'dataset.pipeline')),
 )
 
 LONG_RECORD = 12  # lines; longer log records go to the log file and leave one line on the screen
@@ -145,14 +159,16 @@ def train(
         for name, buffer in runner.message_hub.log_scalars.items()
         if name.startswith('val/') and name not in ('val/time', 'val/data_time')
     }
-    _say_summary(runner, cfg, metrics, started, config, shapes)
+    _say_summary(cfg, metrics, started, config, shapes)
     return metrics
 
 
 def test(
     config: str,
-    checkpoint: str,
+    checkpoint: str | None = None,
     *,
+    predictions: str | None = None,
+    out: str | None = None,
     shapes: bool = False,
     tta: bool = False,
     show_dir: str | None = None,
@@ -160,11 +176,13 @@ def test(
     cfg_options: dict[str, Any] | None = None,
     launcher: str = 'none',
 ) -> dict[str, float]:
-    """Evaluates a checkpoint.
+    """Evaluates a checkpoint, or predictions that an earlier test saved.
 
     Args:
         config: As for `train`.
         checkpoint: A file written by a training, or an address mmengine can fetch.
+        predictions: Instead of a checkpoint: a file that `out` wrote, or COCO results.
+        out: Where to save the predictions, see `predictions`; nowhere when None.
         shapes: Test on the Shapes data instead of the config's own.
         tta: Test-time augmentation: predict several views of each picture and merge them.
         show_dir: Folder for one picture of ground truth and prediction per test image; none when None.
@@ -173,12 +191,13 @@ def test(
         launcher: As for `train`.
 
     Returns:
-        The metrics.
+        The metrics. They and those of each class are also left as a file, see `results`.
 
     Raises:
         UserError: if something that was asked for cannot be done.
     """
     started = time.time()
+    _check_sources(checkpoint, predictions, out=out, tta=tta, show_dir=show_dir, launcher=launcher)
     cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher)
     if cfg.get('test_dataloader') is None or cfg.get('test_evaluator') is None:
         raise UserError(f'config {config!r} has no test_dataloader or no test_evaluator: there is nothing to test on.')
@@ -189,16 +208,71 @@ def test(
     _add_hooks(cfg, [{'type': PREDICTIONS_HOOK, 'show_dir': show_dir}])
 
     check_data(cfg, ('test',))
-    state = check_checkpoint(checkpoint)
-    _say_changes(changes, shapes, skip=TRAINING_KEYS)
-    with contextlib.redirect_stdout(_Chatter(sys.stdout)):
-        runner = build_runner(cfg, train=False)
-    if state is not None:
-        _check_match(runner.model, state, checkpoint, shapes)
-    with contextlib.redirect_stdout(_Chatter(sys.stdout)), _naming_empty_images(cfg, ('test',)):
-        metrics = runner.test()
-    _say_summary(runner, cfg, metrics, started, config, shapes, show_dir=show_dir)
+    given = find_predictions(cfg, predictions) if predictions is not None else None
+    state = check_checkpoint(checkpoint) if checkpoint is not None else None
+    saved = save_predictions(cfg, out) if out is not None else []
+    _say_changes(changes, shapes, skip=TRAINING_KEYS if given is None else TRAINING_KEYS + PREDICTING_KEYS)
+    if given is not None:
+        _log_to_file(cfg)
+        with contextlib.redirect_stdout(_Chatter(sys.stdout)):
+            metrics, per_class, num_images = evaluate_predictions(cfg, given)
+    else:
+        with contextlib.redirect_stdout(_Chatter(sys.stdout)):
+            runner = build_runner(cfg, train=False)
+        if state is not None:
+            _check_match(runner.model, state, checkpoint, shapes)
+        with contextlib.redirect_stdout(_Chatter(sys.stdout)), _naming_empty_images(cfg, ('test',)):
+            per_class = record_classes(runner.test_evaluator)
+            num_images = len(runner.test_dataloader.dataset)
+            metrics = runner.test()
+
+    files = [('saved', path) for path in saved if path.exists()]
+    if is_main_process():
+        record = describe(
+            cfg,
+            config,
+            metrics=metrics,
+            per_class=per_class,
+            num_images=num_images,
+            checkpoint=checkpoint,
+            predictions=list(given.values()) if given is not None else None,
+            options=cfg_options,
+            shapes=shapes,
+            tta=tta,
+        )
+        name = results_name(checkpoint or predictions, cfg, shapes=shapes, tta=tta)
+        files.append(('results', _write_results(record, checkpoint or predictions, cfg.work_dir, name)))
+    _say_summary(cfg, metrics, started, config, shapes, show_dir=show_dir, per_class=per_class, files=files)
     return metrics
+
+
+def _check_sources(
+    checkpoint: str | None, predictions: str | None, *, out: str | None, tta: bool, show_dir: str | None, launcher: str
+) -> None:
+    """A test has a checkpoint or given predictions; the latter leave nothing to predict."""
+    if checkpoint is None and predictions is None:
+        raise UserError('what is to be tested? Name a checkpoint, or saved predictions with --predictions.')
+    if checkpoint is not None and predictions is not None:
+        raise UserError(
+            f'a checkpoint ({checkpoint}) and --predictions {predictions}: only one of the two can be tested. '
+            'Leave one out.'
+        )
+    if predictions is None:
+        return
+    unused = {'--out': out is not None, '--tta': tta, '--show-dir': show_dir is not None}
+    unused['--launcher'] = launcher != 'none'
+    for option, used in unused.items():
+        if used:
+            raise UserError(f'{option} needs a checkpoint: with --predictions no model runs. Leave it out.')
+
+
+def _write_results(record: dict[str, Any], source: str, work_dir: str, name: str) -> Path:
+    """Beside what was tested, or in the work dir if it cannot be written there."""
+    beside = [] if '://' in source else [Path(source).parent]
+    path = write_results(record, [*beside, work_dir], name)
+    if beside and path.parent != beside[0]:
+        say(f'\nFolder {beside[0]} cannot be written: the file of results is in the work dir.')
+    return path
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -507,15 +581,22 @@ class _ShortConsole:
     """For a Runner class: the environment, the config and the hooks go to the log file, not over the screen."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
-        logger = super().build_logger(*args, **kwargs)
-        for handler in logger.handlers:
-            if type(handler) is logging.StreamHandler:
-                handler.addFilter(_ShortRecords())
-        return logger
+        return _shorten_console(super().build_logger(*args, **kwargs), testing=self._train_loop is None)
+
+
+def _shorten_console(logger: logging.Logger, *, testing: bool) -> logging.Logger:
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.addFilter(_ShortRecords(testing))
+    return logger
 
 
 class _ShortRecords(logging.Filter):
-    """Lets no long record pass, nor what mmengine says about itself at every start."""
+    """Lets no long record pass, nor what mmengine says about itself at every start.
+
+    Args:
+        testing: Leave out the libraries' own metrics too: the summary of a test has them all.
+    """
 
     NOISE = (
         'Failed to search registry with scope',
@@ -530,10 +611,15 @@ class _ShortRecords(logging.Filter):
         'Evaluating bbox',
         'Evaluating segm',
     )
+    TABLES = ('per class results', '\n+-', 'Results has been saved to', 'The prefix is not set in metric class')
+
+    def __init__(self, testing: bool = False) -> None:
+        super().__init__()
+        self.noise = self.NOISE + (self.TABLES if testing else ())
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        return text.count('\n') < LONG_RECORD and not text.startswith(self.NOISE)
+        return text.count('\n') < LONG_RECORD and not text.startswith(self.noise)
 
 
 class _Chatter(io.TextIOBase):
@@ -591,6 +677,14 @@ def build_runner(cfg: Config, *, train: bool = True) -> Runner:
     return type(runner_class.__name__, (_ShortConsole, runner_class), {}).from_cfg(cfg)
 
 
+def _log_to_file(cfg: Config) -> None:
+    """The log of a run without a runner, where a runner would have it."""
+    stamp = time.strftime('%Y%m%d_%H%M%S')
+    path = Path(cfg.work_dir) / stamp / f'{stamp}.log'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _shorten_console(MMLogger.get_instance(f'predictions_{time.time_ns()}', log_file=str(path)), testing=True)
+
+
 def quiet() -> None:
     """Silences what the libraries say about themselves at every start; warnings of this package stay."""
     for module in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torch', 'torchvision', 'pkg_resources'):
@@ -635,23 +729,29 @@ def _say_plan(runner: Runner, cfg: Config) -> None:
 
 
 def _say_summary(
-    runner: Runner,
     cfg: Config,
     metrics: dict[str, float],
     started: float,
     config: str,
     shapes: bool,
     show_dir: str | None = None,
+    per_class: PerClass | None = None,
+    files: Sequence[tuple[str, Path]] = (),
 ) -> None:
     work_dir = Path(cfg.work_dir)
     say()
+    if per_class:
+        for line in [*per_class_lines(per_class), '']:
+            say(line)
     for line in metric_table(metrics):
         say(line)
     say()
-    files = {'predictions': work_dir / 'predictions.png', 'curves': work_dir / 'curves.png'}
-    for name, path in files.items():
+    for name in ('predictions', 'curves'):
+        path = work_dir / f'{name}.png'
         if path.is_file() and path.stat().st_mtime >= started:
             say(f'{name:<12} {path}')
+    for name, path in files:
+        say(f'{name:<12} {path}')
     if show_dir is not None:
         say(f'{"pictures":<12} {show_dir}')
     last = work_dir / 'last_checkpoint'

@@ -1,0 +1,362 @@
+"""What a test measured, class by class: on the screen, and as a JSON file beside the checkpoint.
+
+The file ``<checkpoint>.<config>[_shapes][.tta].json`` holds one object:
+
+    format       1; raised when a key changes its meaning
+    config       the path or name of the config
+    options      what --cfg-options changed, by dotted key
+    checkpoint   {path, bytes, sha256}; the last two null for an address; null if predictions were given
+    predictions  [path, ...] of the given predictions; null if a checkpoint was
+    date         when the test ended, ISO 8601 with the offset from UTC
+    versions     {package: version}
+    shapes       whether the data are Shapes
+    dataset      [{type, data_root, ann_file, data_prefix}, ...], of each of these what the config names
+    num_images   images in the test data
+    tta          whether several views of each image were merged
+    metrics      {name: value}, as the evaluators of the config call and round them
+    per_class    {kind: {class: {measure: value}}}, empty for evaluators other than the three below
+
+A value is null where it is undefined: an AP without objects (COCO's -1), the IoU of a class that is nowhere. Kinds and
+their measures are, of mmdet's CocoMetric, ``bbox`` and ``segm`` with AP, AP_50, AP_75, AP_s, AP_m, AP_l (0 to 1) and
+the number of objects (crowds left out); of mmseg's IoUMetric, ``semantic`` with IoU, Acc and what else it was told to
+measure (percent); of mmpretrain's Accuracy, ``classification`` with top1 (percent) and the number of images.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import io
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric, Evaluator
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..datasets.shapes_config import walk
+
+__all__ = ['PerClass', 'describe', 'per_class_lines', 'record_classes', 'results_name', 'write_results']
+
+PerClass = dict[str, dict[str, dict[str, float]]]  # kind -> class -> measure -> value, NaN where undefined
+
+KINDS = {'bbox': 'box', 'segm': 'mask', 'semantic': 'class', 'classification': 'class'}
+COUNTS = ('objects', 'images')
+FEW_CLASSES = 20  # up to here a line a class with every measure; above, only the first ones, side by side
+MANY_CLASSES = 400  # above, nothing on the screen
+WIDTH = 118  # of the screen, in characters
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Measuring
+
+
+def record_classes(evaluator: Evaluator) -> PerClass:
+    """Lets the metrics of an evaluator leave the values of each class behind.
+
+    They are taken from the same sums and curves as the metrics themselves, unrounded, when those are computed.
+
+    Args:
+        evaluator: A built evaluator; its CocoMetric (mmdet), IoUMetric (mmseg) and Accuracy (mmpretrain) are watched.
+
+    Returns:
+        A dict that is empty until the evaluation, and on all processes but the first.
+    """
+    per_class: PerClass = {}
+    for metric in evaluator.metrics:
+        for base in type(metric).__mro__:
+            record = RECORDERS.get((base.__module__.partition('.')[0], base.__name__))
+            if record is not None:
+                metric.compute_metrics = _recording(metric, record, per_class)
+                break
+    return per_class
+
+
+def _recording(metric: BaseMetric, record: Callable, per_class: PerClass) -> Callable:
+    compute = metric.compute_metrics
+
+    def compute_metrics(results: list) -> dict:
+        metrics, tables = record(metric, compute, results)
+        for kind, table in tables.items():
+            number = 1 + sum(name.partition(' ')[0] == kind for name in per_class)
+            per_class[kind if number == 1 else f'{kind} {number}'] = table
+        return metrics
+
+    return compute_metrics
+
+
+def _record_coco(metric: BaseMetric, compute: Callable, results: list) -> tuple[dict, PerClass]:
+    """mmdet keeps pycocotools' evaluations to itself, and its own classwise values name no kind: boxes or masks."""
+    from mmdet.evaluation.metrics import coco_metric
+
+    evaluations = []
+
+    def noting(make: Callable) -> Callable:
+        def make_and_note(*args: Any, **kwargs: Any) -> Any:
+            evaluations.append(make(*args, **kwargs))
+            return evaluations[-1]
+
+        return make_and_note
+
+    makers = {name: getattr(coco_metric, name) for name in ('COCOeval', 'COCOevalMP')}
+    try:
+        for name, make in makers.items():
+            setattr(coco_metric, name, noting(make))
+        metrics = compute(results)
+    finally:
+        for name, make in makers.items():
+            setattr(coco_metric, name, make)
+    return metrics, {done.params.iouType: _coco_classes(done) for done in evaluations if done.params.useCats}
+
+
+def _coco_classes(done: Any) -> dict[str, dict[str, float]]:
+    """AP of each class from a finished COCOeval: the mean over thresholds and recalls, as its summary over classes."""
+    precision = torch.from_numpy(done.eval['precision'])  # [thresholds, recalls, classes, sizes, detections an image]
+    limits = list(done.params.maxDets)
+    all_at = limits.index(100) if 100 in limits else -1  # the summary's AP is at 100 detections, the others at most
+    gt = done.cocoGt
+    table = {}
+    for index, category in enumerate(done.params.catIds):
+        curves = precision[:, :, index]
+        values = {'AP': curves[:, :, 0, all_at]}
+        for percent in (50, 75):
+            at = [i for i, threshold in enumerate(done.params.iouThrs) if math.isclose(threshold, percent / 100)]
+            values[f'AP_{percent}'] = curves[at, :, 0, -1]
+        values |= {f'AP_{size}': curves[:, :, i, -1] for i, size in enumerate('sml', start=1)}
+        row = {name: float(value[value > -1].mean()) for name, value in values.items()}  # NaN without any
+        row['objects'] = len(gt.getAnnIds(imgIds=done.params.imgIds, catIds=[category], iscrowd=False))
+        table[gt.cats[category]['name']] = row
+    return table
+
+
+def _record_iou(metric: BaseMetric, compute: Callable, results: list) -> tuple[dict, PerClass]:
+    metrics = compute(results)
+    if metric.format_only:
+        return metrics, {}
+    areas = [sum(area) for area in zip(*results, strict=True)]  # intersection, union, prediction, label: [classes]
+    values = metric.total_area_to_metrics(*areas, metric.metrics, metric.nan_to_num, metric.beta)
+    values.pop('aAcc')
+    classes = metric.dataset_meta['classes']
+    table = {name: {key: 100 * float(value[i]) for key, value in values.items()} for i, name in enumerate(classes)}
+    return metrics, {'semantic': table}
+
+
+def _record_accuracy(metric: BaseMetric, compute: Callable, results: list) -> tuple[dict, PerClass]:
+    metrics = compute(results)
+    classes = (metric.dataset_meta or {}).get('classes')
+    if not results or not classes or 'top1' not in metrics:
+        return metrics, {}
+    labels = torch.tensor([int(result['gt_label']) for result in results])
+    scored = 'pred_score' in results[0]
+    predicted = [int(result['pred_score'].argmax() if scored else result['pred_label']) for result in results]
+    right = labels == torch.tensor(predicted)
+    table = {}
+    for index, name in enumerate(classes):
+        of_class = right[labels == index].double()
+        table[name] = {'top1': 100 * float(of_class.mean()), 'images': len(of_class)}
+    return metrics, {'classification': table}
+
+
+RECORDERS = {
+    ('mmdet', 'CocoMetric'): _record_coco,
+    ('mmseg', 'IoUMetric'): _record_iou,
+    ('mmpretrain', 'Accuracy'): _record_accuracy,
+}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The screen
+
+
+def per_class_lines(per_class: PerClass) -> list[str]:
+    """The tables as lines: for few classes a table a kind; for many, one table with the main measures in columns."""
+    if not per_class:
+        return []
+    longest = max(map(len, per_class.values()))
+    if longest > MANY_CLASSES:
+        return [f'{longest} classes: their values are in the file of results.']
+    if longest <= FEW_CLASSES:
+        lines = []
+        for kind, table in per_class.items():
+            heads = list(next(iter(table.values())))
+            rows = [[name, *(_cell(head, row[head]) for head in heads)] for name, row in table.items()]
+            lines += ['', *_render([KINDS.get(kind, kind), *heads], rows)]
+        return lines[1:]
+    columns = _main_columns(per_class)
+    names = list(dict.fromkeys(name for table in per_class.values() for name in table))
+    rows = [
+        [name, *(_cell(key, per_class[kind].get(name, {}).get(key, math.nan)) for kind, key, _ in columns)]
+        for name in names
+    ]
+    head = ['class', *(title for *_, title in columns)]
+    return _render(head, rows)
+
+
+def _main_columns(per_class: PerClass) -> list[tuple[str, str, str]]:
+    """(kind, measure, title) of what is worth a column for every class: all measures of one kind, or one of each."""
+    first = {kind: next(iter(table.values())) for kind, table in per_class.items()}
+    few = len(per_class) == 1 and len(next(iter(first.values()))) <= 2
+    if few:
+        return [(kind, key, key) for kind, row in first.items() for key in row]
+    return [(kind, key, f'{KINDS.get(kind, kind)} {key}') for kind, row in first.items() for key in list(row)[:1]]
+
+
+def _cell(measure: str, value: float) -> str:
+    if not math.isfinite(value):
+        return '-'
+    return f'{value}' if measure in COUNTS else f'{value:.3f}' if measure.startswith('AP') else f'{value:.2f}'
+
+
+def _render(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines; more than `FEW_CLASSES` rows stand side by side, read down the columns."""
+    name_width = min(22, max(Text(row[0]).cell_len for row in [head, *rows]))
+    widths = [max(7, *(len(row[i]) for row in [head, *rows])) for i in range(1, len(head))]
+    panels = 1
+    if len(rows) > FEW_CLASSES:
+        panels = max(1, (WIDTH + 3) // (name_width + sum(width + 2 for width in widths) + 3))
+    height = -(-len(rows) // panels)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style='')
+    for panel in range(panels):
+        if panel:
+            table.add_column('', width=1)
+        table.add_column(Text(head[0]), width=max(name_width, 10), no_wrap=True)
+        for title, width in zip(head[1:], widths, strict=True):
+            table.add_column(Text(title), width=width, justify='right', no_wrap=True)
+    blank = [''] * len(head)
+    for index in range(height):
+        cells = []
+        for panel in range(panels):
+            at = panel * height + index
+            cells += ([''] if panel else []) + [*(rows[at] if at < len(rows) else blank)]
+        table.add_row(*map(Text, cells))
+    screen = io.StringIO()
+    Console(file=screen, width=2 * WIDTH, color_system=None, legacy_windows=False).print(table)
+    return [line.rstrip() for line in screen.getvalue().splitlines()]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The file
+
+
+def describe(
+    cfg: Config,
+    config: str,
+    *,
+    metrics: dict[str, float],
+    per_class: PerClass,
+    num_images: int,
+    checkpoint: str | None = None,
+    predictions: Sequence[Path] | None = None,
+    options: dict[str, Any] | None = None,
+    shapes: bool = False,
+    tta: bool = False,
+) -> dict[str, Any]:
+    """The object that goes into the file; the keys are explained at the top of this module.
+
+    Args:
+        cfg: The config as it was run.
+        config: What the user called it.
+        metrics: From the evaluators.
+        per_class: From `record_classes`.
+        num_images: Images in the test data.
+        checkpoint: The checkpoint, or
+        predictions: the files that were evaluated.
+        options: What the user overrode in the config.
+        shapes: Whether the data are Shapes.
+        tta: Whether views were merged.
+    """
+    import mmext_backbones
+
+    modules = ('torch', 'mmengine', 'mmcv', cfg.get('default_scope'))
+    versions = {'mmext_backbones': mmext_backbones.__version__}
+    versions |= {name: str(sys.modules[name].__version__) for name in modules if name in sys.modules}
+    sources = [
+        {
+            'type': str(node.type),
+            **{key: node[key] for key in ('data_root', 'ann_file', 'data_prefix') if node.get(key)},
+        }
+        for _, node in walk(cfg.test_dataloader.dataset)
+        if 'type' in node and any(node.get(key) for key in ('data_root', 'ann_file', 'data_prefix'))
+    ]
+    return _plain(
+        {
+            'format': 1,
+            'config': config,
+            'options': dict(options or {}),
+            'checkpoint': _file(checkpoint) if checkpoint is not None else None,
+            'predictions': [str(path) for path in predictions] if predictions is not None else None,
+            'date': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
+            'versions': versions,
+            'shapes': shapes,
+            'dataset': sources,
+            'num_images': num_images,
+            'tta': tta,
+            'metrics': {
+                name: math.nan if value == -1 and ('mAP' in name or 'AR' in name) else value
+                for name, value in metrics.items()
+            },
+            'per_class': per_class,
+        }
+    )
+
+
+def results_name(source: str | Path, cfg: Config, *, shapes: bool = False, tta: bool = False) -> str:
+    """The name of the file for a checkpoint (or a file of predictions) and a config."""
+    config = Path(cfg.filename).stem + ('_shapes' if shapes else '')
+    return '.'.join([Path(source).stem, config, *(['tta'] if tta else []), 'json'])
+
+
+def write_results(record: dict[str, Any], folders: Sequence[str | Path], name: str) -> Path:
+    """Writes the file into the first folder that takes it.
+
+    Args:
+        record: From `describe`.
+        folders: Where it should be, and where else it may be.
+        name: From `results_name`.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        OSError: if the last folder does not take it either.
+    """
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + '\n'
+    *first, last = map(Path, folders)
+    for folder in first:
+        with contextlib.suppress(OSError):
+            (folder / name).write_text(text, encoding='utf-8')
+            return folder / name
+    (last / name).write_text(text, encoding='utf-8')
+    return last / name
+
+
+def _file(path: str) -> dict[str, Any]:
+    """A file by its size and the start of its hash; only the name of an address."""
+    if '://' in path:
+        return {'path': path, 'bytes': None, 'sha256': None}
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return {'path': path, 'bytes': Path(path).stat().st_size, 'sha256': digest.hexdigest()[:16]}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON knows: undefined numbers as None, others to five decimals, what is no number as text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return round(value, 5) if math.isfinite(value) else None
