@@ -99,10 +99,13 @@ def save_predictions(cfg: Config, out: str) -> list[Path]:
     folder = path if as_folder else path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if path.suffix == '.json':  # masks of an earlier test would pass for those of these boxes
+            for old in written:
+                old.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f'--out {out}: {folder} cannot be made: {error.strerror}.') from error
+        raise UserError(f'--out {out}: {folder} is no folder that can be written.') from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f'--out {out}: {folder} cannot be written.')
+        raise UserError(f'--out {out}: {folder} is no folder that can be written.')
     return written
 
 
@@ -200,8 +203,8 @@ def evaluate_predictions(cfg: Config, files: dict[str, Path]) -> tuple[dict[str,
             if error.args[0] in samples[0]:
                 raise
             raise UserError(
-                f'predictions {str(files["pkl"])!r} hold no {error.args[0]!r}, which '
-                f'{", ".join(type(metric).__name__ for metric in evaluator.metrics)} needs.'
+                f'predictions {str(files["pkl"])!r} lack something that '
+                f'{" or ".join(type(metric).__name__ for metric in evaluator.metrics)} needs: {error.args[0]}'
             ) from error
         return metrics, per_class, len(dataset)
 
@@ -282,7 +285,7 @@ def _check_samples(samples: Any, dataset: BaseDataset, path: Path) -> None:
     largest = max(map(_largest_label, samples))
     if num_classes and largest >= num_classes:
         raise UserError(
-            f'{name} have a class number {largest}, and the data set of the config has {num_classes} classes.'
+            f'{name} are of at least {largest + 1} classes, and the test data of the config has {num_classes}.'
         )
 
 

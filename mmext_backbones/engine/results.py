@@ -50,7 +50,7 @@ KINDS = {'bbox': 'box', 'segm': 'mask', 'semantic': 'class', 'classification': '
 COUNTS = ('objects', 'images')
 FEW_CLASSES = 20  # up to here a line a class with every measure; above, only the first ones, side by side
 MANY_CLASSES = 400  # above, nothing on the screen
-WIDTH = 118  # of the screen, in characters
+WIDTH = 120  # of the screen, in characters
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -215,11 +215,11 @@ def _cell(measure: str, value: float) -> str:
 
 def _render(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table as lines; more than `FEW_CLASSES` rows stand side by side, read down the columns."""
-    name_width = min(22, max(Text(row[0]).cell_len for row in [head, *rows]))
-    widths = [max(7, *(len(row[i]) for row in [head, *rows])) for i in range(1, len(head))]
+    name_width = min(19, max(Text(row[0]).cell_len for row in [head, *rows]))
+    widths = [max(6, *(len(row[i]) for row in [head, *rows])) for i in range(1, len(head))]
     panels = 1
     if len(rows) > FEW_CLASSES:
-        panels = max(1, (WIDTH + 3) // (name_width + sum(width + 2 for width in widths) + 3))
+        panels = max(1, (WIDTH + 5) // (name_width + 2 + sum(width + 2 for width in widths) + 3))
     height = -(-len(rows) // panels)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style='')
     for panel in range(panels):

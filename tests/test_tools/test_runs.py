@@ -118,10 +118,21 @@ def test_train_test_and_resume(task, folder):
     if task == 'detection':  # any file of weights can be tested
         ok(tool(folder, 'convert_weights', str(checkpoint), str(folder / 'x.safetensors'), '--force'))
         checkpoint = folder / 'x.safetensors'
-    extra = [] if task == 'detection' else ['--tta']
+    extra = ['--out', f'{task}.pkl'] + ([] if task == 'detection' else ['--tta'])
     screen = ok(tool(folder, 'test', config, str(checkpoint), '--shapes', '--show-dir', 'pictures', *extra))
     assert METRIC[task] in screen
     assert list((folder / 'pictures').glob('*.png'))
+    name = f'{checkpoint.stem}.{task}_shapes{"" if task == "detection" else ".tta"}.json'
+    assert name in screen.rpartition('results')[2]
+    direct = json.loads((checkpoint.parent / name).read_text())
+    assert direct['num_images'] == (10 if task == 'classification' else 3)
+
+    if task in ('detection', 'segmentation'):
+        screen = ok(tool(folder, 'test', config, '--shapes', '--predictions', f'{task}.pkl'))
+        assert METRIC[task] in screen
+        assert 'triangle' in screen
+        given = json.loads((folder / f'{task}.{task}_shapes.json').read_text())
+        assert (given['metrics'], given['per_class']) == (direct['metrics'], direct['per_class'])
 
 
 def test_a_killed_run_resumes_as_if_unbroken(folder, tmp_path):
