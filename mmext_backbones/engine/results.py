@@ -12,7 +12,7 @@ The file ``<checkpoint>.<config>[_shapes][.tta].json`` holds one object:
     shapes       whether the data are Shapes
     dataset      [{type, data_root, ann_file, data_prefix}, ...], of each of these what the config names
     num_images   images in the test data
-    tta          whether several views of each image were merged
+    tta          whether several views of each image were merged; null if predictions were given
     metrics      {name: value}, as the evaluators of the config call and round them
     per_class    {kind: {class: {measure: value}}}, empty for evaluators other than the three below
 
@@ -215,7 +215,7 @@ def _cell(measure: str, value: float) -> str:
 
 def _render(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table as lines; more than `FEW_CLASSES` rows stand side by side, read down the columns."""
-    name_width = min(19, max(Text(row[0]).cell_len for row in [head, *rows]))
+    name_width = min(19, max(10, *(Text(row[0]).cell_len for row in [head, *rows])))
     widths = [max(6, *(len(row[i]) for row in [head, *rows])) for i in range(1, len(head))]
     panels = 1
     if len(rows) > FEW_CLASSES:
@@ -225,7 +225,7 @@ def _render(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     for panel in range(panels):
         if panel:
             table.add_column('', width=1)
-        table.add_column(Text(head[0]), width=max(name_width, 10), no_wrap=True)
+        table.add_column(Text(head[0]), width=name_width, no_wrap=True)
         for title, width in zip(head[1:], widths, strict=True):
             table.add_column(Text(title), width=width, justify='right', no_wrap=True)
     blank = [''] * len(head)
@@ -296,7 +296,7 @@ def describe(
             'shapes': shapes,
             'dataset': sources,
             'num_images': num_images,
-            'tta': tta,
+            'tta': tta if predictions is None else None,
             'metrics': {
                 name: math.nan if value == -1 and ('mAP' in name or 'AR' in name) else value
                 for name, value in metrics.items()

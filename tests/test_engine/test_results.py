@@ -152,7 +152,7 @@ def test_given_predictions_measure_as_the_model_does(task, out, folder):
     assert metrics == expected
     assert again['metrics'] == direct['metrics']
     assert again['per_class'] == direct['per_class']
-    assert again['checkpoint'] is None
+    assert again['checkpoint'] is again['tta'] is None
     assert direct['predictions'] is None
     assert all((folder / path).is_file() for path in again['predictions'])
     values = [value for value in direct['metrics'].values() if value]

@@ -125,7 +125,7 @@ def test_train_test_and_resume(task, folder):
     name = f'{checkpoint.stem}.{task}_shapes{"" if task == "detection" else ".tta"}.json'
     assert name in screen.rpartition('results')[2]
     direct = json.loads((checkpoint.parent / name).read_text())
-    assert direct['num_images'] == (10 if task == 'classification' else 3)
+    assert direct['num_images'] == (5 if task == 'classification' else 3)
 
     if task in ('detection', 'segmentation'):
         screen = ok(tool(folder, 'test', config, '--shapes', '--predictions', f'{task}.pkl'))
