@@ -94,6 +94,33 @@ class DenseBackbone(BaseModule):
         """The modules before the first stage."""
         raise NotImplementedError
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """The layer of a parameter, for learning rates that decay from layer to layer.
+
+        Layer 0 is the stem, with the embeddings of positions a subclass may hold; layer i the i-th block, counted from
+        1 over all stages that are built. The downsampling of a stage belongs to the block before it. The last layer is
+        what follows the blocks: output norms, the upsampling of a pyramid, and everything outside the backbone.
+
+        Args:
+            param_name: name of the parameter in the whole model.
+            prefix: where the backbone stands in that model, e.g. ``'backbone.'``.
+
+        Returns:
+            (depth, number of layers); depth is at most the number of layers, two more than there are blocks, minus 1.
+        """
+        depths = [len(stage.blocks) for stage in self.stages]
+        last = sum(depths) + 1
+        depth = last
+        if param_name.startswith(prefix):
+            name, *path = param_name[len(prefix) :].split('.')
+            if name == 'stages':
+                stage, part, block = path[:3]
+                inside = int(block) + 1 if part == 'blocks' else depths[int(stage)]
+                depth = sum(depths[: int(stage)]) + inside
+            elif name in self._parameters or self._modules.get(name) in self.stem_modules():
+                depth = 0
+        return depth, last + 1
+
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError unless x is an image batch [B, in_channels, H, W]."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:

@@ -2,7 +2,15 @@
 
 from .batch_norm import BatchNormMomentumHook
 from .hooks import CurvesHook, PredictionsHook
+from .layer_decay import LayerDecayOptimWrapperConstructor
 from .predictions import DumpSmallResults
 from .random_state import RandomStateHook
 
-__all__ = ['BatchNormMomentumHook', 'CurvesHook', 'DumpSmallResults', 'PredictionsHook', 'RandomStateHook']
+__all__ = [
+    'BatchNormMomentumHook',
+    'CurvesHook',
+    'DumpSmallResults',
+    'LayerDecayOptimWrapperConstructor',
+    'PredictionsHook',
+    'RandomStateHook',
+]
