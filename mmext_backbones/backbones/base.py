@@ -106,7 +106,7 @@ class DenseBackbone(BaseModule):
             prefix: where the backbone stands in that model, e.g. ``'backbone.'``.
 
         Returns:
-            (depth, number of layers); depth is at most the number of layers, two more than there are blocks, minus 1.
+            (depth, number of layers): depths start at 0, and there are two layers more than blocks.
         """
         depths = [len(stage.blocks) for stage in self.stages]
         last = sum(depths) + 1

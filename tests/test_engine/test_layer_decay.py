@@ -294,6 +294,22 @@ def test_backbones_anywhere():
     assert alone['norm3.bias'][0] == BASE_LR
 
 
+def test_a_backbone_around_another_answers_for_both():
+    class Tower(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk = SwinTransformer(SMALL[SwinTransformer])
+            self.extra = nn.Linear(2, 2)
+
+        def get_layer_depth(self, param_name, prefix=''):
+            return (1 if param_name.startswith(f'{prefix}extra') else 0), 3
+
+    lr = {name: lr for name, (lr, _) in decayed(nn.ModuleDict({'tower': Tower(), 'head': nn.Linear(2, 2)})).items()}
+    assert {lr.pop(f'head.{part}') for part in ('weight', 'bias')} == {BASE_LR}
+    assert {lr.pop(f'tower.extra.{part}') for part in ('weight', 'bias')} == {BASE_LR * RATE}
+    assert set(lr.values()) == {BASE_LR * RATE**2}
+
+
 def test_shared_parameters_need_the_switch():
     model = nn.ModuleDict({'backbone': SwinTransformer(SMALL[SwinTransformer]), 'a': nn.Linear(2, 2)})
     model['b'] = nn.Sequential(model['a'])
