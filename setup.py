@@ -5,12 +5,37 @@ maintained fork that owns the same import name. They are the extras ``det``, ``s
 """
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / 'mmext_backbones/__init__.py').read_text(), re.M).group(1)
+
+
+class BuildWithConfigs(build_py):
+    """Puts configs, tools and model index where `mim` and `mmext_backbones::` names look: under `.mim` of the package.
+
+    In a checkout, links stand there.
+    """
+
+    PARTS = ('configs', 'tools', 'model-index.yml')
+
+    def run(self) -> None:
+        super().run()
+        if getattr(self, 'editable_mode', False):
+            return
+        target = Path(self.build_lib, 'mmext_backbones', '.mim')
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for name in self.PARTS:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns('__pycache__'))
+            else:
+                shutil.copy(ROOT / name, target / name)
+
 
 setup(
     name='mmext-backbones',
@@ -21,6 +46,7 @@ setup(
     license='Apache-2.0',
     package_data={'mmext_backbones': ['ops/*.c']},
     packages=find_packages(include=['mmext_backbones', 'mmext_backbones.*']),
+    cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.10',
     install_requires=[
         'torch>=2.4',

@@ -45,6 +45,9 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type='CocoMetric', ann_file='data/coco/annotations/instances_val2017.json', metric=['bbox', 'segm']
+    type='CocoMetric',
+    _scope_='mmdet',  # also where this is a base of another project
+    ann_file='data/coco/annotations/instances_val2017.json',
+    metric=['bbox', 'segm'],
 )
 test_evaluator = val_evaluator

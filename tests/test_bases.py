@@ -1,0 +1,64 @@
+"""Our configs as bases of another project, by name, and what the wheel carries for that."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import MODELS, init_default_scope
+
+import mmext_backbones  # noqa: F401  (the names are known from then on)
+
+ROOT = Path(__file__).parents[1]
+# one of every recipe, whose own files differ
+LEAVES = (
+    'elsa_swin_t_maskrcnn_1x', 'swin_t_cascade_3x', 'swin_b_upernet_160k_in22k_640', 'maxvit_t_in1k',
+    'maxvit_t_cascade_lsj', 'sequencer_s_retinanet_1x', 'sequencer_s_fpn_40k',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('leaf', LEAVES)
+def test_a_leaf_is_a_base_by_name(leaf, tmp_path):
+    own = Config.fromfile(ROOT / 'configs' / f'{leaf}.py')
+    pytest.importorskip(own.default_scope)
+    child = tmp_path / 'child.py'
+    child.write_text(f"_base_ = 'mmext_backbones::{leaf}.py'\nmodel = dict(backbone=dict(drop_path_rate=0.05))\n")
+    cfg = Config.fromfile(child)
+    assert cfg.model.backbone.pop('drop_path_rate') == 0.05
+    assert cfg.model.backbone.type == own.model.backbone.type
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        theirs, ours = MODELS.build(cfg.model), MODELS.build(own.model)
+    assert str(type(theirs)) == str(type(ours))
+    assert [p.shape for p in theirs.parameters()] == [p.shape for p in ours.parameters()]
+    evaluator = cfg.val_evaluator if isinstance(cfg.val_evaluator, dict) else cfg.val_evaluator[0]
+    assert evaluator.get('_scope_', cfg.default_scope) == cfg.default_scope
+    assert get_config(f'mmext_backbones::{leaf}.py').default_scope == cfg.default_scope
+
+
+@pytest.mark.parametrize('name', ['mmext_backbones::no_such_leaf.py', 'mmext_backbones::a::b.py'])
+def test_a_name_that_is_none(name, tmp_path):
+    child = tmp_path / 'child.py'
+    child.write_text(f'_base_ = {name!r}\n')
+    with pytest.raises((FileNotFoundError, ValueError)):
+        Config.fromfile(child)
+
+
+def test_the_wheel_carries_configs_tools_and_kernel(tmp_path):
+    source = tmp_path / 'source'  # a build leaves files behind
+    skipped = shutil.ignore_patterns('.*', 'data', 'work_dirs', 'build', '*.egg-info', '__pycache__')
+    shutil.copytree(ROOT, source, ignore=skipped)
+    command = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-q', '-w', str(tmp_path)]
+    subprocess.run([*command, str(source)], check=True, timeout=300, cwd=tmp_path)
+    (wheel,) = tmp_path.glob('*.whl')
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in [*ROOT.glob('configs/**/*.py'), *ROOT.glob('configs/**/*.yml'), *ROOT.glob('tools/*.py')]:
+        if '__pycache__' not in path.parts:
+            assert f'mmext_backbones/.mim/{path.relative_to(ROOT)}' in names
+    assert {'mmext_backbones/.mim/model-index.yml', 'mmext_backbones/ops/elsa_cpu.c'} <= names
+    assert not [name for name in names if 'tests/' in name or '__pycache__' in name]
