@@ -51,7 +51,8 @@ class LSTM(nn.LSTM):
         mode = self.training
         self.training = torch.is_grad_enabled()
         try:
-            if torch.is_autocast_enabled(device) and not _has_lstm(x.device, torch.get_autocast_dtype(device)):
+            autocast = device != 'meta' and torch.is_autocast_enabled(device)  # torch refuses the question for meta
+            if autocast and not _has_lstm(x.device, torch.get_autocast_dtype(device)):
                 with torch.autocast(device, enabled=False):
                     return super().forward(x.float())[0]
             return super().forward(x)[0]

@@ -66,6 +66,8 @@ def elsa(
     _check(v, logits, ghost_mul, ghost_add, num_heads, kernel_size, dilation, lam, gamma, backend)
     mul = None if lam == 0 else ghost_mul.to(v.dtype) ** lam
     add = None if gamma == 0 else ghost_add.to(v.dtype) * gamma
+    if v.is_meta:  # shapes only, the same from every backend: one node of the dispatcher
+        return elsa_compiled(v, logits, mul, add, num_heads, kernel_size, dilation)
     if backend == 'reference':
         return elsa_reference(v, logits, mul, add, num_heads=num_heads, kernel_size=kernel_size, dilation=dilation)
 

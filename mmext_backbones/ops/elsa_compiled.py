@@ -7,6 +7,7 @@ kept in the user's cache folder under the hash of all that went into it (source,
 Layout [B, H, W, C], as between the blocks; formula, accumulation and gradients as written in the C file.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -207,7 +208,8 @@ def elsa_compiled(
     """`ops.elsa` after its checks: `v` [B, C, H, W] and `logits` [B, heads * k * k, H, W] in any memory format, `mul`
     and `add` [C, k, k] or None -> [B, C, H, W], channels last in memory, in the dtype of `v`."""
     dtype, taps = torch.promote_types(v.dtype, torch.float32), kernel_size**2
-    with torch.autocast(v.device.type, enabled=False):
+    autocast_off = contextlib.nullcontext() if v.is_meta else torch.autocast(v.device.type, enabled=False)
+    with autocast_off:
         attn = logits.to(dtype).permute(0, 2, 3, 1).unflatten(3, (num_heads, taps)).softmax(dim=4)
         mul = None if mul is None else mul.to(dtype).flatten(1).mT
         add = attn.new_zeros(taps, v.shape[1]) if add is None else add.to(dtype).flatten(1).mT
