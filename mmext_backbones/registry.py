@@ -45,7 +45,7 @@ MODELS = LazyRegistry(
     },
     parent=ROOT_MODELS,
     scope=SCOPE,
-    locations=['mmext_backbones.backbones'],
+    locations=['mmext_backbones.backbones', 'mmext_backbones.engine'],
 )
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['mmext_backbones.engine'])
 METRICS = Registry('metric', parent=ROOT_METRICS, scope=SCOPE, locations=['mmext_backbones.engine'])

@@ -2,6 +2,7 @@
 
 from .batch_norm import BatchNormMomentumHook
 from .hooks import CurvesHook, PredictionsHook
+from .instance_tta import InstanceTTAModel
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .predictions import DumpSmallResults
 from .random_state import RandomStateHook
@@ -10,6 +11,7 @@ __all__ = [
     'BatchNormMomentumHook',
     'CurvesHook',
     'DumpSmallResults',
+    'InstanceTTAModel',
     'LayerDecayOptimWrapperConstructor',
     'PredictionsHook',
     'RandomStateHook',
