@@ -55,7 +55,9 @@ def test_costs_are_the_published_ones_or_explained(entry):
         assert abs(difference) <= 0.02 or len(entry['FLOPs Note']) > 20
 
 
-@pytest.mark.parametrize('name', ['swin_t_maskrcnn_1x', 'elsa_swin_s_upernet_160k', 'maxvit_t_in1k', 'sequencer_l_in1k'])
+@pytest.mark.parametrize(
+    'name', ['swin_t_maskrcnn_1x', 'elsa_swin_s_upernet_160k', 'maxvit_t_in1k', 'sequencer_l_in1k']
+)
 def test_written_costs_are_those_of_the_model(name):
     (entry,) = [entry for entry in ENTRIES if entry['Name'] == name]
     pytest.importorskip(Config.fromfile(ROOT / entry['Config']).default_scope)

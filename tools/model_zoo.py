@@ -1,8 +1,8 @@
 """Writes docs/model_zoo.md from the metafiles, and the costs into the metafiles.
 
-    python tools/model_zoo.py            # the tables
-    python tools/model_zoo.py --costs    # count parameters and FLOPs of every config first; a minute
-    python tools/model_zoo.py --check    # change nothing; fail where the tables are not those of the metafiles
+python tools/model_zoo.py            # the tables
+python tools/model_zoo.py --costs    # count parameters and FLOPs of every config first; a minute
+python tools/model_zoo.py --check    # change nothing; fail where the tables are not those of the metafiles
 """
 
 import argparse

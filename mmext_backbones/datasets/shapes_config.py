@@ -299,7 +299,9 @@ def _detection(editor: ConfigEditor, root: Path, size: int, batch_size: int, num
 
     ann_file = str(root / 'annotations' / 'instances_val.json')
     _data(editor, dataset, {'type': 'CocoMetric', 'ann_file': ann_file, 'metric': metrics}, batch_size, num_workers)
-    editor.drop('tta_pipeline')
+    if 'tta_pipeline' in editor.cfg:
+        pack = {'type': 'PackDetInputs', 'meta_keys': (*meta_keys, 'flip', 'flip_direction')}
+        editor.set('tta_pipeline', _views(size, load, pack))
 
     # a first stage tells objects from background, whatever the classes
     _set_num_classes(editor, len(CLASSES), skip=r'\.rpn_head(\.|$)')
@@ -360,13 +362,7 @@ def _segmentation(editor: ConfigEditor, root: Path, size: int, batch_size: int, 
 
     _data(editor, dataset, {'type': 'IoUMetric', 'iou_metrics': ['mIoU']}, batch_size, num_workers)
     if 'tta_pipeline' in editor.cfg:
-        views = [
-            [{'type': 'Resize', 'scale': (edge, edge), 'keep_ratio': True} for edge in (size, size * 5 // 4)],
-            [{'type': 'RandomFlip', 'prob': prob, 'direction': 'horizontal'} for prob in (0.0, 1.0)],
-            [{'type': 'LoadAnnotations'}],
-            [{'type': 'PackSegInputs'}],
-        ]
-        editor.set('tta_pipeline', [{'type': 'LoadImageFromFile'}, {'type': 'TestTimeAug', 'transforms': views}])
+        editor.set('tta_pipeline', _views(size, {'type': 'LoadAnnotations'}, {'type': 'PackSegInputs'}))
 
     # an STDC head of two classes looks for edges, whatever the classes
     edges = '|'.join(
@@ -459,6 +455,17 @@ def _data(editor: ConfigEditor, dataset: Any, evaluator: dict, batch_size: int, 
             editor.set(f'{split}_evaluator', evaluator)
             if editor.get(f'{split}_cfg') in (NOT_SET, None):
                 editor.set(f'{split}_cfg', {'type': f'{split.capitalize()}Loop'})
+
+
+def _views(size: int, load: dict, pack: dict) -> list[dict]:
+    """The pipeline of test-time augmentation: two scales, each also flipped, the truth left as it is."""
+    views = [
+        [{'type': 'Resize', 'scale': (edge, edge), 'keep_ratio': True} for edge in (size, size * 5 // 4)],
+        [{'type': 'RandomFlip', 'prob': prob, 'direction': 'horizontal'} for prob in (0.0, 1.0)],
+        [load],
+        [pack],
+    ]
+    return [{'type': 'LoadImageFromFile'}, {'type': 'TestTimeAug', 'transforms': views}]
 
 
 def _note(editor: ConfigEditor, path: str, before: Any, after: Any) -> None:

@@ -10,6 +10,7 @@ import inspect
 import io
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -34,6 +35,7 @@ from ..errors import UserError, add_traceback_option, did_you_mean
 from ..weights.fitting import WeightsError, fit, unwrap
 from ..weights.layouts import family_of, recognise
 from ..weights.loading import read_file
+from .instance_tta import META_KEYS
 from .predictions import evaluate_predictions, find_predictions, save_predictions
 from .results import PerClass, describe, per_class_lines, record_classes, results_name, write_results
 
@@ -51,6 +53,7 @@ __all__ = [
 CURVES_HOOK = 'mmext_backbones.CurvesHook'
 PREDICTIONS_HOOK = 'mmext_backbones.PredictionsHook'
 RANDOM_STATE_HOOK = 'mmext_backbones.RandomStateHook'
+INSTANCE_TTA_MODEL = 'mmext_backbones.InstanceTTAModel'
 
 # What mmengine and the tools read from a config, for the sake of misspelt options.
 KNOWN_KEYS = [
@@ -404,17 +407,23 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
 def _use_tta(cfg: Config) -> None:
     """Wraps the model and takes the pipeline of views; a flip where the config has none and its library has one."""
     scope = cfg.default_scope
-    masks = [path for path, _ in walk(cfg.model) if path.endswith('mask_head')]
-    segm = any('segm' in (node.get('metric') or []) for _, node in walk(cfg.get('test_evaluator')))
-    if scope == 'mmdet' and (masks or segm):
-        raise UserError(
-            '--tta: mmdet merges the views of boxes only, and this model predicts masks. '
-            'Test it without --tta, or test a detector without a mask head.'
-        )
+    tta_cfg = {'nms': {'type': 'nms', 'iou_threshold': 0.5}, 'max_per_img': 100}
     defaults = {
-        'mmdet': {'type': 'DetTTAModel', 'tta_cfg': {'nms': {'type': 'nms', 'iou_threshold': 0.5}, 'max_per_img': 100}},
+        'mmdet': {'type': 'DetTTAModel', 'tta_cfg': tta_cfg},
         'mmpretrain': {'type': 'AverageClsScoreTTA'},
     }
+    if scope == 'mmdet' and _predicts_masks(cfg):
+        if not (cfg.model.get('roi_head') or {}).get('mask_head'):
+            raise UserError(
+                f'--tta: {cfg.model.type} predicts masks without a roi_head, and only masks that follow from boxes can '
+                'be merged over views. Test it without --tta.'
+            )
+        defaults['mmdet'] = {'type': INSTANCE_TTA_MODEL, 'tta_cfg': tta_cfg}
+        if str((cfg.get('tta_model') or {}).get('type')).endswith('DetTTAModel'):
+            raise UserError(
+                "--tta: the config's tta_model, mmdet's DetTTAModel, merges boxes only, and this model predicts masks. "
+                f'Take the one that merges both: --cfg-options tta_model.type={INSTANCE_TTA_MODEL}'
+            )
     if 'tta_model' not in cfg:
         if scope not in defaults:
             raise UserError('--tta: the config has no tta_model. Add one, e.g. tta_model=dict(type="SegTTAModel").')
@@ -427,12 +436,18 @@ def _use_tta(cfg: Config) -> None:
             raise UserError('--tta: the config has no tta_pipeline, the views to predict. Add one to it.')
         pack = deepcopy(dataset.pipeline[-1])
         if scope == 'mmdet':
-            keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-            pack['meta_keys'] = keys
-        flips = [{'type': 'RandomFlip', 'prob': prob} for prob in (1.0, 0.0)]
+            pack['meta_keys'] = META_KEYS
+        # the flipped view last: a merged prediction keeps the ground truth of the first
+        flips = [{'type': 'RandomFlip', 'prob': prob} for prob in (0.0, 1.0)]
         cfg.tta_pipeline = [*dataset.pipeline[:-1], {'type': 'TestTimeAug', 'transforms': [flips, [pack]]}]
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _predicts_masks(cfg: Config) -> bool:
+    """Whether a detector does: it has a mask head, one or a list of them, or is measured by masks."""
+    heads = any(re.search(r'mask_head(\.\d+)?$', path) for path, _ in walk(cfg.model))
+    return heads or any('segm' in (node.get('metric') or []) for _, node in walk(cfg.get('test_evaluator')))
 
 
 def _add_hooks(cfg: Config, hooks: Sequence[dict]) -> None:

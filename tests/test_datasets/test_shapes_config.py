@@ -121,6 +121,21 @@ def test_segmentation(name, data_dir):
     assert cfg.tta_pipeline[1]['transforms'][0][0]['scale'] == (64, 64)
 
 
+def test_views_of_instances_are_brought_to_size(data_dir):
+    pytest.importorskip('mmdet')
+    root = Path(__file__).parents[2] / 'configs'
+    cfg = Config.fromfile(root / 'swin_t_maskrcnn_1x.py')
+    views = Config.fromfile(root / '_base_' / 'tta' / 'coco_instance_ms_flip.py')
+    cfg.merge_from_dict(views.to_dict())
+    use_shapes(cfg, data_dir, size=64)
+    resizes, flips, (load,), (pack,) = cfg.tta_pipeline[1].transforms
+    assert [resize.scale for resize in resizes] == [(64, 64), (80, 80)]
+    assert [flip.prob for flip in flips] == [0.0, 1.0]
+    assert load.with_mask
+    assert set(pack.meta_keys) == set(views.tta_pipeline[1].transforms[-1][0].meta_keys)
+    assert cfg.tta_model == views.tta_model
+
+
 @pytest.mark.parametrize(
     ('name', 'edge'),
     [

@@ -203,11 +203,38 @@ def test_scale_lr_without_a_base():
 
 
 def test_tta_that_cannot_be():
-    masks = Config({'default_scope': 'mmdet', 'model': {'roi_head': {'mask_head': {'type': 'FCNMaskHead'}}}})
-    with pytest.raises(UserError, match='masks'):
-        runs._use_tta(masks)
+    for model in ({'type': 'CondInst', 'mask_head': {'type': 'CondInstMaskHead'}}, {'type': 'Mask2Former'}):
+        masks = Config({'default_scope': 'mmdet', 'model': model, 'test_evaluator': {'metric': ['bbox', 'segm']}})
+        with pytest.raises(UserError, match=f'{model["type"]} predicts masks without a roi_head'):
+            runs._use_tta(masks)
+    model = {'type': 'HybridTaskCascade', 'roi_head': {'mask_head': [{'type': 'HTCMaskHead'}]}}
+    boxes = {'default_scope': 'mmdet', 'model': model, 'tta_model': {'type': 'DetTTAModel'}}
+    with pytest.raises(UserError, match=r'tta_model.type=mmext_backbones.InstanceTTAModel'):
+        runs._use_tta(Config(boxes))
     with pytest.raises(UserError, match='no tta_model'):
         runs._use_tta(Config({'default_scope': 'mmseg', 'model': {'type': 'EncoderDecoder'}}))
+
+
+@pytest.mark.parametrize(
+    ('model', 'wrapper'),
+    [
+        ({'type': 'MaskRCNN', 'roi_head': {'mask_head': {'type': 'FCNMaskHead'}}}, 'mmext_backbones.InstanceTTAModel'),
+        ({'type': 'HTC', 'roi_head': {'mask_head': [{'type': 'HTCMaskHead'}]}}, 'mmext_backbones.InstanceTTAModel'),
+        ({'type': 'FasterRCNN', 'roi_head': {'bbox_head': {'type': 'BBoxHead'}}}, 'DetTTAModel'),
+    ],
+)
+def test_tta_where_the_config_says_nothing(model, wrapper):
+    steps = [{'type': name} for name in ('LoadImageFromFile', 'Resize', 'LoadAnnotations', 'PackDetInputs')]
+    loader = {'dataset': {'type': 'CocoDataset', 'pipeline': steps}}
+    cfg = Config({'default_scope': 'mmdet', 'model': model, 'test_dataloader': loader})
+    runs._use_tta(cfg)
+    assert cfg.model.type == wrapper
+    assert cfg.model.module.type == model['type']
+    *before, views = cfg.test_dataloader.dataset.pipeline
+    assert before == steps[:3]
+    flips, (pack,) = views.transforms
+    assert [flip.prob for flip in flips] == [0.0, 1.0]
+    assert {'scale_factor', 'flip', 'flip_direction'} <= set(pack.meta_keys)
 
 
 def test_chatter_is_left_out(capsys):

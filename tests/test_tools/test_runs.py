@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,9 @@ model = dict(
         mask_roi_extractor=dict(out_channels=32),
         bbox_head=dict(in_channels=32, fc_out_channels=32),
         mask_head=dict(in_channels=32, conv_out_channels=32)))
+""",
+    'views': f"""
+_base_ = ['detection.py', {str(ROOT / 'configs' / '_base_' / 'tta' / 'coco_instance_ms_flip.py')!r}]
 """,
     'boxes': f"""
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py']
@@ -118,11 +122,11 @@ def test_train_test_and_resume(task, folder):
     if task == 'detection':  # any file of weights can be tested
         ok(tool(folder, 'convert_weights', str(checkpoint), str(folder / 'x.safetensors'), '--force'))
         checkpoint = folder / 'x.safetensors'
-    extra = ['--out', f'{task}.pkl'] + ([] if task == 'detection' else ['--tta'])
-    screen = ok(tool(folder, 'test', config, str(checkpoint), '--shapes', '--show-dir', 'pictures', *extra))
+    run = ['--shapes', '--tta', '--show-dir', 'pictures', '--out', f'{task}.pkl']
+    screen = ok(tool(folder, 'test', config, str(checkpoint), *run))
     assert METRIC[task] in screen
     assert list((folder / 'pictures').glob('*.png'))
-    name = f'{checkpoint.stem}.{task}_shapes{"" if task == "detection" else ".tta"}.json'
+    name = f'{checkpoint.stem}.{task}_shapes.tta.json'
     assert name in screen.rpartition('results')[2]
     direct = json.loads((checkpoint.parent / name).read_text())
     assert direct['num_images'] == (5 if task == 'classification' else 3)
@@ -133,6 +137,10 @@ def test_train_test_and_resume(task, folder):
         assert 'triangle' in screen
         given = json.loads((folder / f'{task}.{task}_shapes.json').read_text())
         assert (given['metrics'], given['per_class']) == (direct['metrics'], direct['per_class'])
+    if task == 'detection':
+        screen = ok(tool(folder, 'test', 'views.py', str(checkpoint), '--shapes', '--tta'))
+        assert 'tta_pipeline' in screen  # brought to the size of Shapes
+        assert re.search(r'^mask +\d', screen, re.MULTILINE)
 
 
 def test_a_killed_run_resumes_as_if_unbroken(folder, tmp_path):
@@ -198,10 +206,11 @@ def test_unreadable_and_empty_images(folder, tmp_path):
         assert expected in text
 
 
-def test_mask_rcnn_refuses_tta_and_a_truncated_checkpoint(folder):
+def test_truncated_checkpoint_and_masks_that_tta_cannot_merge(folder):
     pytest.importorskip('mmdet')
     (folder / 'cut.pth').write_bytes(b'PK\x03\x04 cut short')
-    assert 'masks' in message(tool(folder, 'test', 'detection.py', 'cut.pth', '--shapes', '--tta'))
+    solo = tool(folder, 'test', 'mmdet::solo/solo_r50_fpn_1x_coco.py', 'cut.pth', '--shapes', '--tta')
+    assert 'SOLO predicts masks without a roi_head' in message(solo)
     text = message(tool(folder, 'test', 'detection.py', 'cut.pth', '--shapes'))
     assert 'checkpoint cut.pth cannot be read' in text
 
