@@ -174,8 +174,9 @@ def test_pretrained_weights_are_of_the_same_network(leaf):
     larger = {'swin_l': 'swin_large_patch4_window7_224.ms_in22k', 'maxvit_xl': 'maxvit_xlarge_tf_224.in21k'}
     address = larger.get(f'{family}_{size}', published.get(family) if recipe != 'in1k' else None)
     if 'in22k' in recipe:
-        address = f'swin_{arch}_patch4_window12_384.ms_in22k'
-        assert backbone.window_size == 12
+        window, edge = (7, 224) if recipe.endswith('640') else (12, 384)
+        address = f'swin_{arch}_patch4_window{window}_{edge}.ms_in22k'
+        assert backbone.get('window_size', 7) == window
     expected = address and {'type': 'Pretrained', 'checkpoint': f'timm://{address}'}
     assert backbone.get('init_cfg') == expected
     timm = pytest.importorskip('timm')

@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmext_backbones.engine.cost import model_cost
+from mmext_backbones.engine.runs import quiet
 from mmext_backbones.errors import UserError, add_traceback_option, run_cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,13 +44,13 @@ INTRODUCTION = """# Model zoo
 
 Written by `python tools/model_zoo.py` from `configs/metafiles`; do not edit.
 
-**Published** figures are those of the source behind the link, trained and measured by its authors with their code. Where
-there is none, nobody published that recipe for that network, and the config says what it follows. **Measured** figures
-are ours, of weights trained with the config; an empty field means that nobody has run it yet.
+**Published** figures are those of the source behind the link, trained and measured by its authors with their code.
+Where there is none, nobody published that recipe for that network, and the config says what it follows. **Measured**
+figures are ours, of weights trained with the config; an empty field means that nobody has run it yet.
 
-Parameters are those of the whole model, head and all. FLOPs are multiply-adds of one prediction at the size beside them,
-as `tools/model_cost.py` counts them (what counts, and on how many regions, stands in `mmext_backbones/engine/cost.py`);
-the published count follows in brackets where it is another number.
+Parameters are those of the whole model, head and all. FLOPs are multiply-adds of one prediction at the size beside
+them, as `tools/model_cost.py` counts them (what counts, and on how many regions, stands in
+`mmext_backbones/engine/cost.py`); the published count follows in brackets.
 """
 
 
@@ -168,6 +169,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--check', action='store_true', help='change nothing, fail where the page is out of date')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
+    quiet()
     logging.disable(logging.INFO)
     if args.costs:
         write_costs()
