@@ -4,6 +4,7 @@ published weights of all four families. Swin and ELSA-Swin need no head of their
 Sources as in the backbones' modules.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,14 @@ from torch import Tensor, nn
 
 from .registry import MODELS
 from .weights.classifiers import fit_classifier
-from .weights.fitting import unwrap
+from .weights.fitting import Report, unwrap
 from .weights.layouts import family_of
+
+
+@functools.cache
+def _tell(report: str) -> None:
+    """Once: an average of the weights loads the same file again."""
+    print_log(report, logger='current')
 
 
 @MODELS.register_module()
@@ -66,17 +73,17 @@ class ImageClassifier(MMImageClassifier):
 
     def own_weights(self, state_dict: dict[str, Any], source: str) -> dict[str, Tensor] | None:
         """The tensors of a published classifier by our names; None where there is nothing to convert."""
-        family = family_of(type(self.backbone))
-        fitted = fit_classifier(unwrap(state_dict, source), self.state_dict(), family, source)
-        if fitted is None:
-            return None
-        tensors, report = fitted
-        print_log(f'{type(self).__name__}: published classifier\n{report}', logger='current')
-        return tensors
+        fitted = self._fit(state_dict, source)
+        return None if fitted is None else fitted[0]
+
+    def _fit(self, state_dict: dict[str, Any], source: str) -> tuple[dict[str, Tensor], Report] | None:
+        return fit_classifier(unwrap(state_dict, source), self.state_dict(), family_of(type(self.backbone)), source)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        tensors = None if prefix else self.own_weights(state_dict, 'the state dict')
-        if tensors is not None:
+        fitted = None if prefix else self._fit(state_dict, 'the state dict')
+        if fitted is not None:
+            tensors, report = fitted
+            _tell(f'{type(self).__name__}: published classifier\n{report}')
             state_dict.clear()
             state_dict.update(tensors)
         super()._load_from_state_dict(state_dict, prefix, *args)

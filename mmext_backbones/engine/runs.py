@@ -592,8 +592,14 @@ def _check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes:
 # The runner and the screen
 
 
-class _ShortConsole:
-    """For a Runner class: the environment, the config and the hooks go to the log file, not over the screen."""
+class _Run:
+    """For a Runner class. The environment, the config and the hooks go to the log file, not over the screen; and the
+    file that weights come from may hold nothing but them, which averaging hooks do not expect."""
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        if fn_name == 'after_load_checkpoint' and 'state_dict' not in kwargs['checkpoint']:
+            kwargs['checkpoint'] = {'state_dict': unwrap(kwargs['checkpoint'], 'the checkpoint')}
+        super().call_hook(fn_name, **kwargs)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
         return _shorten_console(super().build_logger(*args, **kwargs), testing=self._train_loop is None)
@@ -689,7 +695,7 @@ def build_runner(cfg: Config, *, train: bool = True) -> Runner:
         for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
             cfg[key] = None
     runner_class = RUNNERS.get(cfg.get('runner_type', 'Runner'))
-    return type(runner_class.__name__, (_ShortConsole, runner_class), {}).from_cfg(cfg)
+    return type(runner_class.__name__, (_Run, runner_class), {}).from_cfg(cfg)
 
 
 def _log_to_file(cfg: Config) -> None:

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_checkpoint
+from PIL import Image
 
+from mmext_backbones.engine import runs
 from mmext_backbones.weights.classifiers import HEADS
 from mmext_backbones.weights.fitting import WeightsError
 from mmext_backbones.weights.rules import convert
@@ -101,3 +104,42 @@ def test_own_checkpoints_load_as_they_are(tmp_path):
     load_checkpoint(other, str(tmp_path / 'own.pth'), strict=True)
     for key, value in other.state_dict().items():
         assert torch.equal(value, model.state_dict()[key]), key
+
+
+@pytest.mark.parametrize('leaf', ['swin_t_in1k', 'maxvit_t_in1k'])  # without and with an average of the weights
+def test_the_published_classifier_is_evaluated_as_timm_would(leaf, tmp_path, monkeypatch):
+    """Images named after what timm says of them: every one is right."""
+    peer = published(leaf)
+    timm = pytest.importorskip('timm')
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=peer))
+    rng = np.random.default_rng(0)
+    images = [
+        Image.fromarray(rng.integers(0, 255, (3 + i, 4, 3), dtype=np.uint8)).resize((300 + 20 * i, 260))
+        for i in range(6)
+    ]
+    with torch.no_grad():
+        logits = peer(torch.stack([transform(image) for image in images]))
+        peer.get_classifier().bias -= logits.mean(dim=0)  # an untrained network says the same of every image
+    labels = (logits - logits.mean(dim=0)).argmax(dim=1).tolist()
+    assert len(set(labels)) > 3
+    torch.save(peer.state_dict(), tmp_path / 'published.pth')
+
+    folders = [tmp_path / f'data/imagenet/val/n{i:08d}' for i in range(1000)]
+    for i, folder in enumerate(folders):  # the data set wants no empty class; what fills them is not tested
+        folder.mkdir(parents=True)
+        if i not in labels:
+            images[0].resize((8, 8)).save(folder / 'z.png')
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        image.save(folders[label] / f'{i}.png')
+    monkeypatch.chdir(tmp_path)
+    loader = 'test_dataloader.'
+    options = {f'{loader}num_workers': 0, f'{loader}persistent_workers': False}
+    options |= {f'{loader}dataset.indices': _positions(folders)}
+    metrics = runs.test(str(CONFIGS / f'{leaf}.py'), 'published.pth', cfg_options=options)
+    assert metrics['accuracy/top1'] == 100
+
+
+def _positions(folders: list[Path]) -> list[int]:
+    """Where the six images stand in the data set, which lists files folder by folder."""
+    files = [path for folder in folders for path in sorted(folder.iterdir())]
+    return [i for i, path in enumerate(files) if path.name != 'z.png']
