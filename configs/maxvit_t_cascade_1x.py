@@ -4,16 +4,10 @@ _base_ = [
     '_base_/datasets/coco_instance_ms_crop.py',
     '_base_/schedules/coco_1x.py',
     'mmdet::_base_/default_runtime.py',
+    '_base_/backbones/maxvit_t.py',
 ]
 # 8 GPUs x 2 images = 16 an iteration, learning rate 1e-4.
-# ImageNet's mean and std suit the 224 x 224 ImageNet-1K weights; all other published ones expect 127.5 for both.
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmext_backbones.MaxViT',
-        arch='tiny',
-        drop_path_rate=0.2,
-        init_cfg=dict(type='Pretrained', checkpoint='timm://maxvit_tiny_tf_224.in1k'),
-    ),
+    backbone=dict(**_base_.maxvit_t, drop_path_rate=0.2),
     neck=dict(in_channels=[64, 128, 256, 512]),
 )

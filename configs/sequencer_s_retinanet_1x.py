@@ -4,15 +4,10 @@ _base_ = [
     'mmdet::_base_/datasets/coco_detection.py',
     '_base_/schedules/coco_1x.py',
     'mmdet::_base_/default_runtime.py',
+    '_base_/backbones/sequencer_s.py',
 ]
 # 8 GPUs x 2 images = 16 an iteration, learning rate 1e-4.
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmext_backbones.Sequencer2D',
-        arch='small',
-        drop_path_rate=0.1,
-        init_cfg=dict(type='Pretrained', checkpoint='timm://sequencer2d_s.in1k'),
-    ),
+    backbone=dict(**_base_.sequencer_s, drop_path_rate=0.1),
     neck=dict(in_channels=[192, 192, 384, 384]),
 )

@@ -3,15 +3,10 @@ _base_ = [
     '_base_/datasets/coco_instance_ms_crop.py',
     '_base_/schedules/coco_3x.py',
     'mmdet::_base_/default_runtime.py',
+    '_base_/backbones/swin_t.py',
 ]
 # 8 GPUs x 2 images = 16 an iteration, learning rate 1e-4.
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmext_backbones.SwinTransformer',
-        arch='tiny',
-        drop_path_rate=0.2,
-        init_cfg=dict(type='Pretrained', checkpoint='timm://swin_tiny_patch4_window7_224.ms_in1k'),
-    ),
+    backbone=dict(**_base_.swin_t, drop_path_rate=0.2),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

@@ -1,18 +1,27 @@
 # COCO instances, each scaled to between 0.1 and 2.5 of 896 x 896 and cut or padded to that; 8 images a GPU.
-train_pipeline = [
+load = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='RandomResize', scale=(896, 896), ratio_range=(0.1, 2.5), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(896, 896), allow_negative_crop=True, recompute_bbox=True),
+]
+pack = [
     dict(type='FilterAnnotations', min_gt_bbox_wh=(0.01, 0.01), keep_empty=False),
     dict(type='PackDetInputs'),
+]
+pack_test = [
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+train_pipeline = [
+    *load,
+    dict(type='RandomResize', scale=(896, 896), ratio_range=(0.1, 2.5), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(896, 896), allow_negative_crop=True, recompute_bbox=True),
+    *pack,
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(896, 896), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    *pack_test,
 ]
 train_dataloader = dict(
     batch_size=8,
