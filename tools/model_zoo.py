@@ -89,7 +89,7 @@ def count(entry: dict[str, Any]) -> dict[str, Any]:
         'Pretrained': pretrained,
         'Parameters': cost.params,
         'FLOPs': cost.macs,
-        'Image Size': list(size),
+        'Image Size': f'{size[0]} x {size[1]}',  # not two numbers: `mim` joins lists as strings
     }
 
 
@@ -123,7 +123,6 @@ def table(models: list[dict[str, Any]], recipes: tuple[str, ...], figures: tuple
     notes = []
     for entry in sorted((m for m in models if NAME.fullmatch(m['Name'])['recipe'] in recipes), key=order(recipes)):
         name, cost, theirs = entry['Name'], entry['Metadata'], entry.get('Published', {})
-        height, width = cost['Image Size']
         flops = f'{cost["FLOPs"] / 1e9:.{1 if cost["FLOPs"] < 1e11 else 0}f} G'
         if 'FLOPs (G)' in theirs:
             difference = cost['FLOPs'] / 1e9 / theirs['FLOPs (G)'] - 1
@@ -138,7 +137,7 @@ def table(models: list[dict[str, Any]], recipes: tuple[str, ...], figures: tuple
             f'`{cost["Pretrained"]}`' if cost['Pretrained'] else '',
             f'{cost["Parameters"] / 1e6:.1f} M',
             flops,
-            f'{height} x {width}',
+            cost['Image Size'],
             *(str(theirs.get(figure, '')) for figure in figures),
             source,
             *(str(results.get(figure, '')) for figure in figures),
