@@ -14,8 +14,7 @@ from mmext_backbones.engine import runs
 from mmext_backbones.weights.classifiers import HEADS
 from mmext_backbones.weights.fitting import WeightsError
 from mmext_backbones.weights.rules import convert
-
-from ..conftest import randomize
+from tests.conftest import randomize
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 TIMM = {
