@@ -15,7 +15,7 @@ from mmengine.config import DictAction
 
 from mmext_backbones.engine.cost import model_cost
 from mmext_backbones.engine.cost_report import build_network, cost_table
-from mmext_backbones.engine.runs import quiet
+from mmext_backbones.engine.screen import quiet
 from mmext_backbones.errors import UserError, add_traceback_option, run_cli
 
 

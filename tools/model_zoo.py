@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmext_backbones.engine.cost import model_cost
-from mmext_backbones.engine.runs import quiet
+from mmext_backbones.engine.screen import quiet
 from mmext_backbones.errors import UserError, add_traceback_option, run_cli
 
 ROOT = Path(__file__).resolve().parents[1]

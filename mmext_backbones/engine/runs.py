@@ -7,20 +7,15 @@ built: the config, the options, the data, the checkpoint.
 import argparse
 import contextlib
 import inspect
-import io
 import logging
-import os
 import re
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import cv2
-import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
@@ -30,21 +25,19 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from ..datasets.shapes import default_shapes_dir, make_shapes
-from ..datasets.shapes_config import NOT_SET, Change, ConfigEditor, shorten, use_shapes, walk
+from ..datasets.shapes_config import Change, ConfigEditor, use_shapes, walk
 from ..errors import UserError, add_traceback_option, did_you_mean
-from ..weights.fitting import WeightsError, fit, unwrap
-from ..weights.layouts import family_of, recognise
-from ..weights.loading import read_file
+from ..weights.fitting import unwrap
+from .checks import check_checkpoint, check_checkpoints, check_data, check_match, naming_empty_images
 from .instance_tta import META_KEYS
 from .predictions import evaluate_predictions, find_predictions, save_predictions
-from .results import PerClass, describe, per_class_lines, record_classes, results_name, write_results
+from .results import describe, record_classes, results_name, write_results
+from .screen import Chatter, quiet, say, say_changes, say_plan, say_summary, shorten_console
 
 __all__ = [
     'add_options',
     'apply_options',
     'build_runner',
-    'check_checkpoint',
-    'check_data',
     'load_config',
     'test',
     'train',
@@ -82,8 +75,6 @@ PREDICTING_KEYS = (
     'custom_hooks',
     *(f'test_dataloader.{key}' for key in ('batch_size', 'num_workers', 'sampler', 'dataset.pipeline')),
 )
-
-LONG_RECORD = 12  # lines; longer log records go to the log file and leave one line on the screen
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -151,18 +142,18 @@ def train(
 
     check_data(cfg, ('train', 'val'))
     check_checkpoints(cfg)
-    _say_changes(changes, shapes)
-    with contextlib.redirect_stdout(_Chatter(sys.stdout)):
+    say_changes(changes, shapes)
+    with contextlib.redirect_stdout(Chatter(sys.stdout)):
         runner = build_runner(cfg)
-    _say_plan(runner, cfg)
-    with contextlib.redirect_stdout(_Chatter(sys.stdout)), _naming_empty_images(cfg, ('train', 'val')):
+    say_plan(runner, cfg)
+    with contextlib.redirect_stdout(Chatter(sys.stdout)), naming_empty_images(cfg, ('train', 'val')):
         runner.train()
     metrics = {
         name.removeprefix('val/'): buffer.current()
         for name, buffer in runner.message_hub.log_scalars.items()
         if name.startswith('val/') and name not in ('val/time', 'val/data_time')
     }
-    _say_summary(cfg, metrics, started, config, shapes)
+    say_summary(cfg, metrics, started, config, shapes)
     return metrics
 
 
@@ -214,17 +205,17 @@ def test(
     given = find_predictions(cfg, predictions) if predictions is not None else None
     state = check_checkpoint(checkpoint) if checkpoint is not None else None
     saved = save_predictions(cfg, out) if out is not None else []
-    _say_changes(changes, shapes, skip=TRAINING_KEYS if given is None else TRAINING_KEYS + PREDICTING_KEYS)
+    say_changes(changes, shapes, skip=TRAINING_KEYS if given is None else TRAINING_KEYS + PREDICTING_KEYS)
     if given is not None:
         _log_to_file(cfg)
-        with contextlib.redirect_stdout(_Chatter(sys.stdout)):
+        with contextlib.redirect_stdout(Chatter(sys.stdout)):
             metrics, per_class, num_images = evaluate_predictions(cfg, given)
     else:
-        with contextlib.redirect_stdout(_Chatter(sys.stdout)):
+        with contextlib.redirect_stdout(Chatter(sys.stdout)):
             runner = build_runner(cfg, train=False)
         if state is not None:
-            _check_match(runner.model, state, checkpoint, shapes)
-        with contextlib.redirect_stdout(_Chatter(sys.stdout)), _naming_empty_images(cfg, ('test',)):
+            check_match(runner.model, state, checkpoint, shapes)
+        with contextlib.redirect_stdout(Chatter(sys.stdout)), naming_empty_images(cfg, ('test',)):
             per_class = record_classes(runner.test_evaluator)
             num_images = len(runner.test_dataloader.dataset)
             metrics = runner.test()
@@ -245,7 +236,7 @@ def test(
         )
         name = results_name(checkpoint or predictions, cfg, shapes=shapes, tta=tta)
         files.append(('results', _write_results(record, checkpoint or predictions, cfg.work_dir, name)))
-    _say_summary(cfg, metrics, started, config, shapes, show_dir=show_dir, per_class=per_class, files=files)
+    say_summary(cfg, metrics, started, config, shapes, show_dir=show_dir, per_class=per_class, files=files)
     return metrics
 
 
@@ -456,140 +447,7 @@ def _add_hooks(cfg: Config, hooks: Sequence[dict]) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What a run needs on disk
-
-
-def check_data(cfg: Config, splits: Sequence[str]) -> None:
-    """Looks for the data of some splits before anything is built.
-
-    Raises:
-        UserError: naming what is missing and where it is expected.
-    """
-    missing = []
-    for split in splits:
-        for source in (f'{split}_dataloader', f'{split}_evaluator'):
-            for path in _paths(cfg.get(source)):
-                if not path.exists() and path not in missing:
-                    missing.append(path)
-    if not missing:
-        return
-    shown = '\n'.join(f'  {path}' for path in missing[:6]) + ('\n  ...' if len(missing) > 6 else '')
-    roots = sorted({str(_first_missing(path)) for path in missing})
-    raise UserError(
-        f'the data of this config is not there. Missing, seen from {os.getcwd()}:\n{shown}\n'
-        f'If you have it elsewhere, link it: ln -s /where/it/is {roots[0]}\n'
-        'To try the config without any data, add --shapes.'
-    )
-
-
-def _paths(node: Any) -> list[Path]:
-    """Files and folders that loaders and evaluators name, through wrappers and lists."""
-    found = []
-    for _, item in walk(node):
-        root = item.get('data_root') or ''
-        ann_file, prefix = item.get('ann_file'), item.get('data_prefix')
-        parts = [ann_file, *(prefix.values() if isinstance(prefix, dict) else [prefix])]
-        names = [os.path.join(root, part) for part in parts if isinstance(part, str) and part]
-        names += [root] if root and not names else []
-        found += [Path(name) for name in names if '://' not in name]
-    return found
-
-
-def _first_missing(path: Path) -> Path:
-    """The topmost folder on the way to `path` that is not there."""
-    for parent in [*reversed(path.parents), path]:
-        if not parent.exists():
-            return parent
-    return path
-
-
-@contextlib.contextmanager
-def _naming_empty_images(cfg: Config, splits: Sequence[str]) -> Iterator[None]:
-    """OpenCV refuses an empty file without saying which: looks for it.
-
-    Raises:
-        UserError: naming the empty files.
-    """
-    try:
-        yield
-    except cv2.error as error:
-        if 'buf.empty()' not in str(error):
-            raise
-        folders = {path for split in splits for path in _paths(cfg.get(f'{split}_dataloader')) if path.is_dir()}
-        files = (file for folder in sorted(folders) for file in sorted(folder.rglob('*')))
-        empty = [str(file) for file in files if file.is_file() and file.stat().st_size == 0]
-        if not empty:
-            raise
-        raise UserError(
-            f'image {empty[0]!r} is an empty file{f", and {len(empty) - 1} more are" if len(empty) > 1 else ""}. '
-            'Fetch it again, or take it out of the data.'
-        ) from error
-
-
-def check_checkpoints(cfg: Config) -> None:
-    """The checkpoints a training starts from: `load_from`, and `init_cfg` inside the model.
-
-    Raises:
-        UserError: as `check_checkpoint`.
-    """
-    names = [cfg.get('load_from')]
-    names += [node.get('checkpoint') for _, node in walk(cfg.model) if node.get('type') == 'Pretrained']
-    for name in names:
-        if isinstance(name, str):
-            check_checkpoint(name)
-
-
-def check_checkpoint(path: str) -> dict | None:
-    """Reads a checkpoint without holding its tensors in memory.
-
-    Args:
-        path: A file; addresses (``https://``, ``torchvision://``) are left to mmengine.
-
-    Returns:
-        The weights by name, or None for an address.
-
-    Raises:
-        UserError: if the file is missing or cannot be read.
-    """
-    if '://' in path:
-        return None
-    if not Path(path).is_file():
-        known = [str(other) for other in Path(path).parent.glob('*.pth')]
-        raise UserError(f'checkpoint {path!r}: there is no such file.{did_you_mean(path, known)}')
-    try:
-        return unwrap(read_file(path, 'cpu', mmap=True), path)
-    except WeightsError as error:
-        raise UserError(f'checkpoint {error}') from error
-
-
-def _check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes: bool) -> None:
-    """A test needs every weight of the model: mmengine would go on with random ones.
-
-    Raises:
-        UserError: if some are missing or of another shape.
-    """
-    model = model.module if hasattr(model, 'module') else model
-    wanted = {key: value for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')}
-    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
-    family = family_of(type(getattr(model, 'backbone', None)))
-    published = model.own_weights(weights, f'checkpoint {checkpoint!r}') if hasattr(model, 'own_weights') else None
-    if published is not None:
-        weights = published
-    elif family is not None and recognise(weights, family) is not None:
-        backbone, _ = fit(weights, model.backbone.state_dict(), family, f'checkpoint {checkpoint!r}')
-        weights = {key: value for key, value in weights.items() if not key.startswith('backbone.')}
-        weights |= {f'backbone.{key}': value for key, value in backbone.items()}
-    wrong = [key for key, value in wanted.items() if key not in weights or weights[key].shape != value.shape]
-    if wrong:
-        hint = 'It may come from another config' + ('.' if shapes else ', or from a run with --shapes.')
-        raise UserError(
-            f'checkpoint {checkpoint!r} does not fit this model: {len(wrong)} of {len(wanted)} tensors are missing or '
-            f'of another shape ({", ".join(wrong[:3])}{", ..." if len(wrong) > 3 else ""}). {hint}'
-        )
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The runner and the screen
+# The runner
 
 
 class _Run:
@@ -602,83 +460,7 @@ class _Run:
         super().call_hook(fn_name, **kwargs)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
-        return _shorten_console(super().build_logger(*args, **kwargs), testing=self._train_loop is None)
-
-
-def _shorten_console(logger: logging.Logger, *, testing: bool) -> logging.Logger:
-    for handler in logger.handlers:
-        if type(handler) is logging.StreamHandler:
-            handler.addFilter(_ShortRecords(testing))
-    return logger
-
-
-class _ShortRecords(logging.Filter):
-    """Lets no long record pass, nor what mmengine says about itself at every start.
-
-    Args:
-        testing: Leave out the libraries' own metrics too: the summary of a test has them all.
-    """
-
-    NOISE = (
-        'Failed to search registry with scope',
-        'Distributed training is not used, all SyncBatchNorm',
-        'Checkpoints will be saved to',
-        'Advance dataloader',
-        'paramwise_options --',
-        '"FileClient" will be deprecated',
-        '"HardDiskBackend" is the alias',
-        'bbox_mAP_copypaste',
-        'segm_mAP_copypaste',
-        'Evaluating bbox',
-        'Evaluating segm',
-    )
-    TABLES = ('per class results', '\n+-', 'Results has been saved to', 'The prefix is not set in metric class')
-
-    def __init__(self, testing: bool = False) -> None:
-        super().__init__()
-        self.noise = self.NOISE + (self.TABLES if testing else ())
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return text.count('\n') < LONG_RECORD and not text.startswith(self.noise)
-
-
-class _Chatter(io.TextIOBase):
-    """A screen that leaves out what pycocotools prints around every evaluation; the numbers are in the log."""
-
-    NOISE = (
-        'loading annotations into memory',
-        'Done (t=',
-        'creating index',
-        'index created',
-        'Loading and preparing results',
-        'DONE (t=',
-        'Running per image evaluation',
-        'Evaluate annotation type',
-        'Accumulating evaluation results',
-        ' Average Precision',
-        ' Average Recall',
-    )
-
-    def __init__(self, screen: TextIO) -> None:
-        self.screen = screen
-        self.line = ''
-
-    def isatty(self) -> bool:
-        return self.screen.isatty()
-
-    def write(self, text: str) -> int:
-        *lines, self.line = (self.line + text).split('\n')
-        for line in lines:
-            if not line.startswith(self.NOISE):
-                self.screen.write(line + '\n')
-        return len(text)
-
-    def flush(self) -> None:
-        if self.line and not any(noise.startswith(self.line) for noise in self.NOISE):
-            self.screen.write(self.line)  # a prompt or a progress bar
-            self.line = ''
-        self.screen.flush()
+        return shorten_console(super().build_logger(*args, **kwargs), testing=self._train_loop is None)
 
 
 def build_runner(cfg: Config, *, train: bool = True) -> Runner:
@@ -703,106 +485,4 @@ def _log_to_file(cfg: Config) -> None:
     stamp = time.strftime('%Y%m%d_%H%M%S')
     path = Path(cfg.work_dir) / stamp / f'{stamp}.log'
     path.parent.mkdir(parents=True, exist_ok=True)
-    _shorten_console(MMLogger.get_instance(f'predictions_{time.time_ns()}', log_file=str(path)), testing=True)
-
-
-def quiet() -> None:
-    """Silences what the libraries say about themselves at every start; warnings of this package stay."""
-    for module in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torch', 'torchvision', 'pkg_resources'):
-        for category in (DeprecationWarning, FutureWarning, UserWarning):
-            warnings.filterwarnings('ignore', category=category, module=rf'{module}(\.|$)')
-    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # said where importlib imports it
-
-
-def say(text: str = '') -> None:
-    """Prints a line, on the first process of a distributed run only."""
-    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0:
-        print(text, flush=True)
-
-
-def _say_changes(changes: Sequence[Change], shapes: bool, skip: tuple[str, ...] = ()) -> None:
-    """What was changed, a line each where it fits; what is equal for validation and test is said once."""
-    told: dict[tuple[str, str], list[str]] = {}
-    for change in changes:
-        if not change.path.startswith(skip):
-            before = shorten(change.before)
-            after = shorten(change.after) if change.after is not NOT_SET else '(removed)'
-            told.setdefault((before, after, change.path.removeprefix('val_').removeprefix('test_')), []).append(
-                change.path
-            )
-    if not told:
-        return
-    say(f'\nChanged in the config to run on {"the Shapes data" if shapes else "this machine"}:')
-    for (before, after, _), paths in told.items():
-        line = f'  {", ".join(paths)}: {before} -> {after}'
-        say(line if len(line) <= 118 else f'  {", ".join(paths)}:\n      {before}\n   -> {after}')
-
-
-def _say_plan(runner: Runner, cfg: Config) -> None:
-    millions = sum(parameter.numel() for parameter in runner.model.parameters()) / 1e6
-    loop = cfg.train_cfg
-    length = f'{loop.max_iters} iterations' if 'max_iters' in loop else f'{loop.max_epochs} epochs'
-    batch = cfg.train_dataloader.get('batch_size') or '?'
-    say(
-        f'\nTraining {cfg.model.type} ({millions:.1f} M parameters) for {length} of {batch} images a process '
-        f'on {get_device()}. Log: {os.path.relpath(Path(runner.log_dir) / (runner.timestamp + ".log"))}\n'
-    )
-
-
-def _say_summary(
-    cfg: Config,
-    metrics: dict[str, float],
-    started: float,
-    config: str,
-    shapes: bool,
-    show_dir: str | None = None,
-    per_class: PerClass | None = None,
-    files: Sequence[tuple[str, Path]] = (),
-) -> None:
-    work_dir = Path(cfg.work_dir)
-    say()
-    if per_class:
-        for line in [*per_class_lines(per_class), '']:
-            say(line)
-    for line in metric_table(metrics):
-        say(line)
-    say()
-    for name in ('predictions', 'curves'):
-        path = work_dir / f'{name}.png'
-        if path.is_file() and path.stat().st_mtime >= started:
-            say(f'{name:<12} {path}')
-    for name, path in files:
-        say(f'{name:<12} {path}')
-    if show_dir is not None:
-        say(f'{"pictures":<12} {show_dir}')
-    last = work_dir / 'last_checkpoint'
-    if last.is_file() and last.stat().st_mtime >= started:
-        checkpoint = os.path.relpath(last.read_text().strip())
-        say(f'{"checkpoint":<12} {checkpoint}')
-        say(f'{"test it":<12} python tools/test.py {config} {checkpoint}{" --shapes" if shapes else ""}')
-    minutes, seconds = divmod(round(time.time() - started), 60)
-    say(f'{"took":<12} {minutes} min {seconds:02d} s')
-
-
-def metric_table(metrics: dict[str, float]) -> list[str]:
-    """Lines of a table: COCO's numbers with a row for boxes and one for masks, others one a line."""
-    rows: dict[str, dict[str, float]] = {}
-    plain = {}
-    for name, value in metrics.items():
-        kind, _, column = name.rpartition('/')[2].partition('_mAP')
-        if '_mAP' in name:
-            rows.setdefault(kind, {})['mAP' + column] = value
-        else:
-            plain[name.rpartition('/')[2]] = value
-    lines = []
-    if rows:
-        columns = list(next(iter(rows.values())))
-        lines.append(' ' * 12 + ''.join(f'{column:>9}' for column in columns))
-        names = {'bbox': 'box', 'segm': 'mask'}
-        for kind, values in rows.items():
-            cells = (values.get(column, -1) for column in columns)
-            lines.append(
-                f'{names.get(kind, kind):<12}' + ''.join(f'{v:>9.3f}' if v >= 0 else f'{"-":>9}' for v in cells)
-            )
-    lines += [f'{name:<12}{value:>9.3f}' for name, value in plain.items() if name not in ('time', 'data_time')]
-    return lines
+    shorten_console(MMLogger.get_instance(f'predictions_{time.time_ns()}', log_file=str(path)), testing=True)

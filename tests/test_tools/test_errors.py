@@ -8,7 +8,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, build_from_cfg
 from torch.utils.data import DataLoader, Dataset
 
-from mmext_backbones.engine import runs
+from mmext_backbones.engine import checks, runs
+from mmext_backbones.engine import screen as screens
 from mmext_backbones.errors import UserError, explain, run_cli
 from mmext_backbones.registry import MODELS as OUR_MODELS
 
@@ -159,25 +160,25 @@ def test_missing_data_through_wrappers(tmp_path):
     nested = {'type': 'RepeatDataset', 'dataset': {'type': 'ConcatDataset', 'datasets': [there, leaf]}}
     cfg = Config({'train_dataloader': {'dataset': nested}, 'val_dataloader': {'dataset': there}})
     with pytest.raises(UserError) as caught:
-        runs.check_data(cfg, ('train', 'val'))
+        checks.check_data(cfg, ('train', 'val'))
     text = str(caught.value)
     assert str(tmp_path / 'coco' / 'a.json') in text
     assert str(tmp_path / 'coco' / 'i') in text
     assert f'ln -s /where/it/is {tmp_path / "coco"}' in text
     assert '--shapes' in text
-    runs.check_data(cfg, ('val',))
+    checks.check_data(cfg, ('val',))
 
 
 def test_checkpoints(tmp_path):
     path = tmp_path / 'x.pth'
     with pytest.raises(UserError, match='no such file'):
-        runs.check_checkpoint(str(path))
+        checks.check_checkpoint(str(path))
     torch.save({'state_dict': {'w': torch.ones(1000)}}, path)
-    assert list(runs.check_checkpoint(str(path))) == ['w']
+    assert list(checks.check_checkpoint(str(path))) == ['w']
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(UserError, match='truncated'):
-        runs.check_checkpoint(str(path))
-    assert runs.check_checkpoint('https://somewhere/x.pth') is None
+        checks.check_checkpoint(str(path))
+    assert checks.check_checkpoint('https://somewhere/x.pth') is None
     # the same file, noticed only inside the libraries
     text = message_of(lambda: torch.load(path))
     assert str(path) in text
@@ -186,9 +187,9 @@ def test_checkpoints(tmp_path):
 
 def test_checkpoint_of_another_model(tmp_path):
     model = torch.nn.Linear(2, 2)
-    runs._check_match(model, model.state_dict(), 'x.pth', shapes=True)
+    checks.check_match(model, model.state_dict(), 'x.pth', shapes=True)
     with pytest.raises(UserError, match=r'1 of 2 tensors.*weight.*--shapes'):
-        runs._check_match(model, {**model.state_dict(), 'weight': torch.zeros(3, 2)}, 'x.pth', shapes=False)
+        checks.check_match(model, {**model.state_dict(), 'weight': torch.zeros(3, 2)}, 'x.pth', shapes=False)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the message is for machines without a GPU')
@@ -238,7 +239,7 @@ def test_tta_where_the_config_says_nothing(model, wrapper):
 
 
 def test_chatter_is_left_out(capsys):
-    screen = runs._Chatter(sys.stdout)
+    screen = screens.Chatter(sys.stdout)
     print('creating index...', file=screen)
     print('a line that matters', file=screen)
     print('Done (t=0.1s)', file=screen)

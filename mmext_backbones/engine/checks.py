@@ -1,0 +1,148 @@
+"""What a run needs on disk, looked at before anything is built: data and checkpoints."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from mmengine.config import Config
+
+from ..datasets.shapes_config import walk
+from ..errors import UserError, did_you_mean
+from ..weights.fitting import WeightsError, fit, unwrap
+from ..weights.layouts import family_of, recognise
+from ..weights.loading import read_file
+
+__all__ = ['check_checkpoint', 'check_checkpoints', 'check_data', 'check_match', 'naming_empty_images']
+
+
+def check_data(cfg: Config, splits: Sequence[str]) -> None:
+    """Looks for the data of some splits before anything is built.
+
+    Raises:
+        UserError: naming what is missing and where it is expected.
+    """
+    missing = []
+    for split in splits:
+        for source in (f'{split}_dataloader', f'{split}_evaluator'):
+            for path in _paths(cfg.get(source)):
+                if not path.exists() and path not in missing:
+                    missing.append(path)
+    if not missing:
+        return
+    shown = '\n'.join(f'  {path}' for path in missing[:6]) + ('\n  ...' if len(missing) > 6 else '')
+    roots = sorted({str(_first_missing(path)) for path in missing})
+    raise UserError(
+        f'the data of this config is not there. Missing, seen from {os.getcwd()}:\n{shown}\n'
+        f'If you have it elsewhere, link it: ln -s /where/it/is {roots[0]}\n'
+        'To try the config without any data, add --shapes.'
+    )
+
+
+def _paths(node: Any) -> list[Path]:
+    """Files and folders that loaders and evaluators name, through wrappers and lists."""
+    found = []
+    for _, item in walk(node):
+        root = item.get('data_root') or ''
+        ann_file, prefix = item.get('ann_file'), item.get('data_prefix')
+        parts = [ann_file, *(prefix.values() if isinstance(prefix, dict) else [prefix])]
+        names = [os.path.join(root, part) for part in parts if isinstance(part, str) and part]
+        names += [root] if root and not names else []
+        found += [Path(name) for name in names if '://' not in name]
+    return found
+
+
+def _first_missing(path: Path) -> Path:
+    """The topmost folder on the way to `path` that is not there."""
+    for parent in [*reversed(path.parents), path]:
+        if not parent.exists():
+            return parent
+    return path
+
+
+@contextlib.contextmanager
+def naming_empty_images(cfg: Config, splits: Sequence[str]) -> Iterator[None]:
+    """OpenCV refuses an empty file without saying which: looks for it.
+
+    Raises:
+        UserError: naming the empty files.
+    """
+    try:
+        yield
+    except cv2.error as error:
+        if 'buf.empty()' not in str(error):
+            raise
+        folders = {path for split in splits for path in _paths(cfg.get(f'{split}_dataloader')) if path.is_dir()}
+        files = (file for folder in sorted(folders) for file in sorted(folder.rglob('*')))
+        empty = [str(file) for file in files if file.is_file() and file.stat().st_size == 0]
+        if not empty:
+            raise
+        raise UserError(
+            f'image {empty[0]!r} is an empty file{f", and {len(empty) - 1} more are" if len(empty) > 1 else ""}. '
+            'Fetch it again, or take it out of the data.'
+        ) from error
+
+
+def check_checkpoints(cfg: Config) -> None:
+    """The checkpoints a training starts from: `load_from`, and `init_cfg` inside the model.
+
+    Raises:
+        UserError: as `check_checkpoint`.
+    """
+    names = [cfg.get('load_from')]
+    names += [node.get('checkpoint') for _, node in walk(cfg.model) if node.get('type') == 'Pretrained']
+    for name in names:
+        if isinstance(name, str):
+            check_checkpoint(name)
+
+
+def check_checkpoint(path: str) -> dict | None:
+    """Reads a checkpoint without holding its tensors in memory.
+
+    Args:
+        path: A file; addresses (``https://``, ``torchvision://``) are left to mmengine.
+
+    Returns:
+        The weights by name, or None for an address.
+
+    Raises:
+        UserError: if the file is missing or cannot be read.
+    """
+    if '://' in path:
+        return None
+    if not Path(path).is_file():
+        known = [str(other) for other in Path(path).parent.glob('*.pth')]
+        raise UserError(f'checkpoint {path!r}: there is no such file.{did_you_mean(path, known)}')
+    try:
+        return unwrap(read_file(path, 'cpu', mmap=True), path)
+    except WeightsError as error:
+        raise UserError(f'checkpoint {error}') from error
+
+
+def check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes: bool) -> None:
+    """A test needs every weight of the model: mmengine would go on with random ones.
+
+    Raises:
+        UserError: if some are missing or of another shape.
+    """
+    model = model.module if hasattr(model, 'module') else model
+    wanted = {key: value for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')}
+    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    family = family_of(type(getattr(model, 'backbone', None)))
+    published = model.own_weights(weights, f'checkpoint {checkpoint!r}') if hasattr(model, 'own_weights') else None
+    if published is not None:
+        weights = published
+    elif family is not None and recognise(weights, family) is not None:
+        backbone, _ = fit(weights, model.backbone.state_dict(), family, f'checkpoint {checkpoint!r}')
+        weights = {key: value for key, value in weights.items() if not key.startswith('backbone.')}
+        weights |= {f'backbone.{key}': value for key, value in backbone.items()}
+    wrong = [key for key, value in wanted.items() if key not in weights or weights[key].shape != value.shape]
+    if wrong:
+        hint = 'It may come from another config' + ('.' if shapes else ', or from a run with --shapes.')
+        raise UserError(
+            f'checkpoint {checkpoint!r} does not fit this model: {len(wrong)} of {len(wanted)} tensors are missing or '
+            f'of another shape ({", ".join(wrong[:3])}{", ..." if len(wrong) > 3 else ""}). {hint}'
+        )
