@@ -207,6 +207,8 @@ def test_little_but_the_backbone_is_ours(leaf):
     """So that mmdet's, mmseg's and mmpretrain's own tools run it."""
     ours = {name.partition('.')[2] for name in re.findall(r'mmext_backbones[\w.]*', load(leaf).pretty_text)}
     expected = {BACKBONES[parts(leaf)[0]]}
+    if leaf in COCO:
+        expected.add('InstanceTTAModel')
     if leaf in CLASSIFICATION:
         expected |= {'ImageClassifier'} | {
             head for head in ('MaxViTClsHead', 'SequencerClsHead') if head[:6].lower() in leaf.stem
@@ -374,6 +376,9 @@ def test_coco_pipelines(leaf):
     assert (crop.crop_type, crop.crop_size, crop.allow_negative_crop) == ('absolute_range', (384, 600), True)
     test = cfg.test_dataloader.dataset.pipeline
     assert [step.scale for step in test if step.type == 'Resize'] == [(1333, 800)]
+    scales, flips = cfg.tta_pipeline[1].transforms[:2]
+    assert len({view.scale for view in scales}) > 1
+    assert {flip.prob for flip in flips} == {0.0, 1.0}
     preprocessor = cfg.model.data_preprocessor
     assert preprocessor.pad_size_divisor == 32
     assert preprocessor.bgr_to_rgb

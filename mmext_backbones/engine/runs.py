@@ -415,14 +415,14 @@ def _use_tta(cfg: Config) -> None:
                 "--tta: the config's tta_model, mmdet's DetTTAModel, merges boxes only, and this model predicts masks. "
                 f'Take the one that merges both: --cfg-options tta_model.type={INSTANCE_TTA_MODEL}'
             )
-    if 'tta_model' not in cfg:
+    if cfg.get('tta_model') is None:
         if scope not in defaults:
             raise UserError('--tta: the config has no tta_model. Add one, e.g. tta_model=dict(type="SegTTAModel").')
         cfg.tta_model = ConfigDict(defaults[scope])
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
-    if 'tta_pipeline' not in cfg:
+    if cfg.get('tta_pipeline') is None:
         if scope not in defaults:
             raise UserError('--tta: the config has no tta_pipeline, the views to predict. Add one to it.')
         pack = deepcopy(dataset.pipeline[-1])

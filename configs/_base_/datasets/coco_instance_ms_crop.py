@@ -1,5 +1,5 @@
 # COCO instances; training at one of eleven scales, half of the time from a random crop.
-_base_ = 'mmdet::_base_/datasets/coco_instance.py'
+_base_ = ['mmdet::_base_/datasets/coco_instance.py', '../tta/coco_instance_ms_flip.py']
 resize = dict(
     type='RandomChoiceResize',
     scales=[

@@ -1,5 +1,5 @@
 # Boxes and masks merged over three scales, each also flipped: 6 views. The scales are ours, around the usual test scale
-# of (1333, 800); they are of no published result. Put it last in a leaf's _base_ and test with --tta.
+# of (1333, 800); they are of no published result.
 tta_model = dict(
     type='mmext_backbones.InstanceTTAModel',
     tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
