@@ -18,6 +18,7 @@ ALLOWED = {
     'datasets': {'errors'},
     'heads': {'registry', 'weights'},
     'engine': {'datasets', 'errors', 'registry', 'weights'},
+    'swap': {'backbones', 'engine', 'errors', 'registry', 'weights'},
     'bases': set(),
     '__init__': {'backbones', 'bases', 'engine', 'weights'},
 }

@@ -1,0 +1,85 @@
+"""Which maps a part of a model returns: channels and strides, found by running it on shapes alone."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor
+
+__all__ = ['Map', 'backbone_maps', 'module_maps', 'type_name']
+
+SIZE = 256  # edge of the image in pixels; a multiple of every stride
+
+
+class Map(NamedTuple):
+    """One output: channels, and the stride in pixels of the image; None for a vector, which has no place."""
+
+    channels: int
+    stride: int | None
+
+
+def type_name(config: Any) -> str:
+    """The class a config names, without its scope; `type` is a string, or in Python-style configs the class."""
+    cls = config.get('type') if isinstance(config, Mapping) else None
+    if cls is None:
+        return ''
+    return cls.rpartition('.')[2] if isinstance(cls, str) else cls.__name__
+
+
+def backbone_maps(config: Mapping, in_channels: int = 3) -> list[Map]:
+    """The maps of a backbone, on the meta device; where an operator runs on no meta device, on the CPU.
+
+    Raises:
+        Exception: whatever the backbone raises when it is built or run.
+    """
+    config = _without_weights(config)
+    try:
+        return _run(config, lambda: torch.empty(1, in_channels, SIZE, SIZE), 'meta')
+    except Exception:
+        return _run(config, lambda: torch.zeros(1, in_channels, SIZE, SIZE), 'cpu')
+
+
+def module_maps(config: Mapping | Sequence[Mapping], maps: Sequence[Map]) -> list[Map] | None:
+    """The maps of a neck behind `maps`, or None where it does not run on shapes alone."""
+
+    def inputs() -> tuple[Tensor, ...]:
+        return tuple(
+            torch.empty(1, channels, *(() if stride is None else (SIZE // stride,) * 2)) for channels, stride in maps
+        )
+
+    try:
+        return _run(_without_weights(config), inputs, 'meta')
+    except Exception:
+        return None
+
+
+def _run(config: Any, inputs: Any, device: str) -> list[Map]:
+    with torch.device(device), torch.no_grad():
+        module = ROOT_MODELS.build(config)
+        module.eval()  # mmdet's Swin returns None here
+        outs = module(inputs())
+    return [_map(out) for out in _flat(outs)]
+
+
+def _flat(outs: Any) -> list[Tensor]:
+    if isinstance(outs, Tensor):
+        return [outs]
+    return [tensor for out in outs for tensor in _flat(out)]
+
+
+def _map(out: Tensor) -> Map:
+    if out.dim() == 4:
+        return Map(out.shape[1], max(1, round(SIZE / out.shape[3])))
+    return Map(out.shape[-1], None)
+
+
+def _without_weights(config: Any) -> Any:
+    """The config without what would be fetched when it is built."""
+    config = copy.deepcopy(config)
+    for part in config if isinstance(config, (list, tuple)) else [config]:
+        for key in ('init_cfg', 'pretrained'):
+            if isinstance(part.get(key), (str, Mapping, list, tuple)):
+                part[key] = None
+    return config
