@@ -1,0 +1,148 @@
+"""Writes a config anew with one of our backbones: a short child of the original, built and run once.
+
+python tools/swap_backbone.py my_config.py --backbone elsa_swin_t
+python tools/swap_backbone.py mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py --backbone swin_b -o dino_swin_b.py
+python -m mmext_backbones.swap my_config.py --backbone maxvit_t --check
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..engine.runs import load_config, quiet
+from ..errors import UserError, add_traceback_option, run_cli
+from . import DEFAULT, SwapRefused, swap_backbone
+from .checking import build_model, forward, summarise, table
+from .maps import type_name
+from .networks import known_network
+from .rewiring import find_holder
+from .writing import child_config, difference, unscoped
+
+FORWARD_SIZE = 256  # pixels, of the image the model is run on: DINO chooses 900 queries among its places
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog='swap_backbone', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='a config file, or a name like mmdet::path.py')
+    parser.add_argument(
+        '--backbone', required=True, metavar='NAME', help='elsa_swin_t, swin_b, maxvit_t, sequencer_s, ...'
+    )
+    parser.add_argument(
+        '-o', '--out', type=Path, metavar='FILE', help='the config to write (CONFIG_NAME.py, in this folder)'
+    )
+    parser.add_argument(
+        '--weights', default=DEFAULT, metavar='ADDRESS', help="the backbone's weights; 'none' for random ones"
+    )
+    parser.add_argument(
+        '--keep-optimizer', action='store_true', help='leave the optimizer and its schedule as they are'
+    )
+    parser.add_argument('--check', action='store_true', help='only check: build, run, compare; write nothing')
+    parser.add_argument('--force', action='store_true', help='overwrite FILE')
+    parser.add_argument('--size', type=int, default=512, metavar='PIXELS', help='edge of the image to count costs on')
+    add_traceback_option(parser)
+    args = parser.parse_args(argv)
+    quiet()
+    try:
+        network = known_network(args.backbone)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    out = args.out or Path(f'{Path(args.config.rpartition("::")[2]).stem}_{args.backbone}.py')
+    if out.exists() and not (args.force or args.check):
+        raise UserError(f'{out} exists already: name another file with -o, or overwrite it with --force.')
+    if args.out and '::' not in args.config and out.resolve() == Path(args.config).resolve():
+        raise UserError(f'{out} is the config itself, which the new one inherits: name another file with -o.')
+    old = load_config(args.config)
+    weights = None if args.weights == 'none' else args.weights
+    try:
+        new = swap_backbone(old, args.backbone, weights=weights, keep_optimizer=args.keep_optimizer)
+    except SwapRefused as error:
+        raise UserError(f'{args.config} takes no {args.backbone}: {error}.') from error
+    except ValueError as error:
+        raise UserError(f'{args.config}: {error}') from error
+    check(args.config, new)
+    print('\n'.join(table(summarise(old, args.size), summarise(new, args.size), args.size)))
+    for note in notes(old, new):
+        print(f'note: {note}')
+    if args.check:
+        print(f'{args.config} runs with {args.backbone}; nothing was written.')
+        return
+    write(
+        args.config, old, new, out, f'{Path(args.config.rpartition("::")[2]).name} with {network.cls} ({network.arch}).'
+    )
+    print(f'Written: {out}')
+
+
+def check(config: str, new: Config) -> None:
+    """Builds the model and runs it once.
+
+    Raises:
+        UserError: if either fails.
+    """
+    try:
+        forward(build_model(new), FORWARD_SIZE)
+    except Exception as error:
+        first_line = str(error).strip().partition('\n')[0]
+        raise UserError(
+            f'{config}: the swapped model does not run: {type(error).__name__}: {first_line}\n'
+            'Nothing was written. Some part of it may state the old channels or sizes under a name of its own.'
+        ) from error
+
+
+def write(config: str, old: Config, new: Config, out: Path, comment: str) -> None:
+    """Writes the child, reads it again and compares it with `new`.
+
+    Raises:
+        UserError: if it reads otherwise, or no file there could inherit a Python-style config; nothing is left behind.
+    """
+    try:
+        text = child_config(config, old, new, out, comment)
+    except ValueError as error:
+        raise UserError(f'{config}: {error}') from error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile('w', dir=out.parent, prefix='swap_', suffix='.py', delete=False) as file:
+        file.write(text)
+    draft = Path(file.name)
+    try:
+        read, wanted = (unscoped(each.to_dict()) for each in (Config.fromfile(str(draft)), new))
+        different = difference(wanted, read) | difference(read, wanted)
+        if different:
+            raise UserError(f'the child would not read as the swapped config: {", ".join(different)} differ.')
+        draft.chmod(0o666 & ~_umask())
+        draft.replace(out)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def notes(old: Config, new: Config) -> list[str]:
+    """What a reader of the table may want to know."""
+    said = []
+    holder = find_holder(new.model)
+    if holder['backbone'].get('init_cfg') is None:
+        said.append('the backbone starts from random weights: name some with --weights (docs/weights.md).')
+    if old.get('load_from') and not new.get('load_from'):
+        said.append(f'load_from is gone: {old.load_from} was trained with the old backbone.')
+    before, after = (cfg.get('optim_wrapper', {}).get('optimizer') for cfg in (old, new))
+    if before != after:
+        said.append(
+            f'{type_name(before)} with a learning rate of {before.get("lr")} became '
+            f'{type_name(after)} with {after.lr} (--keep-optimizer keeps it).'
+        )
+    if new.get('find_unused_parameters') and not old.get('find_unused_parameters'):
+        said.append('some maps have no reader, so find_unused_parameters is on.')
+    return said
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+if __name__ == '__main__':
+    sys.exit(run_cli(main))

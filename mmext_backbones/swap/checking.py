@@ -1,0 +1,130 @@
+"""Whether a swapped model runs, and what it costs beside the one before."""
+
+import copy
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor
+
+from ..engine.cost import model_cost
+from .maps import Map, backbone_maps, type_name
+from .rewiring import find_holder
+
+__all__ = ['Summary', 'build_model', 'forward', 'summarise', 'table']
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One side of the table; parameters and MACs are the whole model's, or None where they cannot be counted."""
+
+    backbone: str
+    maps: list[Map]
+    params: int | None
+    macs: int | None
+
+
+def build_model(cfg: Config, device: str = 'cpu') -> BaseModel:
+    """The model of a config in eval mode, with random weights: nothing is fetched.
+
+    Raises:
+        Exception: whatever the model raises.
+    """
+    model = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    _forget_weights(model)
+    with _scope(cfg), torch.device(device):
+        model = MODELS.build(model)
+    model.eval()
+    return model
+
+
+def forward(model: BaseModel, size: int = 128) -> Any:
+    """One prediction for an image of noise, `size` pixels square.
+
+    Raises:
+        Exception: whatever the model raises.
+    """
+    in_channels = getattr(getattr(model, 'backbone', model), 'in_channels', 3)
+    library = next((cls.__module__.partition('.')[0] for cls in type(model).__mro__ if _known(cls)), None)
+    x = torch.randn(1, in_channels, size, size)
+    with torch.no_grad():
+        return model(x, [_sample(model, size)] if library == 'mmdet' else None, mode='predict')
+
+
+def summarise(cfg: Config, size: int) -> Summary:
+    """Counts the model of a config on an image of `size` pixels square; what does not run on shapes stays uncounted."""
+    with _scope(cfg):
+        backbone = find_holder(cfg.model)['backbone']
+        maps = backbone_maps(backbone, backbone.get('in_channels', 3))
+    params = macs = None
+    try:
+        try:
+            model = build_model(cfg, 'meta')
+        except Exception:
+            model = build_model(cfg)  # some constructors read numbers
+        params = sum(parameter.numel() for parameter in model.parameters())
+        macs = model_cost(model, (size, size)).macs
+    except Exception:
+        pass  # an operator without shapes, such as deformable convolution
+    arch = backbone.get('arch') or backbone.get('depth') or ''
+    return Summary(f'{type_name(backbone)} {arch}'.strip(), maps, params, macs)
+
+
+def table(before: Summary, after: Summary, size: int) -> list[str]:
+    """The lines of a table: a row for each thing, a column for each side."""
+
+    def count(number: int | None, unit: float) -> str:
+        return 'not counted' if number is None else f'{number / unit:.1f}'
+
+    rows = [('', 'before', 'after')]
+    rows.append(('backbone', before.backbone, after.backbone))
+    rows.append(('levels', str(len(before.maps)), str(len(after.maps))))
+    for place, title in enumerate(('channels', 'strides')):
+        rows.append((title, *(', '.join(str(m[place] or '-') for m in side.maps) for side in (before, after))))
+    rows.append(('parameters (M)', count(before.params, 1e6), count(after.params, 1e6)))
+    rows.append((f'MACs (G) at {size} x {size}', count(before.macs, 1e9), count(after.macs, 1e9)))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return ['  '.join(f'{cell:{width}}' for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _scope(cfg: Config) -> Any:
+    scope = cfg.get('default_scope')
+    return DefaultScope.overwrite_default_scope(scope) if scope else nullcontext()
+
+
+def _known(cls: type) -> bool:
+    return cls.__module__.partition('.')[0] in ('mmdet', 'mmseg', 'mmpretrain')
+
+
+def _sample(model: BaseModel, size: int) -> Any:
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    shape = (size, size)
+    metainfo = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape', 'batch_input_shape'), shape)
+    sample = DetDataSample(metainfo={**metainfo, 'scale_factor': (1.0, 1.0), 'img_id': 0, 'img_path': 'noise'})
+    if hasattr(model, 'roi_head') and not hasattr(model, 'rpn_head'):  # Fast R-CNN reads its proposals from a file
+        box: Tensor = torch.tensor([[0.0, 0.0, size / 2, size / 2]])
+        sample.proposals = InstanceData(bboxes=box, scores=torch.ones(1))
+    return sample
+
+
+def _forget_weights(node: Any) -> None:
+    """No part fetches weights when it is built."""
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            _forget_weights(item)
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            named = key in ('pretrained', 'teacher_ckpt') and isinstance(value, str)
+            if named or (key == 'init_cfg' and type_name(value) in ('Pretrained', 'PretrainedInit')):
+                node[key] = None
+            else:
+                _forget_weights(value)

@@ -1,0 +1,9 @@
+"""See `mmext_backbones.swap.__main__`: the same as `python -m mmext_backbones.swap`."""
+
+import sys
+
+from mmext_backbones.errors import run_cli
+from mmext_backbones.swap.__main__ import main
+
+if __name__ == '__main__':
+    sys.exit(run_cli(main))
