@@ -65,12 +65,14 @@ def main(argv: list[str]) -> None:
         raise UserError(f'{args.config} takes no {args.backbone}: {error}.') from error
     except ValueError as error:
         raise UserError(f'{args.config}: {error}') from error
-    check(args.config, new)
+    failure = check(args.config, old, new)
     print('\n'.join(table(summarise(old, args.size), summarise(new, args.size), args.size)))
+    if failure:
+        print(f'note: not run, because the original does not run here either: {failure}')
     for note in notes(old, new):
         print(f'note: {note}')
     if args.check:
-        print(f'{args.config} runs with {args.backbone}; nothing was written.')
+        print(f'{args.config} {"takes" if failure else "runs with"} {args.backbone}; nothing was written.')
         return
     write(
         args.config, old, new, out, f'{Path(args.config.rpartition("::")[2]).name} with {network.cls} ({network.arch}).'
@@ -78,20 +80,30 @@ def main(argv: list[str]) -> None:
     print(f'Written: {out}')
 
 
-def check(config: str, new: Config) -> None:
+def check(config: str, old: Config, new: Config) -> str | None:
     """Builds the model and runs it once.
 
+    Returns:
+        None, or what keeps the original from running here too: an operator without a CPU kernel, a missing file.
+
     Raises:
-        UserError: if either fails.
+        UserError: if the swapped model fails where the original does not.
     """
+    failure = _failure(new)
+    if failure is None or _failure(old) == failure:
+        return failure
+    raise UserError(
+        f'{config}: the swapped model does not run: {failure}\n'
+        'Nothing was written. Some part of it may state the old channels or sizes under a name of its own.'
+    )
+
+
+def _failure(cfg: Config) -> str | None:
     try:
-        forward(build_model(new), FORWARD_SIZE)
+        forward(build_model(cfg), FORWARD_SIZE)
     except Exception as error:
-        first_line = str(error).strip().partition('\n')[0]
-        raise UserError(
-            f'{config}: the swapped model does not run: {type(error).__name__}: {first_line}\n'
-            'Nothing was written. Some part of it may state the old channels or sizes under a name of its own.'
-        ) from error
+        return f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
+    return None
 
 
 def write(config: str, old: Config, new: Config, out: Path, comment: str) -> None:

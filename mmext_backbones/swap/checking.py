@@ -109,7 +109,7 @@ def _sample(model: BaseModel, size: int) -> Any:
 
     shape = (size, size)
     metainfo = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape', 'batch_input_shape'), shape)
-    sample = DetDataSample(metainfo={**metainfo, 'scale_factor': (1.0, 1.0), 'img_id': 0, 'img_path': 'noise'})
+    sample = DetDataSample(metainfo={**metainfo, 'scale_factor': (1.0, 1.0), 'img_id': 0, 'border': (0, size, 0, size)})
     if hasattr(model, 'roi_head') and not hasattr(model, 'rpn_head'):  # Fast R-CNN reads its proposals from a file
         box: Tensor = torch.tensor([[0.0, 0.0, size / 2, size / 2]])
         sample.proposals = InstanceData(bboxes=box, scores=torch.ones(1))
@@ -124,7 +124,9 @@ def _forget_weights(node: Any) -> None:
     elif isinstance(node, Mapping):
         for key, value in node.items():
             named = key in ('pretrained', 'teacher_ckpt') and isinstance(value, str)
-            if named or (key == 'init_cfg' and type_name(value) in ('Pretrained', 'PretrainedInit')):
+            if key == 'pretrained' and value is True:  # timm's
+                node[key] = False
+            elif named or (key == 'init_cfg' and type_name(value) in ('Pretrained', 'PretrainedInit')):
                 node[key] = None
             else:
                 _forget_weights(value)

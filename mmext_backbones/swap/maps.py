@@ -1,7 +1,7 @@
 """Which maps a part of a model returns: channels and strides, found by running it on shapes alone."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,10 +35,13 @@ def backbone_maps(config: Mapping, in_channels: int = 3) -> list[Map]:
         Exception: whatever the backbone raises when it is built or run.
     """
     config = _without_weights(config)
+    size = config.get('img_size', SIZE)  # some transformers take no other
+    size = size if isinstance(size, int) else size[0]
+    shape = (1, in_channels, size, size)
     try:
-        return _run(config, lambda: torch.empty(1, in_channels, SIZE, SIZE), 'meta')
+        return _run(config, lambda: torch.empty(shape), 'meta', size)
     except Exception:
-        return _run(config, lambda: torch.zeros(1, in_channels, SIZE, SIZE), 'cpu')
+        return _run(config, lambda: torch.zeros(shape), 'cpu', size)
 
 
 def module_maps(config: Mapping | Sequence[Mapping], maps: Sequence[Map]) -> list[Map] | None:
@@ -50,17 +53,17 @@ def module_maps(config: Mapping | Sequence[Mapping], maps: Sequence[Map]) -> lis
         )
 
     try:
-        return _run(_without_weights(config), inputs, 'meta')
+        return _run(_without_weights(config), inputs, 'meta', SIZE)
     except Exception:
         return None
 
 
-def _run(config: Any, inputs: Any, device: str) -> list[Map]:
+def _run(config: Any, inputs: Callable[[], Any], device: str, size: int) -> list[Map]:
     with torch.device(device), torch.no_grad():
         module = ROOT_MODELS.build(config)
         module.eval()  # mmdet's Swin returns None here
         outs = module(inputs())
-    return [_map(out) for out in _flat(outs)]
+    return [_map(out, size) for out in _flat(outs)]
 
 
 def _flat(outs: Any) -> list[Tensor]:
@@ -69,9 +72,9 @@ def _flat(outs: Any) -> list[Tensor]:
     return [tensor for out in outs for tensor in _flat(out)]
 
 
-def _map(out: Tensor) -> Map:
+def _map(out: Tensor, size: int) -> Map:
     if out.dim() == 4:
-        return Map(out.shape[1], max(1, round(SIZE / out.shape[3])))
+        return Map(out.shape[1], max(1, round(size / out.shape[3])))
     return Map(out.shape[-1], None)
 
 
@@ -82,4 +85,6 @@ def _without_weights(config: Any) -> Any:
         for key in ('init_cfg', 'pretrained'):
             if isinstance(part.get(key), (str, Mapping, list, tuple)):
                 part[key] = None
+        if part.get('pretrained') is True:  # timm's
+            part['pretrained'] = False
     return config

@@ -42,7 +42,7 @@ BACKBONES = {
     'SSDVGG': 'SSD predicts on the maps of its VGG itself, which end below stride 32 in layers of its own',
 }
 TWO_BRANCHES = 'the network is made of branches that are trained together, with heads on each; it has no backbone'
-BACKBONES |= dict.fromkeys(('BiSeNetV2', 'DDRNet', 'PIDNet', 'FastSCNN', 'CGNet', 'ERFNet', 'VPD'), TWO_BRANCHES)
+BACKBONES |= dict.fromkeys(('BiSeNetV2', 'DDRNet', 'PIDNet', 'FastSCNN'), TWO_BRANCHES)
 BACKBONES['VPD'] = 'the backbone is a diffusion model that reads the names of the classes'
 NECKS = {
     'SSDNeck': 'SSD predicts on the maps of its backbone itself, whose widths its anchors and heads repeat',
@@ -113,6 +113,10 @@ def levels_of(holder: Mapping) -> list[Map]:
     shown = f'the maps of {name} have strides {", ".join(map(str, strides))}'
     if len(maps) == 1 and strides[0] is None:
         return maps
+    if None in strides:
+        raise SwapRefused(
+            f'{name} returns tokens beside its maps, as a plain transformer does, which ours have none of'
+        )
     foreign = set(strides) - set(STRIDES)
     if foreign:
         raise SwapRefused(f'{shown}; ours have {", ".join(map(str, STRIDES))}')
@@ -249,7 +253,7 @@ def trim(holder: Mapping, out_indices: tuple[int, ...]) -> tuple[int, ...]:
     first = neck.get('start_level', 0)
     if isinstance(neck.get('in_channels'), int):
         first = len(out_indices) - 1
-    elif not first or type_name(neck) == 'JPU':  # which hands on what it skips
+    elif not first or type_name(neck) in ('JPU', 'NASFCOS_FPN'):  # these read, or hand on, what they skip
         return out_indices
     elif first < len(out_indices):
         neck['start_level'] = 0
