@@ -38,10 +38,12 @@ def backbone_maps(config: Mapping, in_channels: int = 3) -> list[Map]:
     size = config.get('img_size', SIZE)  # some transformers take no other
     size = size if isinstance(size, int) else size[0]
     shape = (1, in_channels, size, size)
-    try:
-        return _run(config, lambda: torch.empty(shape), 'meta', size)
-    except Exception:
-        return _run(config, lambda: torch.zeros(shape), 'cpu', size)
+    for built, run in (('meta', 'meta'), ('cpu', 'meta')):  # some constructors read numbers
+        try:
+            return _run(config, lambda: torch.empty(shape), built, run, size)
+        except Exception:
+            continue
+    return _run(config, lambda: torch.zeros(shape), 'cpu', 'cpu', size)
 
 
 def module_maps(config: Mapping | Sequence[Mapping], maps: Sequence[Map]) -> list[Map] | None:
@@ -52,16 +54,20 @@ def module_maps(config: Mapping | Sequence[Mapping], maps: Sequence[Map]) -> lis
             torch.empty(1, channels, *(() if stride is None else (SIZE // stride,) * 2)) for channels, stride in maps
         )
 
+    if type_name(config) == 'GlobalAveragePooling':  # mmdet's wants maps of one size
+        return [Map(channels, None) for channels, _ in maps]
     try:
-        return _run(_without_weights(config), inputs, 'meta', SIZE)
+        return _run(_without_weights(config), inputs, 'meta', 'meta', SIZE)
     except Exception:
         return None
 
 
-def _run(config: Any, inputs: Callable[[], Any], device: str, size: int) -> list[Map]:
-    with torch.device(device), torch.no_grad():
-        module = ROOT_MODELS.build(config)
-        module.eval()  # mmdet's Swin returns None here
+def _run(config: Any, inputs: Callable[[], Any], built: str, run: str, size: int) -> list[Map]:
+    """Builds on one device and runs on another."""
+    with torch.device(built):
+        module = ROOT_MODELS.build(config).to(run)
+    module.eval()  # mmdet's Swin returns None here
+    with torch.device(run), torch.no_grad():
         outs = module(inputs())
     return [_map(out, size) for out in _flat(outs)]
 

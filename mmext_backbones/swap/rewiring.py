@@ -67,12 +67,14 @@ def find_holder(model: Mapping) -> ConfigDict:
                 f'its backbone was trained together with a {key.replace("_", " ")} on images and text, '
                 'and without those weights it recognises no words'
             )
-    if isinstance(model.get('backbone'), Mapping):
+    if type_name(model.get('backbone')):
         return model
     for key in HOLDERS:
         if isinstance(model.get(key), Mapping):
             return find_holder(model[key])
-    raise SwapRefused(f'{type_name(model) or "the model"} has no backbone in its config (it has {", ".join(model)})')
+    raise SwapRefused(
+        f'{type_name(model) or "the model"} has no backbone of a registry in its config (it has {", ".join(model)})'
+    )
 
 
 def refuse_unfit(holder: Mapping) -> None:
