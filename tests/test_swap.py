@@ -309,7 +309,8 @@ def test_difference_says_what_changed_and_no_more():
         f"_base_ = '{FASTER}'\ncustom_imports = dict(imports=['collections'], allow_failed_imports=False)\n",
         f"_base_ = '{FASTER}'\nmodel = dict(neck=dict(_delete_=True, type='mmdet.PAFPN', "
         'in_channels=[256, 512, 1024, 2048], out_channels=64, num_outs=5), '
-        'rpn_head=dict(in_channels=64), roi_head=dict(bbox_roi_extractor=dict(out_channels=64), bbox_head=dict(in_channels=64)))\n',
+        'rpn_head=dict(in_channels=64), '
+        'roi_head=dict(bbox_roi_extractor=dict(out_channels=64), bbox_head=dict(in_channels=64)))\n',
         f"_base_ = '{FASTER}'\nmodel = dict(backbone=dict(_delete_=True, _scope_='mmpretrain', type='ResNet', "
         'depth=18, out_indices=(0, 1, 2, 3)), neck=dict(in_channels=[64, 128, 256, 512]))\n',
         f"_base_ = '{FASTER}'\nlr = 0.01\noptim_wrapper = dict(optimizer=dict(lr=lr))\n"
