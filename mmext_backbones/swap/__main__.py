@@ -13,7 +13,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..engine.runs import load_config, quiet
+from ..engine.runs import load_config
+from ..engine.screen import quiet
 from ..errors import UserError, add_traceback_option, run_cli
 from . import DEFAULT, SwapRefused, swap_backbone
 from .checking import build_model, forward, summarise, table
