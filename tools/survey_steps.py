@@ -260,7 +260,7 @@ def _call(model: nn.Module, cfg: Mapping, library: str, size: int, mode: str) ->
 def batch(cfg: Mapping, library: str, size: int) -> dict:
     """Random images with the labels that the model may ask for."""
     if library == 'mmseg':
-        return segmentation_batch(size)
+        return segmentation_batch(size, len((cfg.get('data_preprocessor') or {}).get('mean') or 'rgb'))
     if cfg['type'].endswith('Video') or (with_backbone(cfg) is not cfg and not cfg['type'].endswith('Teacher')):
         return video_batch(size)
     roi_head = cfg.get('roi_head') or {}
@@ -317,8 +317,8 @@ def video_batch(size: int) -> dict:
     )
 
 
-def segmentation_batch(size: int) -> dict:
-    """Images with a class 0 or 1 a pixel, its edges and a depth."""
+def segmentation_batch(size: int, channels: int = 3) -> dict:
+    """Images, two of them stacked for the detection of changes, with a class 0 or 1 a pixel, its edges and a depth."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -331,6 +331,6 @@ def segmentation_batch(size: int) -> dict:
         sample.gt_sem_seg = PixelData(data=labels.clone())
         sample.gt_edge_map = PixelData(data=labels.clone())
         sample.gt_depth_map = PixelData(data=labels.float())
-        inputs.append(torch.randint(256, (3, *shape), dtype=torch.uint8))
+        inputs.append(torch.randint(256, (channels, *shape), dtype=torch.uint8))
         samples.append(sample)
     return {'inputs': inputs, 'data_samples': samples}
