@@ -1,35 +1,18 @@
 """The ELSA operator on the CPU through a compiled kernel (`elsa_cpu.c`), where a C compiler is at hand.
 
-The kernel is plain C without a header of Python or PyTorch: compiling takes about a second, once per machine, at the
-first use; nothing is compiled at install, and without a compiler the loop over the taps does the work. The library is
-kept in the user's cache folder under the hash of all that went into it (source, compiler, flags, processor).
-
 Layout [B, H, W, C], as between the blocks; formula, accumulation and gradients as written in the C file.
 """
 
 import contextlib
 import ctypes
-import functools
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SOURCE = Path(__file__).with_name('elsa_cpu.c')
-FLAGS = ('-std=gnu11', '-O3', '-march=native', '-mprefer-vector-width=512', '-fopenmp', '-fPIC')
-PORTABLE_FLAGS = ('-std=gnu11', '-O3', '-fopenmp', '-fPIC')  # for compilers that do not know the others
-CHUNKS = 32  # of rows, each with its own sums of the static filters' gradients
-REALS = {torch.float32: 'float', torch.float64: 'double'}
+from .compiled import Kernels, pointers
 
-logger = logging.getLogger('mmext_backbones')
+CHUNKS = 32  # of rows, each with its own sums of the static filters' gradients
 
 
 class _Shape(ctypes.Structure):
@@ -41,76 +24,25 @@ class _Shape(ctypes.Structure):
     ]  # fmt: skip
 
 
+_POINTER = ctypes.c_void_p
+_KERNELS = Kernels(
+    'elsa_cpu.c',
+    _Shape,
+    {
+        'elsa_forward': [_POINTER] * 5,
+        'elsa_backward_filters': [*[_POINTER] * 7, ctypes.c_int64],
+        'elsa_backward_value': [_POINTER] * 5,
+    },
+)
+
+
 def unavailable() -> str | None:
     """Why the kernel cannot run here, or None. The first call on a machine compiles it."""
-    return _reason()
+    return _KERNELS.reason()
 
 
 # What `torch.compiler.assume_constant_result` sets, without the compiler it imports: traced code takes the answer as is
 unavailable._dynamo_marked_constant = True
-
-
-@functools.cache
-def _reason() -> str | None:
-    try:
-        for real in REALS.values():
-            _library(real)
-    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
-        logger.info('The compiled ELSA kernel cannot be used: %s', error)
-        return str(error)
-    return None
-
-
-@functools.cache
-def _library(real: str) -> ctypes.CDLL:
-    compiler = os.environ.get('CC') or 'cc'
-    if shutil.which(compiler) is None:
-        raise RuntimeError(f'no C compiler: {compiler!r} is not on the PATH')
-    try:
-        path = _build(compiler, FLAGS, real)
-    except RuntimeError:
-        path = _build(compiler, PORTABLE_FLAGS, real)
-    # OpenMP is not linked: PyTorch has its own copy of the runtime open for all, and two would fight over the cores
-    library = ctypes.CDLL(str(path))
-    for function, pointers in (('elsa_forward', 5), ('elsa_backward_filters', 7), ('elsa_backward_value', 5)):
-        chunks = [ctypes.c_int64] if function == 'elsa_backward_filters' else []
-        getattr(library, function).argtypes = [ctypes.POINTER(_Shape), *[ctypes.c_void_p] * pointers, *chunks]
-        getattr(library, function).restype = None
-    return library
-
-
-def _build(compiler: str, flags: tuple[str, ...], real: str) -> Path:
-    """The path of the library, compiled unless it is there."""
-    parts = (SOURCE.read_text(), _run(compiler, '--version'), flags, real, platform.machine(), _processor())
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'mmext_backbones'
-    path = folder / f'elsa_{real}_{key}.so'
-    if path.exists():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:  # then moved: another process never sees half a file
-        objects, made = Path(scratch, 'elsa.o'), Path(scratch, 'elsa.so')
-        _run(compiler, *flags, f'-DREAL={real}', '-c', str(SOURCE), '-o', str(objects))
-        _run(compiler, '-shared', str(objects), '-o', str(made))
-        os.replace(made, path)
-    return path
-
-
-def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ['no message']
-        raise RuntimeError(f'{" ".join(command[:2])} ... failed: {said[0]}')
-    return done.stdout
-
-
-def _processor() -> str:
-    """What tells processors apart that share a home folder."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(('flags', 'Features'))), platform.processor())
 
 
 def _shape(v: Tensor, attn: Tensor, kernel_size: int, dilation: int) -> _Shape:
@@ -127,16 +59,12 @@ def _tokens(v: Tensor) -> Tensor:
     return v if even else v.contiguous()
 
 
-def _pointers(*tensors: Tensor | None) -> list[int | None]:
-    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-
-
 def _forward(v: Tensor, attn: Tensor, mul: Tensor | None, add: Tensor, kernel_size: int, dilation: int) -> Tensor:
     v, attn = _tokens(v), attn.contiguous()
     mul, add = None if mul is None else mul.contiguous(), add.contiguous()
     out = v.new_empty(v.shape)
     shape = _shape(v, attn, kernel_size, dilation)
-    _library(REALS[v.dtype]).elsa_forward(ctypes.byref(shape), *_pointers(v, attn, mul, add, out))
+    _KERNELS[v.dtype].elsa_forward(ctypes.byref(shape), *pointers(v, attn, mul, add, out))
     return out
 
 
@@ -145,17 +73,17 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad, v, attn = grad.contiguous(), _tokens(v), attn.contiguous()
     mul, add = None if mul is None else mul.contiguous(), add.contiguous()
-    library, shape = _library(REALS[v.dtype]), _shape(v, attn, kernel_size, dilation)
+    library, shape = _KERNELS[v.dtype], _shape(v, attn, kernel_size, dilation)
 
     grad_v = v.new_empty(v.shape)
-    library.elsa_backward_value(ctypes.byref(shape), *_pointers(grad, attn, mul, add, grad_v))
+    library.elsa_backward_value(ctypes.byref(shape), *pointers(grad, attn, mul, add, grad_v))
 
     chunks = min(CHUNKS, v.shape[0] * v.shape[1])
     grad_attn = torch.zeros_like(attn)
     sums_mul = None if mul is None else v.new_zeros(chunks, *add.shape)
     sums_add = v.new_zeros(chunks, *add.shape)
-    pointers = _pointers(v, attn, mul, grad, grad_attn, sums_mul, sums_add)
-    library.elsa_backward_filters(ctypes.byref(shape), *pointers, chunks)
+    arguments = pointers(v, attn, mul, grad, grad_attn, sums_mul, sums_add)
+    library.elsa_backward_filters(ctypes.byref(shape), *arguments, chunks)
     grad_mul = v.new_empty(0) if mul is None else sums_mul.sum(dim=0)
     return grad_v, grad_attn, grad_mul, sums_add.sum(dim=0)
 
