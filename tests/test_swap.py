@@ -107,6 +107,31 @@ def child_of(tmp_path: Path, text: str, name: str = 'mine.py') -> str:
             None,
             {'decode_head.kernel_generate_head.in_channels': 768, 'auxiliary_head.in_channels': 384},
         ),
+        (  # heads in cascade, whose maps no longer have one size
+            'mmseg::ocrnet/ocrnet_r101-d8_4xb2-40k_cityscapes-512x1024.py',
+            None,
+            {'decode_head.0.in_index': 3, 'decode_head.0.in_channels': 768, 'decode_head.1.in_channels': 768},
+        ),
+        (  # a head without a layer between its maps and its classifier
+            'mmseg::segmenter/segmenter_vit-s_fcn_8xb1-160k_ade20k-512x512.py',
+            (2,),
+            {'decode_head.in_channels': 384, 'decode_head.channels': 384},
+        ),
+        (  # regions of the map itself
+            'mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py',
+            (2,),
+            {
+                'rpn_head.in_channels': 384,
+                'roi_head.bbox_roi_extractor.out_channels': 384,
+                'roi_head.bbox_head.in_channels': 384,
+            },
+        ),
+        ('mmdet::glip/glip_atss_swin-t_a_fpn_dyhead_pretrain_obj365.py', (1, 2, 3), {'neck.in_channels': SWIN_T[1:]}),
+        (
+            'mmdet::mm_grounding_dino/coco/grounding_dino_swin-t_finetune_16xb4_1x_coco.py',
+            (1, 2, 3),
+            {'neck.in_channels': SWIN_T[1:], 'backbone.with_cp': True},
+        ),
         ('mmpretrain::resnet/resnet50_8xb32_in1k.py', (3,), {'head.in_channels': 768}),
         (  # a backbone that returns a token gives way to one that returns a map
             'mmpretrain::vision_transformer/vit-base-p16_32xb128-mae_in1k.py',
@@ -136,6 +161,9 @@ def test_whoever_takes_the_maps_is_told(config, out_indices, stated):
         ('swin_t', 'mmseg::fastfcn/fastfcn_r50-d32_jpu_aspp_4xb2-80k_cityscapes-512x1024.py'),
         ('sequencer_s', PSP),
         ('maxvit_t', 'mmpretrain::resnet/resnet50_8xb32_in1k.py'),
+        ('swin_t', 'mmdet::reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20.py'),  # its pooling wants 256 x 128
+        ('maxvit_t', 'mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py'),
+        ('elsa_swin_t', 'mmseg::ocrnet/ocrnet_r101-d8_4xb2-40k_cityscapes-512x1024.py'),
     ],
 )
 def test_swapped_models_predict(name, config):
@@ -248,7 +276,7 @@ def test_layer_decay_of_convnext_becomes_ours():
         ('mmdet::cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py', 'stacked hourglasses'),
         ('mmdet::detectors/htc_r50-rfp_1x_coco.py', 'copy of the backbone'),
         ('mmdet::qdtrack/qdtrack_faster-rcnn_r50_fpn_4e_base.py', 'tracker'),
-        ('mmdet::glip/glip_atss_swin-t_a_fpn_dyhead_pretrain_obj365.py', 'language model'),
+        ('mmseg::san/san-vit-b16_pascal_context-640x640.py', 'CLIP'),
         ('mmdet::misc/d2_faster-rcnn_r50-caffe_fpn_ms-90k_coco.py', 'no backbone of a registry'),
         ('mmseg::setr/setr_vit-l_naive_8xb1-80k_cityscapes-768x768.py', 'strides 16, 16, 16, 16'),
         ('mmseg::dpt/dpt_vit-b16_8xb2-160k_ade20k-512x512.py', 'tokens'),
@@ -350,7 +378,7 @@ def test_python_style_config(tmp_path, capsys):
     assert cfg.data_preprocessor.std == [58.395, 57.12, 57.375]
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-3 * 256 / 1024)
     assert cfg.optim_wrapper.clip_grad == {'max_norm': 5.0}
-    forward(build_model(cfg), 64)
+    forward(build_model(cfg), (64, 64))
 
 
 def test_written_child_of_an_installed_config_trains(tmp_path):

@@ -31,7 +31,7 @@ data_preprocessor = dict(mean=[0, 0, 0], std=[1, 1, 1], to_rgb=False)
 def test_by_hand(tmp_path, block):
     path = tmp_path / 'config.py'
     path.write_text(block)
-    forward(build_model(Config.fromfile(str(path))), 256)
+    forward(build_model(Config.fromfile(str(path))), (256, 256))
 
 
 def test_python_style_by_hand(tmp_path):
@@ -40,7 +40,7 @@ def test_python_style_by_hand(tmp_path):
     )
     path = tmp_path / 'config.py'
     path.write_text(PYTHON_STYLE)
-    forward(build_model(Config.fromfile(str(path))), 64)
+    forward(build_model(Config.fromfile(str(path))), (64, 64))
 
 
 def test_in_code(tmp_path, monkeypatch):
@@ -48,7 +48,7 @@ def test_in_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(CODE, names)
-    forward(build_model(names['cfg']), 64)
+    forward(build_model(names['cfg']), (64, 64))
 
 
 @pytest.mark.parametrize('line', COMMANDS)

@@ -101,10 +101,21 @@ def check(config: str, old: Config, new: Config) -> str | None:
 
 def _failure(cfg: Config) -> str | None:
     try:
-        forward(build_model(cfg), FORWARD_SIZE)
+        forward(build_model(cfg), _image_size(cfg))
     except Exception as error:
         return f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
     return None
+
+
+def _image_size(cfg: Config) -> tuple[int, int]:
+    """Height and width the model is run on: those of its tests where they are fixed, and no larger."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    for step in dataset.get('pipeline') or ():
+        scale = step.get('scale')
+        fixed = type_name(step) == 'Resize' and isinstance(scale, (list, tuple)) and not step.get('keep_ratio')
+        if fixed and max(scale) <= FORWARD_SIZE:
+            return scale[1], scale[0]
+    return FORWARD_SIZE, FORWARD_SIZE
 
 
 def write(config: str, old: Config, new: Config, out: Path, comment: str) -> None:
@@ -140,6 +151,11 @@ def notes(old: Config, new: Config) -> list[str]:
         said.append('the backbone starts from random weights: name some with --weights (docs/weights.md).')
     if old.get('load_from') and not new.get('load_from'):
         said.append(f'load_from is gone: {old.load_from} was trained with the old backbone.')
+    if 'language_model' in new.model:
+        said.append(
+            'the model was pre-trained on images and text with its old backbone: it has to be again, before it '
+            'knows words beyond those of its own training.'
+        )
     before, after = (cfg.get('optim_wrapper', {}).get('optimizer') for cfg in (old, new))
     if before != after:
         said.append(

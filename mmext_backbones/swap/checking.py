@@ -45,15 +45,15 @@ def build_model(cfg: Config, device: str = 'cpu') -> BaseModel:
     return model
 
 
-def forward(model: BaseModel, size: int = 128) -> Any:
-    """One prediction for an image of noise, `size` pixels square.
+def forward(model: BaseModel, size: tuple[int, int] = (128, 128)) -> Any:
+    """One prediction for an image of noise, `size` its height and width in pixels.
 
     Raises:
         Exception: whatever the model raises.
     """
     in_channels = getattr(getattr(model, 'backbone', model), 'in_channels', 3)
     library = next((cls.__module__.partition('.')[0] for cls in type(model).__mro__ if _known(cls)), None)
-    x = torch.randn(1, in_channels, size, size)
+    x = torch.randn(1, in_channels, *size)
     with torch.no_grad():
         return model(x, [_sample(model, size)] if library == 'mmdet' else None, mode='predict')
 
@@ -103,15 +103,15 @@ def _known(cls: type) -> bool:
     return cls.__module__.partition('.')[0] in ('mmdet', 'mmseg', 'mmpretrain')
 
 
-def _sample(model: BaseModel, size: int) -> Any:
+def _sample(model: BaseModel, size: tuple[int, int]) -> Any:
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
-    shape = (size, size)
-    metainfo = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape', 'batch_input_shape'), shape)
-    sample = DetDataSample(metainfo={**metainfo, 'scale_factor': (1.0, 1.0), 'img_id': 0, 'border': (0, size, 0, size)})
+    H, W = size
+    metainfo = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape', 'batch_input_shape'), size)
+    sample = DetDataSample(metainfo={**metainfo, 'scale_factor': (1.0, 1.0), 'img_id': 0, 'border': (0, H, 0, W)})
     if hasattr(model, 'roi_head') and not hasattr(model, 'rpn_head'):  # Fast R-CNN reads its proposals from a file
-        box: Tensor = torch.tensor([[0.0, 0.0, size / 2, size / 2]])
+        box: Tensor = torch.tensor([[0.0, 0.0, W / 2, H / 2]])
         sample.proposals = InstanceData(bboxes=box, scores=torch.ones(1))
     return sample
 

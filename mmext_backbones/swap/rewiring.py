@@ -61,12 +61,10 @@ def find_holder(model: Mapping) -> ConfigDict:
             'it is a tracker of videos, which starts from a trained detector or segmentor and its weights. '
             'Swap the backbone of that model, train it, and name its checkpoint here'
         )
-    for key in ('language_model', 'text_encoder', 'text_backbone'):
-        if key in model:
-            raise SwapRefused(
-                f'its backbone was trained together with a {key.replace("_", " ")} on images and text, '
-                'and without those weights it recognises no words'
-            )
+    if 'text_encoder' in model:
+        raise SwapRefused(
+            'it adapts a CLIP to segmentation, whose image encoder was trained together with its text encoder'
+        )
     if type_name(model.get('backbone')):
         return model
     for key in HOLDERS:
@@ -179,9 +177,12 @@ def rewire(holder: Mapping, old: Sequence[Map], new: Sequence[Map]) -> bool:
         if before is None:
             return links.all_used
     behind = _Links(before, after) if necks else links
+    behind.align(heads.get('decode_head'))
     for part in heads.values():
         for head in _listed(part):
             behind.follow(head)
+    if not necks and isinstance(holder.get('roi_head'), Mapping):
+        behind.follow_regions(holder['roi_head'])
     if not behind.found and _channels(behind.old) != _channels(behind.new):
         raise SwapRefused(f'nothing states in_channels equal to those of its maps, {_channels(behind.old)}')
     return links.all_used
@@ -214,14 +215,42 @@ class _Links:
         places = part.get('in_index')
         places = list(places) if isinstance(places, (list, tuple)) else places
         for key in CHANNEL_KEYS:
-            if key in part:
-                part[key] = self._replaced(part[key], 0 if key == 'c1_in_channels' else places, top)
+            if key not in part:
+                continue
+            stated = part[key]
+            part[key] = self._replaced(stated, 0 if key == 'c1_in_channels' else places, top)
+            if part.get('num_convs') == 0 and part.get('channels') == stated:  # a head without a layer in between
+                part['channels'] = part[key]
         for key in STRIDE_KEYS:
             if _equal(part.get(key), [stride for _, stride in self.old]):
                 part[key] = type(part[key])(stride for _, stride in self.new)
         for key, value in part.items():
             if key not in NOT_CONSUMERS[2:]:
                 self.follow(value, top=False)
+
+    def align(self, heads: Any) -> None:
+        """Heads that refine the prediction of the one before need it in the size of their own map.
+
+        Where dilation gave several maps one size, which they no longer have, all take the map of the last head.
+        """
+        places = [head.get('in_index', -1) for head in _listed(heads)]
+        if not all(isinstance(place, int) for place in places):
+            return
+        old, new = ({maps[place].stride for place in places} for maps in (self.old, self.new))
+        if len(old) == 1 < len(new):
+            for head in heads:
+                head['in_index'], head['in_channels'] = places[-1], self.old[places[-1]].channels
+
+    def follow_regions(self, roi_head: Mapping) -> None:
+        """Without a neck, regions are cut out of the one map itself, and every head of theirs states its channels."""
+        if len(self.old) > 1:
+            return
+        old, new = self.old[0].channels, self.new[0].channels
+        for key, parts in roi_head.items():
+            for part in _listed(parts):
+                name = 'out_channels' if key.endswith('_roi_extractor') else 'in_channels'
+                if isinstance(part, Mapping) and part.get(name) == old:
+                    part[name] = new
 
     def _replaced(self, channels: Any, places: Any, top: bool) -> Any:
         """The channels that a part states, or those that they become if they are those of the maps it takes."""
