@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
         tta=args.tta,
         show_dir=args.show_dir,
         work_dir=args.work_dir,
+        bf16=args.bf16,
         cfg_options=args.cfg_options,
         launcher=args.launcher,
     )

@@ -32,6 +32,7 @@ def main(argv: list[str]) -> None:
         work_dir=args.work_dir,
         resume=args.resume,
         amp=args.amp,
+        bf16=args.bf16,
         cfg_options=args.cfg_options,
         launcher=args.launcher,
         auto_scale_lr=args.auto_scale_lr,

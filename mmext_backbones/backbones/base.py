@@ -21,11 +21,15 @@ from mmext_backbones.weights.fitting import Report, WeightsError, fit, unwrap
 from mmext_backbones.weights.layouts import family_of, recognise, under
 from mmext_backbones.weights.loading import read
 
+AUTOCAST_DTYPES = (None, 'bfloat16')
+OUT_DTYPES = (None, 'float32', 'bfloat16', 'float16')
+
 
 class DenseBackbone(BaseModule):
-    """Base class: checks of the arguments and the input, freezing, activation checkpointing.
+    """Base class: checks of the arguments and the input, freezing, activation checkpointing, precision.
 
-    A subclass calls this constructor, then builds its modules in forward order, and calls `freeze` at last.
+    A subclass calls this constructor, then builds its modules in forward order, and calls `freeze` at last; its
+    `forward_features` runs them.
 
     Args:
         level_channels: channels of every map the architecture can return.
@@ -35,6 +39,8 @@ class DenseBackbone(BaseModule):
         frozen_stages: -1 freezes nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
             What is frozen stays in eval mode.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
+        autocast_dtype: 'bfloat16' to run `forward_features` under its autocast; None for that of the caller.
+        out_dtype: type of the maps; None for float32 with `autocast_dtype`, else as they come.
         init_cfg: mmengine's initialisation config, e.g. ``dict(type='Pretrained', checkpoint=...)``.
         level_stages: the stage that each map comes from; map i from stage i when None.
 
@@ -54,6 +60,8 @@ class DenseBackbone(BaseModule):
         out_indices: Sequence[int],
         frozen_stages: int,
         with_cp: bool,
+        autocast_dtype: str | None,
+        out_dtype: str | None,
         init_cfg: dict | None,
         level_stages: Sequence[int] | None = None,
     ) -> None:
@@ -72,6 +80,15 @@ class DenseBackbone(BaseModule):
                 f'frozen_stages={frozen_stages}: expected -1 (nothing), 0 (the stem) or up to {num_stages}, '
                 f'the number of stages that out_indices={out_indices} builds'
             )
+        if autocast_dtype not in AUTOCAST_DTYPES:
+            raise ValueError(
+                f"autocast_dtype={autocast_dtype!r}: expected None or 'bfloat16' (float16 needs a scaled loss: "
+                'AmpOptimWrapper around the whole model)'
+            )
+        if out_dtype not in OUT_DTYPES:
+            raise ValueError(f'out_dtype={out_dtype!r}: expected None or one of {", ".join(OUT_DTYPES[1:])}')
+        self.autocast_dtype = autocast_dtype
+        self.out_dtype = out_dtype or ('float32' if autocast_dtype else None)
         self.in_channels = in_channels
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
@@ -120,6 +137,19 @@ class DenseBackbone(BaseModule):
             elif name in self._parameters or self._modules.get(name) in self.stem_modules():
                 depth = 0
         return depth, last + 1
+
+    def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The maps of a checked input."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        self.check_input(x)
+        if self.autocast_dtype is None or x.is_meta:  # which has no autocast
+            outs = self.forward_features(x)
+        else:
+            with torch.autocast(x.device.type, getattr(torch, self.autocast_dtype)):
+                outs = self.forward_features(x)
+        return outs if self.out_dtype is None else tuple(out.to(getattr(torch, self.out_dtype)) for out in outs)
 
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError unless x is an image batch [B, in_channels, H, W]."""

@@ -42,6 +42,9 @@ class ELSASwin(SwinTransformer):
         out_indices: stages whose maps are returned, ascending.
         frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
+        autocast_dtype: 'bfloat16' computes the backbone in it, also where the rest of the model does not (on the CPU as
+            well); the maps are float32 then, for heads that know no bfloat16.
+        out_dtype: type of the maps; None leaves them as they come, float32 with `autocast_dtype`.
         init_cfg: mmengine's initialisation config.
 
     Raises:

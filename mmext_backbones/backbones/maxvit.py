@@ -105,6 +105,9 @@ class MaxViT(DenseBackbone):
         out_indices: stages whose maps are returned, ascending.
         frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
+        autocast_dtype: 'bfloat16' computes the backbone in it, also where the rest of the model does not (on the CPU as
+            well); the maps are float32 then, for heads that know no bfloat16.
+        out_dtype: type of the maps; None leaves them as they come, float32 with `autocast_dtype`.
         init_cfg: mmengine's initialisation config.
 
     Raises:
@@ -131,6 +134,8 @@ class MaxViT(DenseBackbone):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         with_cp: bool = False,
+        autocast_dtype: str | None = None,
+        out_dtype: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         arch = resolve_arch(arch, self.ARCHS)
@@ -150,6 +155,8 @@ class MaxViT(DenseBackbone):
             out_indices=out_indices,
             frozen_stages=frozen_stages,
             with_cp=with_cp,
+            autocast_dtype=autocast_dtype,
+            out_dtype=out_dtype,
             init_cfg=init_cfg,
         )
         self.window_size = window_size
@@ -180,8 +187,7 @@ class MaxViT(DenseBackbone):
                     module.eval()
         return self
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        self.check_input(x)
+    def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
         window_size = self.window_of(x.shape[-2:])
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         x = x.permute(0, 2, 3, 1)  # [B, H/2, W/2, C]

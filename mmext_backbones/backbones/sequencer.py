@@ -75,6 +75,9 @@ class Sequencer2D(DenseBackbone):
         out_indices: levels, or without the pyramid stages, whose maps are returned, ascending.
         frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages, with `norm0` to `norm{n-1}`.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
+        autocast_dtype: 'bfloat16' computes the backbone in it, also where the rest of the model does not (on the CPU as
+            well); the maps are float32 then, for heads that know no bfloat16.
+        out_dtype: type of the maps; None leaves them as they come, float32 with `autocast_dtype`.
         init_cfg: mmengine's initialisation config.
 
     Raises:
@@ -98,6 +101,8 @@ class Sequencer2D(DenseBackbone):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         with_cp: bool = False,
+        autocast_dtype: str | None = None,
+        out_dtype: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         arch = resolve_arch(arch, self.ARCHS)
@@ -117,6 +122,8 @@ class Sequencer2D(DenseBackbone):
             out_indices=out_indices,
             frozen_stages=frozen_stages,
             with_cp=with_cp,
+            autocast_dtype=autocast_dtype,
+            out_dtype=out_dtype,
             init_cfg=init_cfg,
             level_stages=(0, 0, last, last) if pyramid else None,
         )
@@ -148,8 +155,7 @@ class Sequencer2D(DenseBackbone):
     def stem_modules(self) -> list[nn.Module]:
         return [self.patch_embed]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        self.check_input(x)
+    def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
         H, W = x.shape[-2:]
         pad_h, pad_w = -H % (2 * self.patch_size), -W % (2 * self.patch_size)
         if pad_h or pad_w:

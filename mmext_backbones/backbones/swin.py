@@ -49,6 +49,9 @@ class SwinTransformer(DenseBackbone):
         out_indices: stages whose maps are returned, ascending.
         frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
+        autocast_dtype: 'bfloat16' computes the backbone in it, also where the rest of the model does not (on the CPU as
+            well); the maps are float32 then, for heads that know no bfloat16.
+        out_dtype: type of the maps; None leaves them as they come, float32 with `autocast_dtype`.
         init_cfg: mmengine's initialisation config.
 
     Raises:
@@ -75,6 +78,8 @@ class SwinTransformer(DenseBackbone):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         with_cp: bool = False,
+        autocast_dtype: str | None = None,
+        out_dtype: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         arch = resolve_arch(arch, self.ARCHS)
@@ -93,6 +98,8 @@ class SwinTransformer(DenseBackbone):
             out_indices=out_indices,
             frozen_stages=frozen_stages,
             with_cp=with_cp,
+            autocast_dtype=autocast_dtype,
+            out_dtype=out_dtype,
             init_cfg=init_cfg,
         )
         for c, heads in zip(channels, num_heads, strict=True):
@@ -134,8 +141,7 @@ class SwinTransformer(DenseBackbone):
     def stem_modules(self) -> list[nn.Module]:
         return [self.patch_embed]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        self.check_input(x)
+    def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.patch_embed(x)  # [B, H/4, W/4, C]
         outs = []
         for i, stage in enumerate(self.stages):

@@ -27,6 +27,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from ..datasets.shapes import default_shapes_dir, make_shapes
 from ..datasets.shapes_config import Change, ConfigEditor, use_shapes, walk
 from ..errors import UserError, add_traceback_option, did_you_mean
+from ..registry import MODELS
 from ..weights.fitting import unwrap
 from .checks import check_checkpoint, check_checkpoints, check_data, check_match, naming_empty_images
 from .instance_tta import META_KEYS
@@ -93,6 +94,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='config entries to override, applied after everything else',
     )
+    parser.add_argument(
+        '--bf16', action='store_true', help='the backbone in bfloat16, the rest in float32; on the CPU as well'
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
     add_traceback_option(parser)
@@ -105,6 +109,7 @@ def train(
     work_dir: str | None = None,
     resume: str | None = None,
     amp: bool = False,
+    bf16: bool = False,
     cfg_options: dict[str, Any] | None = None,
     launcher: str = 'none',
     auto_scale_lr: bool = False,
@@ -118,6 +123,7 @@ def train(
         work_dir: Where everything is written; the config's, or ``work_dirs/<config name>``, when None.
         resume: A checkpoint to go on from, or ``'auto'`` for the last one in the work dir.
         amp: Mixed precision; needs a GPU.
+        bf16: The backbone in bfloat16, the rest in float32; on the CPU as well.
         cfg_options: Dotted config keys with values, applied after everything else.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
         auto_scale_lr: Scale the learning rate from the config's base batch size to the actual one.
@@ -130,7 +136,7 @@ def train(
         UserError: if something that was asked for cannot be done.
     """
     started = time.time()
-    cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher)
+    cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher, bf16)
     if amp:
         _use_amp(cfg)
     if auto_scale_lr:
@@ -167,6 +173,7 @@ def test(
     tta: bool = False,
     show_dir: str | None = None,
     work_dir: str | None = None,
+    bf16: bool = False,
     cfg_options: dict[str, Any] | None = None,
     launcher: str = 'none',
 ) -> dict[str, float]:
@@ -181,6 +188,7 @@ def test(
         tta: Test-time augmentation: predict several views of each picture and merge them.
         show_dir: Folder for one picture of ground truth and prediction per test image; none when None.
         work_dir: As for `train`.
+        bf16: As for `train`.
         cfg_options: As for `train`.
         launcher: As for `train`.
 
@@ -192,7 +200,7 @@ def test(
     """
     started = time.time()
     _check_sources(checkpoint, predictions, out=out, tta=tta, show_dir=show_dir, launcher=launcher)
-    cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher)
+    cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher, bf16)
     if cfg.get('test_dataloader') is None or cfg.get('test_evaluator') is None:
         raise UserError(f'config {config!r} has no test_dataloader or no test_evaluator: there is nothing to test on.')
     if tta:
@@ -314,7 +322,7 @@ def apply_options(cfg: Config, options: dict[str, Any] | None) -> None:
 
 
 def _prepare(
-    config: str, shapes: bool, work_dir: str | None, options: dict[str, Any] | None, launcher: str
+    config: str, shapes: bool, work_dir: str | None, options: dict[str, Any] | None, launcher: str, bf16: bool
 ) -> tuple[Config, list[Change]]:
     """What both runs do first: the config, Shapes, the options (last, so that the user wins), the device."""
     quiet()
@@ -326,6 +334,8 @@ def _prepare(
         data_dir = make_default_shapes()
         iters = (options or {}).get('train_cfg.max_iters')
         changes += use_shapes(cfg, data_dir, **({'iters': iters} if iters else {}))
+    if bf16:
+        changes += _use_bf16(cfg)
     apply_options(cfg, options)
     changes += _fit_device(cfg, launcher)
     if cfg.default_scope == 'mmpretrain':
@@ -359,6 +369,16 @@ def _fit_device(cfg: Config, launcher: str) -> list[Change]:
         editor.set('optim_wrapper.type', 'OptimWrapper')
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             editor.drop(f'optim_wrapper.{key}')
+    return editor.changes
+
+
+def _use_bf16(cfg: Config) -> list[Change]:
+    editor = ConfigEditor(cfg)
+    for path, node in walk(cfg.model, 'model'):
+        if path.endswith('backbone') and str(node.get('type')).startswith(f'{MODELS.scope}.'):
+            editor.set(f'{path}.autocast_dtype', 'bfloat16')
+    if not editor.changes:
+        raise UserError(f'--bf16 is about the backbones of {MODELS.scope}, and this config has none of them.')
     return editor.changes
 
 
