@@ -16,10 +16,13 @@ import os
 import torch.nn.functional as F
 from torch import Tensor
 
-from .elsa_compiled import elsa_compiled, unavailable
+from .elsa_compiled import elsa_compiled
+from .elsa_compiled import unavailable as compiled_unavailable
 from .elsa_taps import ELSATaps
+from .elsa_triton import elsa_triton
+from .elsa_triton import unavailable as triton_unavailable
 
-BACKENDS = ('auto', 'compiled', 'taps', 'reference')
+BACKENDS = ('auto', 'compiled', 'triton', 'taps', 'reference')
 ENVIRONMENT = 'MMEXT_ELSA_BACKEND'  # what 'auto' stands for, where it is set
 
 
@@ -49,40 +52,51 @@ def elsa(
         dilation: distance between neighbouring taps, in pixels of the map.
         lam: exponent of the multiplicative half.
         gamma: factor of the additive half.
-        backend: 'compiled' (CPU, needs a C compiler at its first use on a machine), 'taps' (a loop over the taps on
-            shifted views, any device; like 'compiled' it saves nothing but its inputs), 'reference' (the formula over
-            an unfolded `v`: kernel_size**2 times the memory) or 'auto': the first of them that runs, or what the
-            environment variable MMEXT_ELSA_BACKEND names.
+        backend: 'compiled' (CPU, needs a C compiler at its first use on a machine), 'triton' (CUDA, needs Triton; not
+            for float64; runs on the CPU in Triton's interpreter, that is with TRITON_INTERPRET=1 set before Triton is
+            imported), 'taps' (a loop over the taps on shifted views, any device; like the first two it saves no more
+            than values, filters and static halves), 'reference' (the formula over an unfolded `v`: kernel_size**2
+            times the memory) or 'auto': what the environment variable MMEXT_ELSA_BACKEND names, else 'compiled' for
+            tensors on the CPU and 'triton' for those on CUDA devices where they can run, else 'taps'.
 
     Returns:
         [B, C, H, W] in the dtype of `v`. float16 and bfloat16 are accumulated in float32.
 
     Raises:
         ValueError: for shapes, heads, kernel sizes or backends that do not fit.
-        RuntimeError: where 'compiled' is asked for and cannot run; the reason is in the message.
+        RuntimeError: where 'compiled' or 'triton' is asked for and cannot run; the reason is in the message.
     """
     if backend == 'auto':
         backend = os.environ.get(ENVIRONMENT) or 'auto'
     _check(v, logits, ghost_mul, ghost_add, num_heads, kernel_size, dilation, lam, gamma, backend)
-    mul = None if lam == 0 else ghost_mul.to(v.dtype) ** lam
-    add = None if gamma == 0 else ghost_add.to(v.dtype) * gamma
+    mul = None if lam == 0 else ghost_mul if lam == 1 else ghost_mul**lam
+    add = None if gamma == 0 else ghost_add if gamma == 1 else ghost_add * gamma
     if v.is_meta:  # shapes only, the same from every backend: one node of the dispatcher
         return elsa_compiled(v, logits, mul, add, num_heads, kernel_size, dilation)
     if backend == 'reference':
+        mul, add = (None if x is None else x.to(v.dtype) for x in (mul, add))
         return elsa_reference(v, logits, mul, add, num_heads=num_heads, kernel_size=kernel_size, dilation=dilation)
 
     if backend == 'auto':
-        backend = 'compiled' if v.device.type == 'cpu' and unavailable() is None else 'taps'
-    if backend == 'compiled':
-        if v.device.type != 'cpu':
-            raise RuntimeError(f"backend='compiled' runs on the CPU, v is on {v.device}")
-        if unavailable() is not None:
-            raise RuntimeError(f"backend='compiled': {unavailable()}")
-        return elsa_compiled(v, logits, mul, add, num_heads, kernel_size, dilation)
+        backend = 'compiled' if v.device.type == 'cpu' else 'triton'
+        if _unavailable(backend, v) is not None:
+            backend = 'taps'
+    if backend == 'taps':
+        B, _, H, W = v.shape
+        attn = logits.reshape(B, num_heads, kernel_size**2, H, W).softmax(dim=2)
+        return ELSATaps.apply(v, attn, mul, add, dilation)
+    reason = _unavailable(backend, v)
+    if reason is not None:
+        raise RuntimeError(f'backend={backend!r}: {reason}')
+    run = elsa_compiled if backend == 'compiled' else elsa_triton
+    return run(v, logits, mul, add, num_heads, kernel_size, dilation)
 
-    B, _, H, W = v.shape
-    attn = logits.reshape(B, num_heads, kernel_size**2, H, W).softmax(dim=2)
-    return ELSATaps.apply(v, attn, mul, add, dilation)
+
+def _unavailable(backend: str, v: Tensor) -> str | None:
+    """Why 'compiled' or 'triton' cannot run on `v`, or None."""
+    if backend == 'triton':
+        return triton_unavailable(v.device, v.dtype)
+    return compiled_unavailable() if v.device.type == 'cpu' else f'it runs on the CPU, v is on {v.device}'
 
 
 def elsa_reference(

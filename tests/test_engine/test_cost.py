@@ -147,7 +147,7 @@ def test_fused_kernels_of_all_devices_share_the_formula():
     assert set(ATTENTION) <= set(FORMULAS)
 
 
-@pytest.mark.parametrize('backend', ['taps', 'reference', 'compiled'])
+@pytest.mark.parametrize('backend', ['taps', 'reference', 'compiled', 'triton'])
 def test_elsa_costs_the_same_whichever_backend_is_asked_for(backend, monkeypatch):
     model = ELSASwin(SMALL[ELSASwin])
     expected = model_cost(model, (64, 96))

@@ -1,0 +1,215 @@
+"""The ELSA operator on CUDA devices through Triton kernels (`elsa_triton_kernels.py`), with the softmax inside.
+
+Layout [B, H, W, C], as between the blocks; `v` and the logits may be slices of wider tensors. Three kernels at most for
+the gradients, none with atomics: the same inputs give the same bits. Kept for the backward pass are the inputs and
+`lse` [B, H, W, heads], the logarithm of the softmax's denominator.
+
+Triton is imported at the first use. In its interpreter (TRITON_INTERPRET=1 before that) the kernels run on the CPU.
+"""
+
+import contextlib
+import functools
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+CHUNKS = 64  # of tiles, each with its own sums of the static filters' gradients; on small maps some are empty
+CHANNELS = 32  # of a head in a program's blocks, at most
+PIXELS = 32  # of a tile, at most
+BLOCK_ELEMENTS = 2**13  # of the largest block of a program, at most
+THREAD_ELEMENTS = 64  # of it in a thread, at most
+
+
+def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the kernels cannot run on tensors of this kind, or None."""
+    if dtype not in DTYPES:
+        return f'it takes float16, bfloat16 and float32, v is {dtype}'
+    return _unavailable(device)
+
+
+# What `torch.compiler.assume_constant_result` sets, without the compiler it imports: traced code takes the answer as is
+unavailable._dynamo_marked_constant = True
+
+
+@functools.cache
+def _unavailable(device: torch.device) -> str | None:
+    if device.type not in ('cuda', 'cpu'):
+        return f'it runs on CUDA devices, v is on {device}'
+    try:
+        import triton
+
+        kernels = _kernels()
+    except ImportError as error:
+        return f'Triton cannot be imported: {error}'
+    if not isinstance(kernels.forward, triton.JITFunction):
+        return None  # the interpreter
+    if device.type != 'cuda':
+        return 'it runs on CUDA devices, v is on the CPU (there only in the interpreter, with TRITON_INTERPRET=1)'
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
+        return f'{torch.cuda.get_device_name(device)} is older than what Triton compiles for (compute capability 7.0)'
+    try:
+        triton.runtime.driver.active.get_current_target()  # builds its launcher: needs a C compiler, and may fail so
+    except Exception as error:  # whatever the backend of the device raises
+        return f'Triton cannot start: {error}'
+    return None
+
+
+@functools.cache
+def _kernels():
+    from . import elsa_triton_kernels
+
+    return elsa_triton_kernels
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+class _Launch:
+    """What a launch takes besides its tensors: blocks, tiles, and the number of programs.
+
+    A warp holds at least 256 elements of a block of pixels and channels: with 8 in a thread (16 bytes of half
+    precision), none is left to lie along the taps, which a thread is to sum alone.
+    """
+
+    def __init__(self, v: Tensor, num_heads: int, kernel_size: int, dilation: int) -> None:
+        B, H, W, C = v.shape
+        head_dim, row = C // num_heads, _power_of_two(kernel_size)
+        channels = min(_power_of_two(head_dim), CHANNELS)
+        widest = row * max(row, channels)  # elements a pixel, of all taps or of one row's values
+        pixels = max(1, min(PIXELS, BLOCK_ELEMENTS // widest))
+        tile_y = 1 << ((pixels.bit_length() - 1) // 2)  # a square, or twice as wide as high
+        tile_x = pixels // tile_y
+        self.tiles = B * -(-H // tile_y) * -(-W // tile_x)
+        self.parts = num_heads * -(-head_dim // channels)
+        self.options = {
+            'HEADS': num_heads, 'HEAD_DIM': head_dim, 'K': kernel_size, 'DILATION': dilation, 'ROW': row, 'D': channels,
+            'TILE_Y': tile_y, 'TILE_X': tile_x,
+            'num_warps': max(1, pixels * channels // 256, pixels * widest // (32 * THREAD_ELEMENTS)),
+        }  # fmt: skip
+
+
+def _dense(x: Tensor) -> Tensor:
+    """`x` with dense channels, copied only if need be."""
+    return x if x.stride(3) == 1 else x.contiguous()
+
+
+def _static(ghost: Tensor | None) -> Tensor | None:
+    """[C, k, k] as [k*k, C]: a thread loads neighbouring channels."""
+    return None if ghost is None else ghost.flatten(1).mT.contiguous()
+
+
+def _device(x: Tensor) -> contextlib.AbstractContextManager:
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def _forward(
+    v: Tensor, logits: Tensor, mul: Tensor | None, add: Tensor | None, num_heads: int, kernel_size: int, dilation: int
+) -> tuple[Tensor, Tensor]:
+    v, logits, mul, add = _dense(v), _dense(logits), _static(mul), _static(add)
+    out, lse = _fake_forward(v, logits, mul, add, num_heads, kernel_size, dilation)
+    launch = _Launch(v, num_heads, kernel_size, dilation)
+    strides = *v.stride()[:3], *logits.stride()[:3]
+    with _device(v):
+        _kernels().forward[(launch.tiles * launch.parts,)](
+            v, logits, mul, add, out, lse, *v.shape[1:3], *strides, **launch.options
+        )
+    return out, lse
+
+
+def _backward(
+    grad: Tensor,
+    v: Tensor,
+    logits: Tensor,
+    lse: Tensor,
+    mul: Tensor | None,
+    add: Tensor | None,
+    num_heads: int,
+    kernel_size: int,
+    dilation: int,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad, v, logits = _dense(grad), _dense(v), _dense(logits)
+    grads = _fake_backward(grad, v, logits, lse, mul, add, num_heads, kernel_size, dilation, needs)
+    needs_v, needs_logits, needs_mul, needs_add = needs
+    size, of_grad, of_v, of_logits = v.shape[1:3], grad.stride()[:3], v.stride()[:3], logits.stride()[:3]
+    weights = _static(mul), _static(add)
+    launch = _Launch(v, num_heads, kernel_size, dilation)
+    with _device(v):
+        if needs_v:
+            _kernels().backward_values[(launch.tiles * launch.parts,)](
+                grad, logits, lse, *weights, grads[0], *size, *of_grad, *of_logits, **launch.options
+            )
+        if needs_logits:
+            _kernels().backward_logits[(launch.tiles * num_heads,)](
+                grad, v, logits, lse, weights[0], grads[1], *size, *of_grad, *of_v, *of_logits, **launch.options
+            )
+        if needs_mul or needs_add:
+            sums = [
+                v.new_empty(CHUNKS, *ghost.shape, dtype=torch.float32) if needed else None
+                for ghost, needed in ((mul, needs_mul), (add, needs_add))
+            ]
+            _kernels().backward_static[(CHUNKS * kernel_size * launch.parts,)](
+                grad, v, logits, lse, *sums, len(v), *size, *of_grad, *of_v, *of_logits, **launch.options, CHUNKS=CHUNKS
+            )
+            for ghost_grad, total in zip(grads[2:], sums, strict=True):
+                if total is not None:
+                    ghost_grad.copy_(total.sum(dim=0))
+    return grads
+
+
+def _fake_forward(v, logits, mul, add, num_heads, kernel_size, dilation):
+    return v.new_empty(v.shape), v.new_empty((*v.shape[:3], num_heads), dtype=torch.float32)
+
+
+def _fake_backward(grad, v, logits, lse, mul, add, num_heads, kernel_size, dilation, needs):
+    inputs = zip((v, logits, mul, add), needs, strict=True)
+    return tuple(x.new_empty(x.shape) if needed else v.new_empty(0) for x, needed in inputs)
+
+
+# Operators of the dispatcher, as in `elsa_compiled.py`: compilers and exporters see one node
+_LIBRARY = torch.library.Library('mmext_backbones', 'FRAGMENT')
+_LIBRARY.define(
+    'elsa_softmax(Tensor v, Tensor logits, Tensor? mul, Tensor? add, int num_heads, int kernel_size, int dilation)'
+    ' -> (Tensor, Tensor)'
+)
+_LIBRARY.define(
+    'elsa_softmax_backward(Tensor grad, Tensor v, Tensor logits, Tensor lse, Tensor? mul, Tensor? add, int num_heads,'
+    ' int kernel_size, int dilation, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)'
+)
+for _name, _function, _fake in (
+    ('elsa_softmax', _forward, _fake_forward),
+    ('elsa_softmax_backward', _backward, _fake_backward),
+):
+    for _key in ('CUDA', 'CPU'):  # the latter for the interpreter
+        _LIBRARY.impl(_name, _function, _key)
+    torch.library.register_fake(f'mmext_backbones::{_name}', _fake, lib=_LIBRARY)
+
+
+class ELSATriton(torch.autograd.Function):
+    """`v` [B, H, W, C], `logits` [B, H, W, heads * k*k], `mul` and `add` [C, k, k] or None -> [B, H, W, C]."""
+
+    @staticmethod
+    def forward(ctx, v, logits, mul, add, num_heads, kernel_size, dilation):
+        out, lse = torch.ops.mmext_backbones.elsa_softmax(v, logits, mul, add, num_heads, kernel_size, dilation)
+        ctx.save_for_backward(v, logits, lse, mul, add)
+        ctx.options = num_heads, kernel_size, dilation
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        needs = list(ctx.needs_input_grad[:4])
+        grads = torch.ops.mmext_backbones.elsa_softmax_backward(grad, *ctx.saved_tensors, *ctx.options, needs)
+        return *(g if needed else None for g, needed in zip(grads, needs, strict=True)), None, None, None
+
+
+def elsa_triton(
+    v: Tensor, logits: Tensor, mul: Tensor | None, add: Tensor | None, num_heads: int, kernel_size: int, dilation: int
+) -> Tensor:
+    """`ops.elsa` after its checks: `v` [B, C, H, W] and `logits` [B, heads * k * k, H, W] in any memory format, `mul`
+    and `add` [C, k, k] or None -> [B, C, H, W], channels last in memory, in the dtype of `v`."""
+    v, logits = v.permute(0, 2, 3, 1), logits.permute(0, 2, 3, 1)
+    return ELSATriton.apply(v, logits, mul, add, num_heads, kernel_size, dilation).permute(0, 3, 1, 2)
