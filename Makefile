@@ -42,10 +42,9 @@ lint: env  ## check style and format with ruff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-bench: env  ## time ELSA-Swin on this CPU against its unfolded form, MaxViT and Sequencer2D against timm
-	@$(BIN)/python tools/benchmark.py elsa_swin --size 512 672
-	@$(BIN)/python tools/benchmark.py maxvit
-	@$(BIN)/python tools/benchmark.py sequencer
+bench: env  ## time our networks on this CPU against mmdet's, mmpretrain's, timm's and torchvision's, with a chart
+	@mkdir -p work_dirs
+	@$(BIN)/python tools/benchmark.py --json work_dirs/benchmark.json --chart work_dirs/benchmark.png
 
 clean:  ## remove caches and results (work_dirs, data/shapes); keeps the environment and your data
 	@echo "==> removing caches, work_dirs and data/shapes"

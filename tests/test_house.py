@@ -18,6 +18,7 @@ ALLOWED = {
     'datasets': {'errors'},
     'heads': {'registry', 'weights'},
     'engine': {'datasets', 'errors', 'registry', 'weights'},
+    'benchmark': {'backbones', 'errors', 'layers', 'ops', 'weights'},
     'swap': {'backbones', 'engine', 'errors', 'registry', 'weights'},
     'bases': set(),
     '__init__': {'backbones', 'bases', 'engine', 'weights'},

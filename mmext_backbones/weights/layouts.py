@@ -40,6 +40,7 @@ FAMILIES: Mapping[str, tuple[Layout, ...]] = {
     'SwinTransformer': (
         Layout('OpenMMLab', r'stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight', swin.from_openmmlab),
         Layout('timm', r'layers[._]3\.downsample\.reduction\.weight', swin.from_timm),
+        Layout('torchvision', r'features\.1\.0\.attn\.relative_position_bias_table', swin.from_torchvision),
         Layout('the authors of Swin', r'layers\.0\.blocks\.0\.attn\.qkv\.weight', swin.from_authors),
         Layout(OWN, r'stages\.0\.blocks\.0\.attn\.relative_position_bias_table', None),
     ),

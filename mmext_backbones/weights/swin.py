@@ -47,6 +47,24 @@ TIMM = (
     Rule(r'(patch_embed\..*)', r'\1'),
 )
 
+# torchvision keeps stem, stages and mergings in one row
+TORCHVISION = (
+    Rule(r'features\.\d+\.\d+\.attn\.relative_position_index', None),
+    Rule(r'norm\.(weight|bias)|head\.(weight|bias)', None),
+    Rule(r'features\.0\.0\.(.*)', r'patch_embed.proj.\1'),
+    Rule(r'features\.0\.2\.(.*)', r'patch_embed.norm.\1'),
+    *(Rule(rf'features\.{2 * i + 2}\.(norm|reduction)\.(.*)', rf'stages.{i}.downsample.\1.\2') for i in range(3)),
+    *(
+        rule
+        for i in range(4)
+        for rule in (
+            Rule(rf'features\.{2 * i + 1}\.(\d+)\.mlp\.0\.(.*)', rf'stages.{i}.blocks.\1.mlp.fc1.\2'),
+            Rule(rf'features\.{2 * i + 1}\.(\d+)\.mlp\.3\.(.*)', rf'stages.{i}.blocks.\1.mlp.fc2.\2'),
+            Rule(rf'features\.{2 * i + 1}\.(\d+)\.((?:norm[12]|attn)\..*)', rf'stages.{i}.blocks.\1.\2'),
+        )
+    ),
+)
+
 
 def authors_order_to_unfold(tensor: Tensor) -> Tensor:
     """Inverse of `unfold_order_to_authors`."""
@@ -83,6 +101,11 @@ def from_openmmlab(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """From timm's SwinTransformer, without a prefix."""
     return convert(state_dict, TIMM)
+
+
+def from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """From torchvision's SwinTransformer (the first version, not swin_v2), without a prefix."""
+    return convert(state_dict, TORCHVISION)
 
 
 def to_openmmlab(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,125 @@
+"""Whether both sides compute the same, asked before either is timed."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .case import Case, Peer, Setting, pair
+from .timing import Pass
+
+__all__ = ['TOLERANCES', 'Agreement', 'Disagreement', 'check']
+
+# Largest difference of two tensors over the largest value, in float32. Sums run in other orders on the two sides, over
+# thousands of tokens in the gradients of weights.
+TOLERANCES = {'outputs': 2e-5, 'gradients': 2e-4}
+CUDA_TOLERANCES = {'outputs': 1e-4, 'gradients': 1e-3}
+# Under autocast the sides round at different places. Each is held against the peer in float32: the mean deviation of
+# ours may be this many times that of the peer's.
+AUTOCAST_FACTOR = 3.0
+# Share of the largest gradient of all under which one is zero but for rounding, as of a bias before a batch norm
+# (measured there: 1e-9 to 1e-6; of the gradients that are not zero the smallest: 2e-4).
+NEGLIGIBLE = 2e-5
+
+
+class Disagreement(Exception):
+    """The two sides do not compute the same; the text says where and by how much."""
+
+
+class Agreement(NamedTuple):
+    """How far the two sides differ, relative to the values; None where it was not asked.
+
+    Attributes:
+        outputs, gradients: largest differences in float32.
+        ours, peer: mean deviations under autocast from the peer's outputs in float32.
+        note: why and where another size was compared, or nothing.
+    """
+
+    outputs: float | None = None
+    gradients: float | None = None
+    ours: float | None = None
+    peer: float | None = None
+    note: str = ''
+
+
+def check(case: Case, peer: Peer, setting: Setting, mode: str, dtype: torch.dtype, device: torch.device) -> Agreement:
+    """Compare both sides in `mode`, at the setting or, where they differ there by design, at one without padding.
+
+    Raises:
+        Disagreement: beyond the tolerance.
+    """
+    if peer.convert is None:
+        return Agreement(note='two different networks: nothing to compare')
+    note = ''
+    reason = peer.differs(setting)
+    if reason:
+        setting = peer.agreeing(setting)
+        note = f'not comparable numerically at this size ({reason}); equal at {setting.size[0]} x {setting.size[1]}'
+    ours, theirs = (module.to(device) for module in pair(case, peer, setting))
+    inputs = [tensor.to(device) for tensor in case.inputs(setting)]
+    tolerances = CUDA_TOLERANCES if device.type == 'cuda' else TOLERANCES
+
+    passes = [Pass(module, inputs, mode, torch.float32, differentiable=True) for module in (ours, theirs)]
+    a, b = (one() for one in passes)
+    outputs = _largest(a, b)
+    _expect('outputs', outputs, tolerances)
+    gradients = None
+    if mode == 'forward+backward':
+        gradients = _largest(*_gradients(peer, *passes), negligible=NEGLIGIBLE)
+        _expect('gradients', gradients, tolerances)
+    if dtype == torch.float32:
+        return Agreement(outputs, gradients, note=note)
+
+    deviations = []
+    for module in (ours, theirs):
+        with torch.no_grad():
+            outs = Pass(module, inputs, 'forward', dtype)()
+            reference = Pass(theirs, inputs, 'forward', torch.float32)()
+        deviations.append(_mean(outs, reference))
+    if deviations[0] > AUTOCAST_FACTOR * deviations[1]:
+        raise Disagreement(
+            f'under autocast ours deviates by {deviations[0]:.1e} from float32, the peer by {deviations[1]:.1e}: '
+            f'expected at most {AUTOCAST_FACTOR:g} times as much'
+        )
+    return Agreement(outputs, gradients, *deviations, note)
+
+
+def _gradients(peer: Peer, ours: Pass, theirs: Pass) -> tuple[list[Tensor], list[Tensor]]:
+    """All gradients of ours, and the peer's brought to our names: conversions reorder, so they fit gradients too."""
+    mine = _by_name(ours.module)
+    converted: Mapping[str, Tensor] = peer.convert(_by_name(theirs.module), ours.module)
+    lacking = mine.keys() - converted.keys()
+    if lacking:
+        raise Disagreement(f'the peer has no gradient for {sorted(lacking)[0]}')
+    names = sorted(mine)
+    inputs = [[tensor.grad for tensor in one.inputs] for one in (ours, theirs)]
+    return inputs[0] + [mine[name] for name in names], inputs[1] + [converted[name] for name in names]
+
+
+def _by_name(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+
+
+def _largest(ours: Sequence[Tensor], theirs: Sequence[Tensor], negligible: float = 0.0) -> float:
+    shapes = [[tuple(tensor.shape) for tensor in side] for side in (ours, theirs)]
+    if shapes[0] != shapes[1]:
+        raise Disagreement(f'tensors of shapes {shapes[0]} and {shapes[1]}')
+    peaks = [(a.abs().max().item(), b.abs().max().item()) for a, b in zip(ours, theirs, strict=True)]
+    zero = negligible * max(map(max, peaks))
+    differences = [(a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True)]
+    return max(
+        difference / max(peak)
+        for difference, peak in zip(differences, peaks, strict=True)
+        if not max(peak) <= zero  # a NaN is compared
+    )
+
+
+def _mean(outs: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
+    pairs = list(zip(outs, reference, strict=True))
+    return max(((a.float() - b).abs().mean() / b.abs().mean()).item() for a, b in pairs)
+
+
+def _expect(what: str, difference: float, tolerances: Mapping[str, float]) -> None:
+    if not difference <= tolerances[what]:  # a NaN does not pass
+        raise Disagreement(f'{what} differ by {difference:.1e} relative: expected at most {tolerances[what]:.0e}')

@@ -1,0 +1,86 @@
+"""Rows as a table for people, and everything as JSON for programs."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .session import LeftOut, Row
+from .timing import Spread
+
+__all__ = ['growth_lines', 'heading', 'legend', 'line', 'write_json']
+
+WIDTHS = (13, 17, 14, 6, 26, 26, 27)
+
+
+def heading(row: Row) -> list[str]:
+    """What the rows below have in common, and the names of the columns."""
+    title = f'{row.title}, {row.arch}, batch {row.batch}, {row.size[0]} x {row.size[1]}'
+    columns = ('peer', 'mode', 'form', 'type', 'ours (ms)', 'peer (ms)', 'peer / ours')
+    return ['', f'{title}', ''.join(f'{name:{width}}' for name, width in zip(columns, WIDTHS, strict=True)) + 'more']
+
+
+def line(row: Row) -> str:
+    """One row: medians with quartiles, the ratio, and what else was measured."""
+    cells = [row.peer, row.mode, row.form, row.dtype]
+    cells += [_span(row.time(side), 1e3) for side in ('ours', 'peer')]
+    cells.append(_span(row.ratio) + (' tie' if row.ratio.tie else ''))
+    more = []
+    if row.part:
+        more.append(row.part)
+    if row.memory:
+        ours, peer = row.memory['ours'], row.memory['peer']
+        ratio = f' ({peer / ours:.2f})' if ours > 0 else ''
+        more.append(f'peak {ours:.0f} and {peer:.0f} MiB{ratio}')
+    if row.floor is not None:
+        shares = (row.floor / row.time(side).median for side in ('ours', 'peer'))
+        more.append('of the roofline {:.0%} and {:.0%}'.format(*shares))
+    agreement = row.agreement
+    if agreement.outputs is not None:
+        more.append(f'outputs within {agreement.outputs:.0e}')
+    if agreement.gradients is not None:
+        more.append(f'gradients within {agreement.gradients:.0e}')
+    if agreement.ours is not None:
+        more.append(f'off float32 by {agreement.ours:.0e} and {agreement.peer:.0e}')
+    return ''.join(f'{cell:{width}}' for cell, width in zip(cells, WIDTHS, strict=True)) + '; '.join(more + row.notes)
+
+
+def legend(left_out: Sequence[LeftOut]) -> list[str]:
+    """How to read the table, and what is not in it."""
+    lines = ['', 'Median (first to third quartile) of the rounds; above 1 ours is faster; tie: the quartiles span 1.']
+    lines += ['Peak memory of a pass beyond weights and inputs, each side in a fresh process.']
+    if left_out:
+        lines += ['', 'Left out:', *(f'  {one.what}: {one.reason}' for one in left_out)]
+    return lines
+
+
+def growth_lines(growths: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Times by size and by batch, and the exponents."""
+    lines = []
+    for one in growths:
+        lines += ['', f'{one["title"]}, {one["arch"]}, {one["mode"]}, {one["dtype"]}']
+        for key, unit, what in (('by_edge', 'pixels of an edge', 'pixels'), ('by_batch', 'images', 'images')):
+            found = one[key]
+            if found is None:
+                continue
+            lines += [f'  {amount:>6} {unit}: {seconds * 1e3:.1f} ms' for amount, seconds in found['median'].items()]
+            lines.append(f'  time ~ {what}^a, a = {_span(Spread(**found["exponent"]))}')
+    return lines
+
+
+def write_json(path: str | os.PathLike, found: Mapping[str, Any]) -> None:
+    """Replaces the file in one move: whoever reads it during a run sees whole rows."""
+    path = Path(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    with os.fdopen(handle, 'w') as file:
+        json.dump(found, file, indent=1)
+    os.chmod(name, 0o644)
+    os.replace(name, path)
+
+
+def _span(value: Spread, factor: float = 1.0) -> str:
+    median, low, high = (number * factor for number in value)
+    digits = 1 if median >= 100 else 2
+    return f'{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})'
