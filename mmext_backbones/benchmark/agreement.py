@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .case import Case, Peer, Setting, pair
 from .timing import Pass
 
-__all__ = ['TOLERANCES', 'Agreement', 'Disagreement', 'check']
+__all__ = ['TOLERANCES', 'Agreement', 'Disagreement', 'NotRun', 'check', 'check_compiled', 'first_pass']
 
 # Largest difference of two tensors over the largest value, in float32. Sums run in other orders on the two sides, over
 # thousands of tokens in the gradients of weights.
@@ -18,6 +18,8 @@ CUDA_TOLERANCES = {'outputs': 1e-4, 'gradients': 1e-3}
 # Under autocast the sides round at different places. Each is held against the peer in float32: the mean deviation of
 # ours may be this many times that of the peer's.
 AUTOCAST_FACTOR = 3.0
+# Largest mean deviation of a compiled network's outputs from its own, uncompiled.
+COMPILED_TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}
 # Share of the largest gradient of all under which one is zero but for rounding, as of a bias before a batch norm
 # (measured there: 1e-9 to 1e-6; of the gradients that are not zero the smallest: 2e-4).
 NEGLIGIBLE = 2e-5
@@ -25,6 +27,15 @@ NEGLIGIBLE = 2e-5
 
 class Disagreement(Exception):
     """The two sides do not compute the same; the text says where and by how much."""
+
+
+class NotRun(Exception):
+    """One of the sides, `side`, does not run; the text says why."""
+
+    def __init__(self, side: str, error: Exception) -> None:
+        said = ' '.join(str(error).strip().split('\n')[:2])
+        super().__init__(f'{side} does not run: {type(error).__name__}: {said}')
+        self.side = side
 
 
 class Agreement(NamedTuple):
@@ -60,29 +71,56 @@ def check(case: Case, peer: Peer, setting: Setting, mode: str, dtype: torch.dtyp
     inputs = [tensor.to(device) for tensor in case.inputs(setting)]
     tolerances = CUDA_TOLERANCES if device.type == 'cuda' else TOLERANCES
 
-    passes = [Pass(module, inputs, mode, torch.float32, differentiable=True) for module in (ours, theirs)]
-    a, b = (one() for one in passes)
+    def run(side: str, mode: str, dtype: torch.dtype) -> tuple[Pass, list[Tensor]]:
+        return first_pass(side, {'ours': ours, 'peer': theirs}[side], inputs, mode, dtype, differentiable=True)
+
+    deviations: list[float] = []
+    if dtype != torch.float32:  # first: the statistics of batch norms move in training, and not at the same pace
+        reference = run('peer', 'forward', torch.float32)[1]
+        deviations = [_mean(run(side, 'forward', dtype)[1], reference) for side in ('ours', 'peer')]
+        if not deviations[0] <= AUTOCAST_FACTOR * deviations[1]:
+            raise Disagreement(
+                f'under autocast ours deviates by {deviations[0]:.1e} from float32, the peer by {deviations[1]:.1e}: '
+                f'expected at most {AUTOCAST_FACTOR:g} times as much'
+            )
+
+    (mine, a), (other, b) = (run(side, mode, torch.float32) for side in ('ours', 'peer'))
     outputs = _largest(a, b)
     _expect('outputs', outputs, tolerances)
     gradients = None
     if mode == 'forward+backward':
-        gradients = _largest(*_gradients(peer, *passes), negligible=NEGLIGIBLE)
+        gradients = _largest(*_gradients(peer, mine, other), negligible=NEGLIGIBLE)
         _expect('gradients', gradients, tolerances)
-    if dtype == torch.float32:
-        return Agreement(outputs, gradients, note=note)
+    return Agreement(outputs, gradients, *(deviations or (None, None)), note)
 
-    deviations = []
-    for module in (ours, theirs):
-        with torch.no_grad():
-            outs = Pass(module, inputs, 'forward', dtype)()
-            reference = Pass(theirs, inputs, 'forward', torch.float32)()
-        deviations.append(_mean(outs, reference))
-    if deviations[0] > AUTOCAST_FACTOR * deviations[1]:
+
+def first_pass(
+    side: str, module: nn.Module, inputs: Sequence[Tensor], mode: str, dtype: torch.dtype, differentiable: bool
+) -> tuple[Pass, list[Tensor]]:
+    """The pass, done once, and its outputs.
+
+    Raises:
+        NotRun: where it fails. Kernels and compilers raise anything.
+    """
+    try:
+        one = Pass(module, inputs, mode, dtype, differentiable)
+        return one, one()
+    except Exception as error:
+        raise NotRun(side, error) from error
+
+
+def check_compiled(side: str, outs: Sequence[Tensor], eager: Sequence[Tensor], dtype: torch.dtype) -> None:
+    """Compare the outputs of a compiled network with those of the same one before.
+
+    Raises:
+        Disagreement: beyond the tolerance.
+    """
+    deviation = _mean(outs, [out.float() for out in eager])
+    if not deviation <= COMPILED_TOLERANCES[dtype]:
         raise Disagreement(
-            f'under autocast ours deviates by {deviations[0]:.1e} from float32, the peer by {deviations[1]:.1e}: '
-            f'expected at most {AUTOCAST_FACTOR:g} times as much'
+            f'{side} deviates by {deviation:.1e} from itself when compiled: expected at most '
+            f'{COMPILED_TOLERANCES[dtype]:.0e}'
         )
-    return Agreement(outputs, gradients, *deviations, note)
 
 
 def _gradients(peer: Peer, ours: Pass, theirs: Pass) -> tuple[list[Tensor], list[Tensor]]:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from . import memory
-from .agreement import Agreement, Disagreement, check
+from .agreement import Agreement, Disagreement, NotRun, check, check_compiled, first_pass
 from .case import Case, Peer, Setting, absence, pair
 from .roofline import Ceilings, floor_seconds, measure_ceilings
-from .timing import DTYPES, Pass, Spread, flusher, interleave, spread
+from .timing import DTYPES, Spread, flusher, interleave, spread
 
 __all__ = ['LeftOut', 'Options', 'Row', 'compare']
 
@@ -122,13 +122,21 @@ def _rows(
         except Disagreement as error:
             yield LeftOut(f'{what}, {dtype}', f'the two disagree: {error}', failed=True)
             continue
+        except NotRun as error:
+            yield LeftOut(f'{what}, {dtype}', str(error), failed=error.side == 'ours')
+            continue
         sides = [module.to(options.device) for module in pair(case, peer, setting)]
         for mode in options.modes:
+            if options.compile:  # or the limit of recompilations is reached, and the rest runs uncompiled
+                torch._dynamo.reset()
             for form in FORMS if options.compile else ('eager',):
                 try:
                     seconds, floor = _time(case, setting, sides, mode, dtype, form, options, ceilings)
-                except _NotCompiled as error:
+                except Disagreement as error:
                     yield LeftOut(f'{what}, {mode}, {dtype}, {form}', str(error), failed=True)
+                    continue
+                except NotRun as error:
+                    yield LeftOut(f'{what}, {mode}, {dtype}, {form}', str(error), failed=error.side == 'ours')
                     continue
                 row = Row(
                     case.name, case.title, peer.name, arch, setting.part, setting.batch, setting.size, mode, dtype,
@@ -138,10 +146,6 @@ def _rows(
                 if options.memory and form == 'eager':
                     row.memory = _peaks(row, setting, options.device)
                 yield row
-
-
-class _NotCompiled(Exception):
-    """torch.compile failed; the text says on which side."""
 
 
 def _time(
@@ -158,16 +162,12 @@ def _time(
     inputs = [tensor.to(options.device) for tensor in case.inputs(setting)]
     passes = {}
     for side, module, compiled in zip(memory.SIDES, sides, FORMS[form], strict=True):
-        if not compiled:
-            passes[side] = Pass(module, inputs, mode, DTYPES[dtype], case.differentiable)
-            continue
-        try:
+        task = inputs, mode, DTYPES[dtype], case.differentiable
+        passes[side], outs = first_pass(side, module, *task)
+        if compiled:
             module = torch.compile(module, backend=options.compile, dynamic=False)
-            passes[side] = Pass(module, inputs, mode, DTYPES[dtype], case.differentiable)
-            passes[side]()
-        except Exception as error:  # compilers raise anything
-            first = (str(error).strip().splitlines() or ['no message'])[0]
-            raise _NotCompiled(f'{side}: torch.compile failed: {type(error).__name__}: {first}') from error
+            passes[side], compiled_outs = first_pass(side, module, *task)
+            check_compiled(side, compiled_outs, outs, DTYPES[dtype])
     flush, floor = None, None
     if case.work is not None:
         flush = flusher(options.device)

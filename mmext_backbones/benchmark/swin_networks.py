@@ -98,6 +98,12 @@ def one_axis_shifts(setting: Setting) -> str | None:
     return None
 
 
+def torchvision_differs(setting: Setting) -> str | None:
+    if any(pixels % 4 for pixels in setting.size):
+        return 'it drops what is left over beyond multiples of 4 pixels, which ours pads'
+    return one_axis_shifts(setting)
+
+
 def rolls_before_padding(setting: Setting) -> str | None:
     if any(H % WINDOW or W % WINDOW for H, W in stage_sizes(setting)):
         return 'it shifts the map before it pads it, so padded maps have other windows'
@@ -136,7 +142,7 @@ SWIN_PEERS = (
         by_our_names,
         options=CLASSIFIER,
         out_norms=False,
-        differs=one_axis_shifts,
+        differs=torchvision_differs,
         agreeing=whole_windows,
     ),
     optional(Peer('mmseg', load_mmseg, partial(openmmlab_swin, load_mmseg), by_our_names)),

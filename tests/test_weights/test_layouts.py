@@ -310,3 +310,30 @@ def test_a_whole_model_of_the_elsa_authors_runs_in_our_config(recipe):
     assert {key for key in heads if not key.endswith('num_batches_tracked')} == expected
     target.load_state_dict(theirs | heads)  # strict
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in target.state_dict().items())
+
+
+def test_torchvisions_classifier_fills_swin():
+    models = pytest.importorskip('torchvision.models.swin_transformer')
+    torch.manual_seed(0)
+    theirs = randomize(
+        models.SwinTransformer(
+            [4, 4], SWIN['embed_dims'], list(SWIN['depths']), list(SWIN['num_heads']), [7, 7], num_classes=9
+        )
+    ).eval()
+    ours = small(SwinTransformer, shift_single_window=False)
+    tensors, report = fit(theirs.state_dict(), ours.state_dict(), 'SwinTransformer', 'test')
+    assert report.layout == 'torchvision'
+    assert report.complete
+    assert all(re.match(r'norm\d', key) for key in report.fresh)
+    ours.load_state_dict(tensors, strict=False)
+    for i in range(4):
+        setattr(ours, f'norm{i}', nn.Identity())
+    image = x = torch.randn(1, 3, 244, 228)  # maps larger than a window, padded in every stage
+    maps = []
+    with torch.no_grad():
+        for i, module in enumerate(theirs.features):
+            x = module(x)
+            if i % 2:
+                maps.append(x.permute(0, 3, 1, 2))
+        for got, wanted in zip(ours(image), maps, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)  # sums in another order
