@@ -47,10 +47,10 @@ def draw_ratios(rows: Sequence[Row], path: str | os.PathLike) -> None:
 def draw_growth(growths: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
     """Time against pixels and against images, both axes logarithmic; the exponent in the legend."""
     figure_of = _pyplot()
-    kinds = [('by_edge', lambda edge: edge**2, 'pixels'), ('by_batch', lambda batch: batch, 'images')]
+    kinds = [('by_edge', lambda edge: edge**2, 'pixels', '²'), ('by_batch', lambda batch: batch, 'images', '')]
     kinds = [kind for kind in kinds if any(one[kind[0]] for one in growths)]
     figure, axes = figure_of(1, len(kinds), figsize=(6 * len(kinds), 4.5), squeeze=False)
-    for axis, (key, amount, what) in zip(axes[0], kinds, strict=True):
+    for axis, (key, amount, what, square) in zip(axes[0], kinds, strict=True):
         for one in growths:
             found = one[key]
             if found is None:
@@ -58,6 +58,9 @@ def draw_growth(growths: Sequence[Mapping[str, Any]], path: str | os.PathLike) -
             x = [amount(int(value)) for value in found['median']]
             label = f'{one["title"]} {one["arch"]}, {one["mode"]}: a = {found["exponent"]["median"]:.2f}'
             axis.loglog(x, list(found['median'].values()), 'o-', markersize=4, label=label)
+        values = sorted({int(value) for one in growths if one[key] for value in one[key]['median']})
+        axis.set_xticks([amount(value) for value in values], [f'{value}{square}' for value in values])
+        axis.minorticks_off()
         axis.set_xlabel(f'{what} (time ~ {what}^a)')
         axis.set_ylabel('seconds')
         axis.grid(True, which='both', linewidth=0.3)

@@ -131,7 +131,7 @@ def _rows(
                 torch._dynamo.reset()
             for form in FORMS if options.compile else ('eager',):
                 try:
-                    seconds, floor = _time(case, setting, sides, mode, dtype, form, options, ceilings)
+                    seconds, floor = _time(case, setting, sides, mode, dtype, form, agreements[mode], options, ceilings)
                 except Disagreement as error:
                     yield LeftOut(f'{what}, {mode}, {dtype}, {form}', str(error), failed=True)
                     continue
@@ -155,6 +155,7 @@ def _time(
     mode: str,
     dtype: str,
     form: str,
+    agreement: Agreement,
     options: Options,
     ceilings: dict[str, Ceilings],
 ) -> tuple[dict[str, list[float]], float | None]:
@@ -167,7 +168,7 @@ def _time(
         if compiled:
             module = torch.compile(module, backend=options.compile, dynamic=False)
             passes[side], compiled_outs = first_pass(side, module, *task)
-            check_compiled(side, compiled_outs, outs, DTYPES[dtype])
+            check_compiled(side, compiled_outs, outs, agreement)
     flush, floor = None, None
     if case.work is not None:
         flush = flusher(options.device)
