@@ -94,6 +94,8 @@ def compare(cases: Sequence[Case], options: Options) -> Iterator[Row | LeftOut]:
     for case in cases:
         arch = options.arch or next(iter(case.archs))
         peers = [peer for peer in case.peers if (peer.name in options.peers if options.peers else peer.by_default)]
+        if not peers:
+            yield LeftOut(case.name, f'it has none of the peers named, but {", ".join(one.name for one in case.peers)}')
         for peer in peers:
             reason = absence(peer)
             if reason:

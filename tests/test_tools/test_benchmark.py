@@ -337,6 +337,12 @@ def test_a_missing_peer_is_left_out_with_its_reason(monkeypatch, capsys, tmp_pat
     assert f'--peer torchvision: it cannot be imported here ({reason})' in capsys.readouterr().err
 
 
+def test_a_case_without_the_peers_named_is_left_out(capsys):
+    options = ['--arch', 'nano', '--size', 32, 32, '--rounds', 1, '--mode', 'forward', '--no-memory']
+    assert tool('elsa_swin', 'elsa_vs_swin', *options, '--peer', 'swin') == 0
+    assert 'left out: elsa_swin: it has none of the peers named, but unfold' in capsys.readouterr().out
+
+
 def test_a_disagreement_is_not_timed_and_fails(monkeypatch, capsys):
     monkeypatch.setitem(agreement.TOLERANCES, 'outputs', 0)
     assert tool('elsa_swin', '--arch', 'nano', '--size', 64, 64, '--rounds', 1, '--no-memory') == 1
