@@ -314,6 +314,12 @@ def _elsa(args: tuple, out: Tensor) -> int:
     return 2 * out.numel() * args[4] ** 2
 
 
+def _bilstm2d(args: tuple, out: Tensor) -> int:
+    """Every matrix once a token."""
+    x, weights = args
+    return math.prod(x.shape[:3]) * sum(weight.numel() for weight in weights if weight.dim() == 2)
+
+
 LSTM = torch.ops.aten.lstm.input
 # operator -> kind, and MACs from its arguments and its (first) result
 ATTENTION = (
@@ -336,6 +342,7 @@ FORMULAS: dict[str, tuple[str, Callable[[tuple, Tensor], int]]] = {
     **dict.fromkeys(ATTENTION, ('product', _attention)),
     **{f'aten::{name}': ('recurrent', _recurrent) for name in ('lstm', 'gru', 'rnn_tanh', 'rnn_relu')},
     'mmext_backbones::elsa': ('elsa', _elsa),
+    'mmext_backbones::bilstm2d': ('recurrent', _bilstm2d),
 }
 NATIVE = ('aten', 'prim', 'prims')
 # names of PyTorch's operators that multiply and sum, for those without a formula

@@ -1,7 +1,8 @@
 """The token mixer of Sequencer2D."""
 
-import torch
 from torch import Tensor, nn
+
+from mmext_backbones.ops import bilstm2d
 
 from .linear import linear
 
@@ -13,8 +14,6 @@ class BiLSTM2D(nn.Module):
     their four directions. Padding is a token like any other: what the batch pads at the right and bottom enters the
     backward directions first, so an image's features depend a little on the sizes of its neighbours in the batch.
 
-    Under autocast an LSTM runs in the autocast type only where the backend has a kernel for it, else in float32.
-
     Source: Tatsunami and Taki, "Sequencer" (arXiv 2205.01972), section 3.2.
 
     Args:
@@ -24,46 +23,19 @@ class BiLSTM2D(nn.Module):
 
     def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
-        self.rnn_v = LSTM(embed_dims, hidden_dims)
-        self.rnn_h = LSTM(embed_dims, hidden_dims)
+        # for their parameters: both run at once, in `ops.bilstm2d`
+        self.rnn_v = nn.LSTM(embed_dims, hidden_dims, bidirectional=True)
+        self.rnn_h = nn.LSTM(embed_dims, hidden_dims, bidirectional=True)
         self.proj = linear(4 * hidden_dims, embed_dims)
+        self.backend = 'auto'
 
     def forward(self, x: Tensor) -> Tensor:
-        B, H, W, C = x.shape
-        # time first, as the kernels want it: each axis is copied once
-        v = self.rnn_v(x.transpose(0, 1).reshape(H, B * W, C)).view(H, B, W, -1).transpose(0, 1)
-        h = self.rnn_h(x.permute(2, 0, 1, 3).reshape(W, B * H, C)).view(W, B, H, -1).permute(1, 2, 0, 3)
-        return self.proj(torch.cat((v, h), dim=-1))  # [B, H, W, 4 * hidden_dims]: down, up, right, left
+        vertical, horizontal = ([getattr(rnn, name) for name in PARAMETERS] for rnn in (self.rnn_v, self.rnn_h))
+        return self.proj(bilstm2d(x, vertical, horizontal, backend=self.backend))
 
 
-class LSTM(nn.LSTM):
-    """One bidirectional layer on sequences [T, B, C] -> [T, B, 2 * hidden_dims], zero states at both ends.
-
-    The arithmetic is that of nn.LSTM in training mode whenever a gradient may be asked for: cuDNN has no backward
-    otherwise, and frozen stages are in eval mode. Without dropout the two modes are equal.
-    """
-
-    def __init__(self, embed_dims: int, hidden_dims: int) -> None:
-        super().__init__(embed_dims, hidden_dims, bidirectional=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        mode = self.training
-        self.training = torch.is_grad_enabled()
-        try:
-            autocast = device != 'meta' and torch.is_autocast_enabled(device)  # torch refuses the question for meta
-            if autocast and not _has_lstm(x.device, torch.get_autocast_dtype(device)):
-                with torch.autocast(device, enabled=False):
-                    return super().forward(x.float())[0]
-            return super().forward(x)[0]
-        finally:
-            self.training = mode
-
-
-def _has_lstm(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the LSTM of `device` has a fused kernel for `dtype`, forward and backward."""
-    if device.type != 'cuda' or not torch.backends.cudnn.is_available():
-        return False  # oneDNN: float16 has no backward, bfloat16 depends on the processor
-    if dtype == torch.bfloat16:
-        return torch.backends.cudnn.version() >= 91300 and torch.cuda.get_device_capability(device)[0] >= 8
-    return dtype == torch.float16
+PARAMETERS = [
+    f'{kind}_l0{direction}'
+    for direction in ('', '_reverse')
+    for kind in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh')
+]

@@ -1,10 +1,12 @@
 """Functions on tensors: no parameters, no modules."""
 
+from .bilstm2d import bilstm2d
 from .elsa import elsa, elsa_reference
 from .partition import grid_merge, grid_partition, padding_mask, window_merge, window_partition
 from .window_attention import relative_position_index, shifted_window_mask, window_attention
 
 __all__ = [
+    'bilstm2d',
     'elsa',
     'elsa_reference',
     'grid_merge',

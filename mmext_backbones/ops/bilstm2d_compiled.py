@@ -1,0 +1,174 @@
+"""BiLSTM2D on the CPU through a compiled kernel (`bilstm2d_cpu.c`), where a C compiler is at hand.
+
+The products with the input are one matrix product for all four directions; the kernel walks the recurrences over its
+result, where the tokens are. Kept for the backward pass, besides the input and the output: the gates and the cells, 20
+numbers a token and unit. torch's LSTM keeps about 150, a copy of the input for either axis among them.
+"""
+
+import contextlib
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .compiled import Kernels, pointers
+
+LANES = 16  # the kernel's vectors have no more elements
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ('batch', 'height', 'width', 'hidden', 'threads')]
+
+
+_POINTER = ctypes.c_void_p
+_KERNELS = Kernels(
+    'bilstm2d_cpu.c', _Shape, {'bilstm2d_forward': [*[_POINTER] * 6, ctypes.c_int64], 'bilstm2d_backward': [_POINTER] * 7}
+)
+
+
+def unavailable() -> str | None:
+    """Why the kernel cannot run here, or None. The first call on a machine compiles it."""
+    return _KERNELS.reason()
+
+
+# What `torch.compiler.assume_constant_result` sets, without the compiler it imports: traced code takes the answer as is
+unavailable._dynamo_marked_constant = True
+
+
+def _stacked(weights: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the 16 tensors: [16h, C] in the type of `x`, and in the recurrences' R [4, 4h, h] and bias [4, 4h]."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    inner = torch.cat([w.to(x.dtype) for w in weights[0::4]])
+    recurrent = torch.stack([w.to(dtype) for w in weights[1::4]])
+    bias = torch.stack([a.to(dtype) + b.to(dtype) for a, b in zip(weights[2::4], weights[3::4], strict=True)])
+    return inner, recurrent, bias
+
+
+def _padded(h: int) -> int:
+    return h + -h % LANES
+
+
+def _lines(x: Tensor) -> int:
+    """Sequences of all directions."""
+    B, H, W, _ = x.shape
+    return 2 * B * (H + W)
+
+
+def _run(x: Tensor, weights: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    B, H, W, _ = x.shape
+    h = weights[1].shape[1]
+    inner, recurrent, bias = _stacked(weights, x)
+    gates = (x.flatten(0, 2) @ inner.mT).to(recurrent.dtype)
+    cells = gates.new_empty((B, H, W, 4 * h) if keep else (_lines(x), h))
+    out = gates.new_empty(B, H, W, 4 * h)
+    packed = gates.new_empty(16 * h * _padded(h))
+    shape = _Shape(B, H, W, h, torch.get_num_threads())
+    arguments = pointers(recurrent, bias, gates, cells, out, packed)
+    _KERNELS[gates.dtype].bilstm2d_forward(ctypes.byref(shape), *arguments, keep)
+    return out, gates.view(B, H, W, 16 * h), cells
+
+
+def _forward(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    return _run(x, weights, keep=False)[0]
+
+
+def _forward_keeping(x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    return _run(x, weights, keep=True)
+
+
+def _backward(
+    grad: Tensor, x: Tensor, out: Tensor, gates: Tensor, cells: Tensor, weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of `x`, and stacked as above of the matrices and the biases."""
+    B, H, W, C = x.shape
+    h = weights[1].shape[1]
+    inner, recurrent, _ = _stacked(weights, x)
+    grad, grad_gates = grad.contiguous(), torch.empty_like(gates)
+    packed = gates.new_empty(16 * h * _padded(h))
+    states = gates.new_zeros(2 * _lines(x) * _padded(h))
+    shape = _Shape(B, H, W, h, torch.get_num_threads())
+    arguments = pointers(recurrent, gates, cells, grad, grad_gates, packed, states)
+    _KERNELS[gates.dtype].bilstm2d_backward(ctypes.byref(shape), *arguments)
+
+    # the states that the tokens were entered with
+    down, up, right, left = out.chunk(4, dim=3)
+    top, side = out.new_zeros(B, 1, W, h), out.new_zeros(B, H, 1, h)
+    before = (
+        torch.cat((top, down[:, :-1]), dim=1),
+        torch.cat((up[:, 1:], top), dim=1),
+        torch.cat((side, right[:, :, :-1]), dim=2),
+        torch.cat((left[:, :, 1:], side), dim=2),
+    )
+    grad_gates = grad_gates.view(-1, 4, 4 * h)
+    grad_recurrent = torch.stack([grad_gates[:, i].mT @ each.view(-1, h) for i, each in enumerate(before)])
+    grad_bias = grad_gates.sum(dim=0)
+    grad_gates = grad_gates.flatten(1).to(x.dtype)
+    return (grad_gates @ inner).view(x.shape), grad_gates.mT @ x.flatten(0, 2), grad_recurrent, grad_bias
+
+
+def _fake_forward(x, weights):
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.new_empty((*x.shape[:3], weights[0].shape[0]), dtype=dtype)
+
+
+def _fake_forward_keeping(x, weights):
+    out = _fake_forward(x, weights)
+    return out, out.new_empty(*x.shape[:3], 4 * out.shape[3]), torch.empty_like(out)
+
+
+def _fake_backward(grad, x, out, gates, cells, weights):
+    width, h = weights[1].shape
+    return (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        x.new_empty(4 * width, x.shape[3]),
+        gates.new_empty(4, width, h),
+        gates.new_empty(4, width),
+    )
+
+
+# Operators of the dispatcher, as the ELSA operator is
+_LIBRARY = torch.library.Library('mmext_backbones', 'FRAGMENT')
+_LIBRARY.define('bilstm2d(Tensor x, Tensor[] weights) -> Tensor')
+_LIBRARY.define('bilstm2d_keeping(Tensor x, Tensor[] weights) -> (Tensor, Tensor, Tensor)')
+_LIBRARY.define(
+    'bilstm2d_backward(Tensor grad, Tensor x, Tensor out, Tensor gates, Tensor cells, Tensor[] weights)'
+    ' -> (Tensor, Tensor, Tensor, Tensor)'
+)
+for _name, _function, _fake in (
+    ('bilstm2d', _forward, _fake_forward),
+    ('bilstm2d_keeping', _forward_keeping, _fake_forward_keeping),
+    ('bilstm2d_backward', _backward, _fake_backward),
+):
+    _LIBRARY.impl(_name, _function, 'CPU')
+    torch.library.register_fake(f'mmext_backbones::{_name}', _fake, lib=_LIBRARY)
+
+
+class BiLSTM2DCompiled(torch.autograd.Function):
+    """`x` [B, H, W, C] and the 16 tensors of `ops.bilstm2d` -> [B, H, W, 4h], in float32 at least."""
+
+    @staticmethod
+    def forward(ctx, x, *weights):
+        out, gates, cells = torch.ops.mmext_backbones.bilstm2d_keeping(x, list(weights))
+        ctx.save_for_backward(x, out, gates, cells, *weights)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, out, gates, cells, *weights = ctx.saved_tensors
+        grads = torch.ops.mmext_backbones.bilstm2d_backward(grad, x, out, gates, cells, weights)
+        inner, recurrent, bias = grads[1].chunk(4), grads[2].unbind(), grads[3].unbind()
+        each = [grad for i in range(4) for grad in (inner[i], recurrent[i], bias[i], bias[i])]
+        return grads[0], *(grad.to(w.dtype) for grad, w in zip(each, weights, strict=True))
+
+
+def bilstm2d_compiled(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """`ops.bilstm2d` after its checks. `x` has the type of the matrix products; the recurrences, and so the result,
+    are in float32 at least."""
+    autocast_off = contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    with autocast_off:
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *weights)):
+            return BiLSTM2DCompiled.apply(x, *weights)
+        return torch.ops.mmext_backbones.bilstm2d(x, list(weights))
