@@ -3,8 +3,8 @@
     i, f, o = sigmoid(W x_t + b + R h_{t-1})     c_t = f c_{t-1} + i g
     g       = tanh(W x_t + b + R h_{t-1})        h_t = o tanh(c_t)
 
-with zero states at the start, for each column downwards and upwards, and for each row rightwards and leftwards. The four
-directions have a W, R and b (of two summands) each, rows in the order i, f, g, o as torch keeps them.
+with zero states at the start, for each column downwards and upwards, and for each row rightwards and leftwards. The
+four directions have a W, R and b (of two summands) each, rows in the order i, f, g, o as torch keeps them.
 
 Source: Tatsunami and Taki, "Sequencer" (arXiv 2205.01972), section 3.2.
 """
@@ -29,8 +29,8 @@ def bilstm2d(x: Tensor, vertical: Sequence[Tensor], horizontal: Sequence[Tensor]
 
     Args:
         x: the map, [B, H, W, C], any H and W.
-        vertical: parameters of a bidirectional nn.LSTM of one layer, in its order: weight_ih [4h, C], weight_hh [4h, h],
-            bias_ih and bias_hh [4h] downwards, then the same four upwards.
+        vertical: parameters of a bidirectional nn.LSTM of one layer, in its order: weight_ih [4h, C], weight_hh
+            [4h, h], bias_ih and bias_hh [4h] downwards, then the same four upwards.
         horizontal: likewise, rightwards and leftwards.
         backend: 'compiled' (CPU, needs a C compiler at its first use on a machine), 'torch' (torch's LSTM, any device;
             copies the map for either axis) or 'auto': the first of them that runs, or what the environment variable

@@ -186,15 +186,15 @@ static Task find_task(const Shape *s, int64_t index)
 
 /* ------------------------------------------------------------------------------------------------------- forward */
 
-/* `matrix` [4, 4h, h] -> `packed` [4, blocks of LANES units, h, 4 gates, LANES], zeros after the last unit. */
-static void pack_forward(const Shape *s, const REAL *matrix, REAL *packed)
+/* The four matrices [4h, h] -> `packed` [4, blocks of LANES units, h, 4 gates, LANES], zeros after the last unit. */
+static void pack_forward(const Shape *s, const REAL *const *matrices, REAL *packed)
 {
     const int64_t h = s->hidden, padded = (h + LANES - 1) / LANES * LANES;
 #pragma omp parallel for num_threads((int)s->threads) schedule(static)
     for (int64_t d = 0; d < 4; ++d)
         for (int64_t unit = 0; unit < padded; ++unit)
             for (int64_t gate = 0; gate < 4; ++gate) {
-                const REAL *from = matrix + ((d * 4 + gate) * h + unit) * h;
+                const REAL *from = matrices[d] + (gate * h + unit) * h;
                 REAL *to = packed + d * 4 * h * padded + unit / LANES * LANES * 4 * h + gate * LANES + unit % LANES;
                 for (int64_t k = 0; k < h; ++k) to[k * 4 * LANES] = unit < h ? from[k] : 0;
             }
@@ -237,14 +237,14 @@ INLINE void forward_rows(const int n, const Forward *p, int64_t j, const int wid
     }
 }
 
-/* `gates` holds the products with the input, and in the end the gates. `matrix` is R, [4, 4h, h], `bias` [4, 4h].
+/* `gates` holds the products with the input, and in the end the gates. `matrices` are the four R [4h, h], `bias` [4, 4h].
  * `cells` is [B, H, W, 4, h], or where they are not kept (`keep` 0) room for 2B(H + W) h. `packed` is room for as many
- * elements as `matrix` has, h in one place a multiple of 16. */
-void bilstm2d_forward(const Shape *s, const REAL *matrix, const REAL *bias, REAL *gates, REAL *cells, REAL *out,
+ * elements as the matrices have, their rows padded to a multiple of 16. */
+void bilstm2d_forward(const Shape *s, const REAL *const *matrices, const REAL *bias, REAL *gates, REAL *cells, REAL *out,
                       REAL *packed, int64_t keep)
 {
     const int64_t h = s->hidden, padded = (h + LANES - 1) / LANES * LANES, tasks = count_tasks(s);
-    pack_forward(s, matrix, packed);
+    pack_forward(s, matrices, packed);
 #pragma omp parallel for num_threads((int)s->threads) schedule(dynamic)
     for (int64_t index = 0; index < tasks; ++index) {
         const Task t = find_task(s, index);
@@ -275,8 +275,8 @@ void bilstm2d_forward(const Shape *s, const REAL *matrix, const REAL *bias, REAL
 
 /* ------------------------------------------------------------------------------------------------------ backward */
 
-/* `matrix` [4, 4h, h] -> `packed` [4, tiles of TILE vectors, 4h, the tile], zeros after the last unit. */
-static void pack_backward(const Shape *s, const REAL *matrix, REAL *packed)
+/* The four matrices [4h, h] -> `packed` [4, tiles of TILE vectors, 4h, the tile], zeros after the last unit. */
+static void pack_backward(const Shape *s, const REAL *const *matrices, REAL *packed)
 {
     const int64_t h = s->hidden, padded = (h + LANES - 1) / LANES * LANES;
 #pragma omp parallel for num_threads((int)s->threads) schedule(static)
@@ -286,7 +286,7 @@ static void pack_backward(const Shape *s, const REAL *matrix, REAL *packed)
             for (int64_t r = 0; r < 4 * h; ++r)
                 for (int64_t k = 0; k < wide; ++k)
                     packed[(d * padded + first) * 4 * h + r * wide + k] =
-                        first + k < h ? matrix[(d * 4 * h + r) * h + first + k] : 0;
+                        first + k < h ? matrices[d][r * h + first + k] : 0;
         }
 }
 
@@ -335,12 +335,12 @@ INLINE void backward_product(const int n, const Backward *p, int64_t first, cons
 
 /* `gates` and `cells` as kept, `grad_gates` like `gates`, `packed` as above; `states` is zeroed room for 2 * 2B(H + W) h,
  * h a multiple of 16. */
-void bilstm2d_backward(const Shape *s, const REAL *matrix, const REAL *gates, const REAL *cells, const REAL *grad_out,
+void bilstm2d_backward(const Shape *s, const REAL *const *matrices, const REAL *gates, const REAL *cells, const REAL *grad_out,
                        REAL *grad_gates, REAL *packed, REAL *states)
 {
     const int64_t h = s->hidden, padded = (h + LANES - 1) / LANES * LANES, tasks = count_tasks(s);
     const int64_t lines = 2 * s->batch * (s->height + s->width);
-    pack_backward(s, matrix, packed);
+    pack_backward(s, matrices, packed);
 #pragma omp parallel for num_threads((int)s->threads) schedule(dynamic)
     for (int64_t index = 0; index < tasks; ++index) {
         const Task t = find_task(s, index);

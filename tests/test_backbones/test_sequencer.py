@@ -186,39 +186,6 @@ def test_native_strides():
     assert model.out_channels == (16, 32, 32, 32)
 
 
-@pytest.mark.parametrize('enabled', [False, True])
-def test_lstm_leaves_the_mode_alone(enabled):
-    rnn = BiLSTM2D(8, 2).eval().rnn_v
-    with torch.set_grad_enabled(enabled):
-        rnn(torch.randn(3, 2, 8))
-    assert not rnn.training
-
-
-@pytest.mark.parametrize('enabled', [False, True])
-def test_lstm_is_ready_for_a_backward_pass_in_eval_mode(monkeypatch, enabled):
-    # cuDNN computes no gradient of an LSTM that ran in eval mode, and frozen stages do
-    modes = []
-    lstm = torch.nn.modules.rnn._VF.lstm
-
-    def spy(*args):
-        modes.append(args[6])
-        return lstm(*args)
-
-    monkeypatch.setattr(torch.nn.modules.rnn._VF, 'lstm', spy)
-    with torch.set_grad_enabled(enabled):
-        BiLSTM2D(8, 2).eval()(torch.randn(1, 3, 4, 8))
-    assert modes == [enabled, enabled]
-
-
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_lstm_runs_in_float32_under_cpu_autocast(dtype):
-    mixer = BiLSTM2D(8, 2)
-    with torch.autocast('cpu', dtype=dtype):
-        x = torch.randn(5, 3, 8).to(dtype)
-        assert mixer.rnn_v(x).dtype == torch.float32
-        assert mixer(torch.randn(1, 3, 4, 8)).dtype == dtype
-
-
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

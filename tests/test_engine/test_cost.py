@@ -164,14 +164,18 @@ def test_elsa_costs_the_same_whichever_backend_is_asked_for(backend, monkeypatch
 def test_agrees_with_the_counter_of_pytorch(cls):
     """It counts the operators that are left when LSTMs and the like are taken apart, two FLOPs a MAC.
 
-    Two operators it does not know: the product in place and ours.
+    Three operators it does not know: the product in place and ours.
     """
     model = cls(SMALL[cls]).to('meta').eval()
     own = {
         torch.ops.aten.baddbmm_: lambda out, a, b, **_: 2 * a[0] * a[1] * a[2] * b[2],
         torch.ops.mmext_backbones.elsa: lambda v, attn, mul, add, k, *_, **__: 4 * k * k * v.numel(),
+        torch.ops.mmext_backbones.bilstm2d: lambda x, w, **_: (
+            2 * x.shape[:3].numel() * sum(m.numel() for m in w if m.dim() == 2)
+        ),
     }
-    own[torch.ops.mmext_backbones.elsa]._get_raw = True
+    for op in (torch.ops.mmext_backbones.elsa, torch.ops.mmext_backbones.bilstm2d):
+        own[op]._get_raw = True
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=own) as counter:
         model(empty(2, 3, 65, 97))
     assert 2 * model_cost(model, empty(2, 3, 65, 97)).macs == counter.get_total_flops()
