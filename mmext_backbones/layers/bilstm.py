@@ -6,6 +6,12 @@ from mmext_backbones.ops import bilstm2d
 
 from .linear import linear
 
+PARAMETERS = [
+    f'{kind}_l0{direction}'
+    for direction in ('', '_reverse')
+    for kind in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh')
+]
+
 
 class BiLSTM2D(nn.Module):
     """Two bidirectional LSTMs, one along columns and one along rows: [B, H, W, C] -> [B, H, W, C] for any H, W.
@@ -32,10 +38,3 @@ class BiLSTM2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         vertical, horizontal = ([getattr(rnn, name) for name in PARAMETERS] for rnn in (self.rnn_v, self.rnn_h))
         return self.proj(bilstm2d(x, vertical, horizontal, backend=self.backend))
-
-
-PARAMETERS = [
-    f'{kind}_l0{direction}'
-    for direction in ('', '_reverse')
-    for kind in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh')
-]

@@ -3,13 +3,13 @@
  *     i, f, o = sigmoid(x_t + b + R h_{t-1})     c_t = f c_{t-1} + i g
  *     g       = tanh(x_t + b + R h_{t-1})        h_t = o tanh(c_t)
  *
- * along the columns of a map downwards and upwards, and along its rows rightwards and leftwards: the four directions, in
- * this order. x_t, the product of the input with the other matrix, is there already. Nothing is permuted: whichever way a
- * sequence runs, its tokens are rows of the same map.
+ * along the columns of a map downwards and upwards, and along its rows rightwards and leftwards: the four directions,
+ * in this order. x_t, the product of the input with the other matrix, is there already. Nothing is permuted: whichever
+ * way a sequence runs, its tokens are those of the same map.
  *
- * Layout: gates [B, H, W, 4 directions, 4 gates, h], gates in the order i, f, g, o; everything else [B, H, W, 4, h]; all
- * contiguous. Matrices are packed as each function says. A task walks a block of sequences of one direction and touches
- * no other's memory, so that no result depends on the number of threads.
+ * Layout: gates [B, H, W, 4 directions, 4 gates, h], gates in the order i, f, g, o; everything else [B, H, W, 4, h];
+ * all contiguous. Matrices are packed as each function says. A task walks a block of sequences of one direction and
+ * touches no other's memory, so that no result depends on the number of threads.
  *
  * Threads are OpenMP's, those PyTorch has already loaded (see compiled.py).
  */
@@ -97,7 +97,8 @@ INLINE vec clamp(vec x)
 /* exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1) with x = n ln(2) + r; *power is 2^n. Relative error of a few roundings. */
 INLINE vec exp_minus_one(vec x, vec *power)
 {
-    static const REAL factorials[] = {1, 2, 6, 24, 120, 720, 5040, 40320, 362880, 3628800, 39916800, 479001600, 6227020800};
+    static const REAL factorials[] = {1,      2,       6,        24,        120,       720,       5040, 40320,
+                                      362880, 3628800, 39916800, 479001600, 6227020800};
     const REAL magic = (REAL)3 / 2 * ((whole)1 << MANTISSA); /* adding it rounds to a whole number, in the low bits */
     x = clamp(x);
     const vec shifted = x * (REAL)1.44269504088896340736 + magic, n = shifted - magic;
@@ -204,7 +205,7 @@ static void pack_forward(const Shape *s, const REAL *const *matrices, REAL *pack
 typedef struct {
     const REAL *matrix, *bias, *out_before, *cells_before; /* the last two NULL at the first step */
     REAL *gates, *cells, *out;
-    int64_t hidden, gates_apart, cells_apart, out_apart;
+    int64_t hidden, gates_apart, cells_apart, out_apart, keep;
 } Forward;
 
 /* Units j to j + width of n sequences. */
@@ -228,20 +229,22 @@ INLINE void forward_rows(const int n, const Forward *p, int64_t j, const int wid
         const vec i = sigmoid(sum[s][0]), f = sigmoid(sum[s][1]), g = tanh_(sum[s][2]), o = sigmoid(sum[s][3]);
         vec c = i * g;
         if (p->cells_before) c += f * load(p->cells_before + s * p->cells_apart + j, width);
-        store(gates, i, width);
-        store(gates + h, f, width);
-        store(gates + 2 * h, g, width);
-        store(gates + 3 * h, o, width);
+        if (p->keep) {
+            store(gates, i, width);
+            store(gates + h, f, width);
+            store(gates + 2 * h, g, width);
+            store(gates + 3 * h, o, width);
+        }
         store(p->cells + s * p->cells_apart + j, c, width);
         store(p->out + s * p->out_apart + j, o * tanh_(c), width);
     }
 }
 
-/* `gates` holds the products with the input, and in the end the gates. `matrices` are the four R [4h, h], `bias` [4, 4h].
- * `cells` is [B, H, W, 4, h], or where they are not kept (`keep` 0) room for 2B(H + W) h. `packed` is room for as many
- * elements as the matrices have, their rows padded to a multiple of 16. */
-void bilstm2d_forward(const Shape *s, const REAL *const *matrices, const REAL *bias, REAL *gates, REAL *cells, REAL *out,
-                      REAL *packed, int64_t keep)
+/* `gates` holds the products with the input, and in the end the gates where they are kept (`keep`). `cells` is
+ * [B, H, W, 4, h] then, else room for 2B(H + W) h. `matrices` are the four R [4h, h], `bias` [4, 4h]. `packed` is room
+ * for as many elements as the matrices have, h in one place rounded up to a multiple of 16. */
+void bilstm2d_forward(const Shape *s, const REAL *const *matrices, const REAL *bias, REAL *gates, REAL *cells,
+                      REAL *out, REAL *packed, int64_t keep)
 {
     const int64_t h = s->hidden, padded = (h + LANES - 1) / LANES * LANES, tasks = count_tasks(s);
     pack_forward(s, matrices, packed);
@@ -261,7 +264,8 @@ void bilstm2d_forward(const Shape *s, const REAL *const *matrices, const REAL *b
                                  .hidden = h,
                                  .gates_apart = t.across * 16 * h,
                                  .cells_apart = keep ? t.across * 4 * h : h,
-                                 .out_apart = t.across * 4 * h};
+                                 .out_apart = t.across * 4 * h,
+                                 .keep = keep};
                     if (step) {
                         p.out_before = p.out - t.along * 4 * h;
                         p.cells_before = keep ? p.cells - t.along * 4 * h : p.cells;
@@ -292,8 +296,8 @@ static void pack_backward(const Shape *s, const REAL *const *matrices, REAL *pac
 
 typedef struct {
     const REAL *matrix, *gates, *cells, *cells_before, *grad_out; /* cells_before NULL at the first step */
-    REAL *grad_gates;          /* before the activations */
-    REAL *grad_h, *grad_c;     /* what the step after asks of this one's h and c, and this one of the step before */
+    REAL *grad_gates;      /* before the activations */
+    REAL *grad_h, *grad_c; /* what the step after asks of this one's h and c, and this one of the step before */
     int64_t hidden, padded, apart; /* apart: between sequences in a tensor of h a token and direction */
 } Backward;
 
@@ -333,10 +337,10 @@ INLINE void backward_product(const int n, const Backward *p, int64_t first, cons
         for (int v = 0; v < wide; ++v) store(p->grad_h + s * p->padded + first + v * LANES, sum[s][v], LANES);
 }
 
-/* `gates` and `cells` as kept, `grad_gates` like `gates`, `packed` as above; `states` is zeroed room for 2 * 2B(H + W) h,
- * h a multiple of 16. */
-void bilstm2d_backward(const Shape *s, const REAL *const *matrices, const REAL *gates, const REAL *cells, const REAL *grad_out,
-                       REAL *grad_gates, REAL *packed, REAL *states)
+/* `gates` and `cells` as kept, `grad_gates` like `gates`, `packed` as above; `states` is zeroed room for
+ * 2 * 2B(H + W) h, h rounded up likewise. */
+void bilstm2d_backward(const Shape *s, const REAL *const *matrices, const REAL *gates, const REAL *cells,
+                       const REAL *grad_out, REAL *grad_gates, REAL *packed, REAL *states)
 {
     const int64_t h = s->hidden, padded = (h + LANES - 1) / LANES * LANES, tasks = count_tasks(s);
     const int64_t lines = 2 * s->batch * (s->height + s->width);
