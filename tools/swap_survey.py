@@ -1,7 +1,7 @@
 """Swaps the backbone of every config that mmdet and mmsegmentation install, and runs what comes out.
 
-    python tools/swap_survey.py                             # every config with one family, in turn; an hour or so
-    python tools/swap_survey.py --all-families --jobs 4
+    python tools/swap_survey.py                             # every config with one family, in turn; half an hour
+    python tools/swap_survey.py --all-families              # what the page shows; an hour and a half, or --jobs 4
     python tools/swap_survey.py --library mmseg --only upernet --limit 20
     python tools/swap_survey.py --resume                    # go on where a run stopped
     python tools/swap_survey.py --again                     # the swap has changed: run the models that are new
