@@ -8,7 +8,7 @@ What counts, and as how much (FLOPs in the papers' sense, 1 FLOP = 1 multiply-ad
 
     convolution     outputs * weights of one output; transposed: inputs * weights of one input
     linear          outputs * inputs of one output
-    product         of activations, attention's two among them: outputs * length of the sum
+    product         of activations, attention's two among them: outputs * length of the sum; of windows, whole ones
     recurrent       every weight matrix once a step: an LSTM has 4 * h * (in + h) a direction, step and sequence
     elsa            k * k * C a pixel for the dynamic filters, and as much for the static ones (a depthwise convolution)
 
@@ -18,8 +18,8 @@ network computes on it. Activations are the elements that counted operators retu
 
 A two-stage detector is counted as its published numbers were: all up to the RPN's convolutions on the image, each box
 head on 1000 regions of interest, each mask head on 100. A segmentor is counted as it predicts, without auxiliary head.
-The authors' numbers for Swin in either come out up to 0.8 % higher: they count norms and biases, and their output
-projections run on the padding of the windows, which ours crop before.
+The authors' numbers for Swin in either come out up to 2.6 % higher: they count norms and biases, and their attention
+projects the padding of the windows, which ours never does.
 """
 
 import copy
@@ -256,7 +256,7 @@ class _Counter(TorchDispatchMode):
             outs = out if isinstance(out, Tensor) else out[0]
             part = self.parts[self.part_of(self.module)]
             part.macs_by_operator[kind] += macs(args, outs)
-            part.activations += outs.numel() + (_logits(args) if name in ATTENTION else 0)
+            part.activations += outs.numel() + LOGITS.get(name, lambda args: 0)(args)
             return out
         with self:
             out = func.decompose(*args, **kwargs)  # what is composed of others (einsum) is counted by those
@@ -310,6 +310,16 @@ def _lstm_shapes(args: tuple) -> tuple[Tensor, ...]:
     return x.new_empty(*x.shape[:-1], width), torch.empty_like(hidden), torch.empty_like(cell)
 
 
+def _window_attention(args: tuple, out: Tensor) -> int:
+    return 2 * _window_logits(args) // args[3] * out.shape[-1]
+
+
+def _window_logits(args: tuple) -> int:
+    """Elements of q @ k^T of all windows, those that reach beyond the map as any other."""
+    (B, H, W, _), (h, w) = args[0].shape, args[4]
+    return B * -(-H // h) * -(-W // w) * args[1].numel()
+
+
 def _elsa(args: tuple, out: Tensor) -> int:
     return 2 * out.numel() * args[4] ** 2
 
@@ -341,9 +351,11 @@ FORMULAS: dict[str, tuple[str, Callable[[tuple, Tensor], int]]] = {
     **{f'aten::{name}': ('product', _add_product) for name in ('baddbmm', 'addmv')},
     **dict.fromkeys(ATTENTION, ('product', _attention)),
     **{f'aten::{name}': ('recurrent', _recurrent) for name in ('lstm', 'gru', 'rnn_tanh', 'rnn_relu')},
+    'mmext_backbones::window_attention': ('product', _window_attention),
     'mmext_backbones::elsa': ('elsa', _elsa),
     'mmext_backbones::bilstm2d': ('recurrent', _bilstm2d),
 }
+LOGITS = {**dict.fromkeys(ATTENTION, _logits), 'mmext_backbones::window_attention': _window_logits}
 NATIVE = ('aten', 'prim', 'prims')
 # names of PyTorch's operators that multiply and sum, for those without a formula
 PRODUCTS = re.compile(

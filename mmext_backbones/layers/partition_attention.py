@@ -6,15 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmext_backbones.ops import (
-    grid_merge,
-    grid_partition,
-    padding_mask,
-    relative_position_index,
-    window_attention,
-    window_merge,
-    window_partition,
-)
+from mmext_backbones.ops import relative_position_index, window_attention
 
 from .linear import linear
 
@@ -22,8 +14,8 @@ from .linear import linear
 class PartitionAttention(nn.Module):
     """Multi-head self-attention inside windows or inside grid groups: [B, H, W, C] -> [B, H, W, C] for any H, W.
 
-    The map is padded to what the partition divides, inside this module only. Padded tokens are masked as keys and
-    cropped as queries: every token attends to exactly the tokens of the map in its group.
+    Where the partition does not divide the map, its last windows or cells reach beyond it. Nobody attends to what is
+    there: every token attends to exactly the tokens of the map in its group.
 
     The relative position bias is key minus query, the opposite of Swin's. It belongs to places in the group, so one
     table serves every resolution: a step is one token in a window, and a cell, 1 / window_size of the map, in a grid.
@@ -40,6 +32,7 @@ class PartitionAttention(nn.Module):
     def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7, grid: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.backend = 'auto'  # of the operator; tools/benchmark.py compares them
         self.grid = grid
         self.scale = (embed_dims // num_heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(torch.zeros(num_heads, *[2 * window_size - 1] * 2))
@@ -49,15 +42,16 @@ class PartitionAttention(nn.Module):
 
     def forward(self, x: Tensor, window_size: tuple[int, int]) -> Tensor:
         """`window_size` in tokens; the bias table is resampled bilinearly where it was made for another one."""
-        H, W = x.shape[1:3]
-        partition, merge = (grid_partition, grid_merge) if self.grid else (window_partition, window_merge)
-        groups, padded_size = partition(x, window_size)  # [B, groups, N, C]
-        mask = padding_mask((H, W), window_size, self.grid, x.device)
-        groups = window_attention(
-            self.qkv(groups), self.bias(window_size), mask, num_heads=self.num_heads, scale=self.scale
+        x = window_attention(
+            self.qkv(x),
+            self.bias(window_size),
+            num_heads=self.num_heads,
+            window_size=window_size,
+            scale=self.scale,
+            grid=self.grid,
+            backend=self.backend,
         )
-        x = merge(groups, window_size, padded_size)
-        return self.proj(x[:, :H, :W])
+        return self.proj(x)
 
     def bias(self, window_size: tuple[int, int]) -> Tensor:
         """The bias of every token pair, query by key, [num_heads, N, N]."""

@@ -4,13 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
-from mmext_backbones.ops import (
-    relative_position_index,
-    shifted_window_mask,
-    window_attention,
-    window_merge,
-    window_partition,
-)
+from mmext_backbones.ops import relative_position_index, window_attention
 
 from .linear import linear
 
@@ -18,9 +12,10 @@ from .linear import linear
 class WindowAttention(nn.Module):
     """(Shifted-)window multi-head self-attention on a map: [B, H, W, C] -> [B, H, W, C] for any H, W.
 
-    As in the authors' detection code the map is zero-padded to whole windows before the projection, and the padding
-    takes part in the attention (its keys and values are the projection's bias); it is cropped afterwards. A shifted
-    layer there shifts at every size, also where the map is one window; in their classifiers it does not.
+    As in the authors' detection code, which zero-pads the map to whole windows before the projection, the padding takes
+    part in the attention: its keys and values are the projection's bias. Here it is never projected, the operator puts
+    it in. A shifted layer there shifts at every size, also where the map is one window; in their classifiers it does
+    not.
 
     Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2.
 
@@ -46,6 +41,7 @@ class WindowAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.backend = 'auto'  # of the operator; tools/benchmark.py compares them
         self.window_size = window_size
         self.shift_size = shift_size
         self.shift_single_window = shift_single_window
@@ -62,18 +58,19 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[1:3]
-        size = (self.window_size, self.window_size)
         shift_size = self.shift_size if self.shift_single_window or max(H, W) > self.window_size else 0
-        windows, padded_size = window_partition(x, size, shift_size)  # [B, windows, N, C]
-        mask = None
-        if shift_size:
-            mask = shifted_window_mask(padded_size, self.window_size, shift_size, x.device)
-        dropout = self.attn_drop_rate if self.training else 0.0
-        windows = window_attention(
-            self.qkv(windows), self.bias(), mask, num_heads=self.num_heads, scale=self.scale, dropout=dropout
+        x = window_attention(
+            self.qkv(x),
+            self.bias(),
+            num_heads=self.num_heads,
+            window_size=(self.window_size, self.window_size),
+            scale=self.scale,
+            shift_size=shift_size,
+            padding=self.qkv.bias,
+            dropout=self.attn_drop_rate if self.training else 0.0,
+            backend=self.backend,
         )
-        x = window_merge(windows, size, padded_size, shift_size)
-        return self.proj_drop(self.proj(x[:, :H, :W]))
+        return self.proj_drop(self.proj(x))
 
     def bias(self) -> Tensor:
         """The bias of every token pair, [num_heads, N, N], looked up afresh.

@@ -66,7 +66,7 @@ def grid_merge(groups: Tensor, window_size: Size, padded_size: Size) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def padding_mask(size: Size, window_size: Size, grid: bool, device: torch.device) -> Tensor | None:
+def padding_mask(size: Size, window_size: Size, grid: bool, device: torch.device, shift_size: int = 0) -> Tensor | None:
     """What hides the padding of a partition from the tokens of the map: 0 for a token, -inf for a padded key.
 
     Windows hide whole rows or columns of the last windows. In a grid the padding falls into the last cells, at the
@@ -81,7 +81,8 @@ def padding_mask(size: Size, window_size: Size, grid: bool, device: torch.device
         return None
     with torch.inference_mode(False):  # what is cached must serve training too
         tokens = torch.ones(1, *size, 1, device=device)
-        groups, _ = grid_partition(tokens, window_size) if grid else window_partition(tokens, window_size)
+        cut = grid_partition(tokens, window_size) if grid else window_partition(tokens, window_size, shift_size)
+        groups = cut[0]
         return torch.zeros_like(groups).masked_fill_(groups == 0, float('-inf'))[0].transpose(1, 2)
 
 

@@ -1,52 +1,203 @@
-"""Multi-head attention inside windows, with a relative position bias and, for shifted windows, a region mask.
+"""Multi-head attention inside the windows of a map, or inside its grid groups.
 
-Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2.
+    out[i] = sum_j P[i, j] * v[j],    P[i, :] = softmax_j(scale * q[i] . k[j] + bias[i, j] + mask[i, j])
+
+`i` and `j` run over the N tokens of one window (or group), row-major, in every head on its own. The map is filled up
+at the right and at the bottom to whole windows, rolled by `-shift_size` along both axes, cut into windows, attended,
+put together, rolled back and cropped. `mask` is `MASKED` where only the roll brought two tokens together, and -inf for
+a key of the padding where the padding has no values of its own.
+
+The fast backends do none of the moving: they find the tokens of a window by index arithmetic.
+
+Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2; Tu et al., "MaxViT" (arXiv 2204.01697),
+section 3.2.
 """
 
+import os
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .partition import Size, grid_merge, grid_partition, padding_mask, window_merge, window_partition
+from .window_attention_compiled import unavailable, window_attention_compiled
+
+BACKENDS = ('auto', 'compiled', 'triton', 'torch', 'reference')
+ENVIRONMENT = 'MMEXT_WINDOW_ATTENTION_BACKEND'  # what 'auto' stands for, where it is set
 MASKED = -100.0  # what the authors add to the logit of a pair from different regions; not -inf
 
 
 def window_attention(
-    qkv: Tensor, bias: Tensor, mask: Tensor | None, *, num_heads: int, scale: float, dropout: float = 0.0
+    qkv: Tensor,
+    bias: Tensor,
+    *,
+    num_heads: int,
+    window_size: Size,
+    scale: float,
+    shift_size: int = 0,
+    grid: bool = False,
+    padding: Tensor | None = None,
+    dropout: float = 0.0,
+    backend: str = 'auto',
 ) -> Tensor:
-    """softmax(scale * q @ k^T + bias + mask) @ v in every window.
+    """Attend inside (shifted) windows or grid groups of a projected map (formula above).
 
     Args:
-        qkv: [B, windows, N, 3 * C], the channels packed as q, k, v, each head-major.
-        bias: [num_heads, N, N], query by key.
-        mask: [windows, N, N] or, for keys alone, [windows, 1, N] to be added, or None.
+        qkv: [B, H, W, 3 * C] for any H and W and in any memory format, the channels packed as q, k, v, each head-major.
+        bias: [num_heads, N, N], query by key; N = window_h * window_w.
         num_heads: heads that share the C channels.
-        scale: factor of q @ k^T.
-        dropout: probability of dropping an attention weight.
+        window_size: (window_h, window_w) in tokens; with `grid` the numbers of cells along the axes.
+        scale: factor of q . k.
+        shift_size: roll of the map in tokens before it is cut, less than a window; 0 for plain windows.
+        grid: attend inside grid groups (`partition.grid_partition`) instead of windows.
+        padding: [3 * C], what a token of the padding has as q, k and v: it takes part. None: nobody attends to it.
+        dropout: probability of dropping an attention weight; 'torch' and 'reference' only.
+        backend: 'compiled' (CPU, needs a C compiler at its first use on a machine), 'triton' (CUDA), 'torch' (any
+            device: windows cut out, PyTorch's products or its fused attention), 'reference' (the formula as it stands)
+            or 'auto': the first of them that runs, or what the environment variable MMEXT_WINDOW_ATTENTION_BACKEND
+            names. 'compiled' saves nothing for the backward pass but its inputs.
 
     Returns:
-        [B, windows, N, C].
+        [B, H, W, C], contiguous, in the dtype of `qkv`. 'compiled' computes float16 and bfloat16 in float32.
+
+    Raises:
+        ValueError: for shapes, heads, sizes or backends that do not fit.
+        RuntimeError: where a backend is asked for by name and cannot run; the reason is in the message.
     """
-    B, windows, N, C3 = qkv.shape
-    q, k, v = qkv.view(B * windows, N, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # [B * windows, heads, N, d]
-    bias = bias.to(q.dtype)
+    if backend == 'auto':
+        backend = os.environ.get(ENVIRONMENT) or 'auto'
+    _check(qkv, bias, num_heads, window_size, shift_size, grid, padding, dropout, backend)
+    options = {
+        'num_heads': num_heads,
+        'window_size': window_size,
+        'scale': scale,
+        'shift_size': shift_size,
+        'grid': grid,
+        'padding': padding,
+    }
+    if qkv.is_meta:  # shapes only, the same from every backend: one node of the dispatcher
+        return window_attention_compiled(qkv, bias, **options)
+    if backend == 'auto':
+        backend = 'torch' if dropout else _fastest(qkv)
+    if backend in ('torch', 'reference'):
+        return _in_windows(qkv, bias, **options, dropout=dropout, fused=backend == 'torch')
+    reason = 'it has no dropout' if dropout else _obstacle(backend, qkv)
+    if reason is not None:
+        raise RuntimeError(f'backend={backend!r}: {reason}')
+    if backend == 'compiled':
+        return window_attention_compiled(qkv, bias, **options)
+    from .window_attention_triton import window_attention_triton
+
+    return window_attention_triton(qkv, bias, **options)
+
+
+def _fastest(qkv: Tensor) -> str:
+    return next((name for name in ('compiled', 'triton') if _obstacle(name, qkv) is None), 'torch')
+
+
+def _obstacle(backend: str, qkv: Tensor) -> str | None:
+    """Why 'compiled' or 'triton' cannot take `qkv`, or None."""
+    device = 'cpu' if backend == 'compiled' else 'cuda'
+    if qkv.device.type != device:
+        return f'it runs on {device}, qkv is on {qkv.device}'
+    return unavailable() if backend == 'compiled' else _triton_unavailable()
+
+
+def _triton_unavailable() -> str | None:
+    try:
+        from .window_attention_triton import unavailable
+    except ImportError as error:
+        return str(error)
+    return unavailable()
+
+
+_triton_unavailable._dynamo_marked_constant = True  # as for `window_attention_compiled.unavailable`
+
+
+def _in_windows(
+    qkv: Tensor,
+    bias: Tensor,
+    *,
+    num_heads: int,
+    window_size: Size,
+    scale: float,
+    shift_size: int,
+    grid: bool,
+    padding: Tensor | None,
+    dropout: float,
+    fused: bool,
+) -> Tensor:
+    """The steps as they stand: fill up, roll and cut, attend, put together and crop.
+
+    Args:
+        fused: PyTorch's fastest form of the attention instead of the formula; else as in `window_attention`.
+    """
+    B, H, W, C3 = qkv.shape
+    mask = None
+    if padding is None:
+        mask = padding_mask((H, W), window_size, grid, qkv.device, shift_size)
+    else:
+        qkv = _fill_up(qkv, padding.to(qkv.dtype), window_size)
+    if grid:
+        windows, padded_size = grid_partition(qkv, window_size)
+    else:
+        windows, padded_size = window_partition(qkv, window_size, shift_size)  # [B, windows, N, 3 * C]
+    if shift_size:
+        regions = shifted_window_mask(padded_size, window_size, shift_size, qkv.device)
+        mask = regions if mask is None else regions + mask
+
+    N = windows.shape[2]
+    heads = windows.view(-1, N, 3, num_heads, C3 // 3 // num_heads)
+    q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # [B * windows, num_heads, N, head_dim]
+    attend = _attend_fused if fused else attend_reference
+    out = attend(q, k, v, bias.to(q.dtype), None if mask is None else mask.to(q.dtype), scale, dropout)
+    out = out.transpose(1, 2).reshape(B, -1, N, C3 // 3)
+
+    out = grid_merge(out, window_size, padded_size) if grid else window_merge(out, window_size, padded_size, shift_size)
+    return out[:, :H, :W].contiguous()
+
+
+def attend_reference(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0
+) -> Tensor:
+    """The formula: q, k, v [B * windows, heads, N, d], bias [heads, N, N], mask [windows, N or 1, N] or None."""
+    logits = scale * (q @ k.mT) + bias
+    if mask is not None:
+        logits = (logits.unflatten(0, (-1, len(mask))) + mask.unsqueeze(1)).flatten(0, 1)
+    return F.dropout(logits.softmax(dim=-1), dropout) @ v
+
+
+def _attend_fused(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None, scale: float, dropout: float
+) -> Tensor:
+    """`attend_reference` in PyTorch's fastest form."""
     if q.is_cuda:
         if mask is not None:
-            bias = (bias + mask.to(q.dtype).unsqueeze(1)).repeat(B, 1, 1, 1)  # [B * windows, heads, N, N]
-        out = F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
-    else:
-        # PyTorch's fused CPU kernel refuses a bias that needs a gradient and loses to plain products at N = 49.
-        logits = bias.repeat(B * windows, 1, 1)  # the products are added in place
-        logits.baddbmm_(q.reshape(-1, N, q.shape[-1]), k.reshape(-1, N, k.shape[-1]).mT, alpha=scale)
-        if mask is not None:
-            logits = logits.view(B, windows, num_heads, N, N).add_(mask.to(q.dtype).unsqueeze(1))
-        attn = F.dropout(logits.view(-1, num_heads, N, N).softmax(dim=-1), dropout)
-        out = attn @ v
-    return out.transpose(1, 2).reshape(B, windows, N, C3 // 3)
+            bias = (bias + mask.unsqueeze(1)).repeat(len(q) // len(mask), 1, 1, 1)  # [B * windows, heads, N, N]
+        return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
+    # PyTorch's fused CPU kernel refuses a bias that needs a gradient and loses to plain products at N = 49.
+    (groups, heads, N, _), shape = q.shape, (-1, *q.shape[2:])
+    logits = bias.repeat(groups, 1, 1)  # the products are added in place
+    logits.baddbmm_(q.reshape(shape), k.reshape(shape).mT, alpha=scale)
+    logits = logits.view(groups, heads, N, N)
+    if mask is not None:
+        logits.view(-1, len(mask), heads, N, N).add_(mask.unsqueeze(1))
+    return F.dropout(logits.softmax(dim=-1), dropout) @ v
 
 
-def relative_position_index(window_size: tuple[int, int]) -> Tensor:
+def _fill_up(x: Tensor, padding: Tensor, window_size: Size) -> Tensor:
+    """[B, H, W, C] with tokens `padding` [C] at the right and at the bottom, up to whole windows."""
+    B, H, W, C = x.shape
+    bottom, right = -H % window_size[0], -W % window_size[1]
+    if right:
+        x = torch.cat([x, padding.expand(B, H, right, C)], dim=2)
+    if bottom:
+        x = torch.cat([x, padding.expand(B, bottom, W + right, C)], dim=1)
+    return x
+
+
+def relative_position_index(window_size: Size) -> Tensor:
     """Place in the bias table of every token pair, query minus key: int64 [N, N], N = window_h * window_w.
 
     The table is row-major over (2 * window_h - 1, 2 * window_w - 1) offsets. The transpose is key minus query.
@@ -58,20 +209,42 @@ def relative_position_index(window_size: tuple[int, int]) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def shifted_window_mask(
-    padded_size: tuple[int, int], window_size: int, shift_size: int, device: torch.device
-) -> Tensor:
+def shifted_window_mask(padded_size: Size, window_size: Size, shift_size: int, device: torch.device) -> Tensor:
     """What keeps tokens apart that only the roll brought together: float32 [windows, N, N], 0 or `MASKED`.
 
     The rolled map falls into 3 x 3 regions; a pair from two regions does not attend. Cached by size; a map of
-    [Hp, Wp] takes Hp * Wp * window_size**2 floats, and the cache keeps the 16 used last (four image sizes of a Swin).
+    [Hp, Wp] takes Hp * Wp * N floats, and the cache keeps the 16 used last (four image sizes of a Swin).
     """
-    regions = torch.zeros(padded_size, device=device)
-    for axis, size in enumerate(padded_size):
-        # 0 for the rows before the last window, 1 for those of it that stay, 2 for those that were rolled in
-        position = torch.arange(size, device=device)
-        part = (position >= size - window_size).float() + (position >= size - shift_size).float()
-        regions += part.view(-1, 1) * 3 if axis == 0 else part
-    rows, cols = padded_size[0] // window_size, padded_size[1] // window_size
-    regions = regions.view(rows, window_size, cols, window_size).transpose(1, 2).reshape(rows * cols, -1)
-    return (regions[:, :, None] != regions[:, None, :]) * MASKED
+    with torch.inference_mode(False):  # what is cached must serve training too
+        regions = torch.zeros(1, *padded_size, 1, device=device)
+        for axis, (size, window) in enumerate(zip(padded_size, window_size, strict=True)):
+            # 0 for the rows before the last window, 1 for those of it that stay, 2 for those that were rolled in
+            position = torch.arange(size, device=device)
+            part = (position >= size - window).float() + (position >= size - shift_size).float()
+            regions += part.view(-1, 1, 1) * 3 if axis == 0 else part.view(-1, 1)
+        regions = window_partition(regions, window_size)[0][0, :, :, 0]  # [windows, N]
+        return (regions[:, :, None] != regions[:, None, :]) * MASKED
+
+
+def _check(qkv, bias, num_heads, window_size, shift_size, grid, padding, dropout, backend) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f'backend={backend!r}: expected one of {", ".join(BACKENDS)}')
+    if qkv.dim() != 4 or num_heads < 1 or qkv.shape[3] % (3 * num_heads):
+        raise ValueError(
+            f'qkv has shape {tuple(qkv.shape)}: expected [B, H, W, 3 * C] with C a multiple of num_heads={num_heads}'
+        )
+    if not qkv.is_floating_point():
+        raise ValueError(f'qkv has dtype {qkv.dtype}: expected a floating one')
+    if len(window_size) != 2 or min(window_size) < 1:
+        raise ValueError(f'window_size={tuple(window_size)}: expected a height and a width of at least 1')
+    if not 0 <= shift_size < min(window_size):
+        raise ValueError(f'shift_size={shift_size}: expected from 0 up to less than window_size={tuple(window_size)}')
+    if grid and shift_size:
+        raise ValueError(f'shift_size={shift_size}: expected 0 with grid=True')
+    N = window_size[0] * window_size[1]
+    if tuple(bias.shape) != (num_heads, N, N):
+        raise ValueError(f'bias has shape {tuple(bias.shape)}: expected {(num_heads, N, N)}')
+    if padding is not None and tuple(padding.shape) != (qkv.shape[3],):
+        raise ValueError(f'padding has shape {tuple(padding.shape)}: expected {(qkv.shape[3],)}')
+    if not 0 <= dropout < 1:
+        raise ValueError(f'dropout={dropout}: expected from 0 up to less than 1')

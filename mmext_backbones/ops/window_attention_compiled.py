@@ -1,0 +1,184 @@
+"""Window and grid attention on the CPU through a compiled kernel (`window_attention_cpu.c`), where a C compiler is at
+hand; accumulation and gradients as written in the C file."""
+
+import ctypes
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .compiled import Kernels, pointers
+from .partition import Size
+
+CHUNKS, CHUNK = 32, 4  # at most so many chunks of so many windows or more have sums of their own for bias and padding
+STEP = 16  # the kernel's: rows of the bias are padded to multiples of it
+STORAGES = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                'batch', 'height', 'width', 'channels', 'heads', 'window_h', 'window_w', 'shift', 'grid', 'qkv_stride',
+                'storage', 'chunks', 'threads',
+            )
+        ),
+        ('scale', ctypes.c_double),
+    ]  # fmt: skip
+
+
+_KERNELS = Kernels(
+    'window_attention_cpu.c',
+    _Shape,
+    {
+        'window_attention_forward': [ctypes.c_void_p] * 4,
+        'window_attention_backward': [ctypes.c_void_p] * 7,
+    },
+)
+
+
+def unavailable() -> str | None:
+    """Why the kernel cannot run here, or None. The first call on a machine compiles it."""
+    return _KERNELS.reason()
+
+
+# What `torch.compiler.assume_constant_result` sets, without the compiler it imports: traced code takes the answer as is
+unavailable._dynamo_marked_constant = True
+
+
+def _computed(dtype: torch.dtype) -> torch.dtype:
+    """The type of the arithmetic, and of bias and padding, for a map of `dtype`."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[B, H, W, C] as [tokens, C] with dense channels, copied only if need be."""
+    rows = x.reshape(-1, x.shape[3])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def _shape(
+    size: torch.Size, rows: Tensor, num_heads: int, window_size: Size, scale: float, shift_size: int, grid: bool
+) -> _Shape:
+    (B, H, W, C3), (h, w) = size, window_size
+    chunks = min(CHUNKS, -(-B * -(-H // h) * -(-W // w) // CHUNK))
+    storage, threads = STORAGES[rows.dtype], torch.get_num_threads()
+    shape = (B, H, W, C3 // 3, num_heads, h, w, shift_size, grid, rows.stride(0), storage, chunks, threads)
+    return _Shape(*shape, scale)
+
+
+def _padded(bias: Tensor) -> Tensor:
+    """Keys up to a multiple of STEP, of no weight: the kernel knows no rest of a vector."""
+    return F.pad(bias, (0, -bias.shape[2] % STEP), value=float('-inf')).contiguous()
+
+
+def _forward(
+    qkv: Tensor,
+    bias: Tensor,
+    padding: Tensor | None,
+    num_heads: int,
+    window_size: Size,
+    scale: float,
+    shift_size: int,
+    grid: bool,
+) -> Tensor:
+    B, H, W, C3 = qkv.shape
+    rows, bias = _rows(qkv), _padded(bias)
+    padding = None if padding is None else padding.contiguous()
+    out = qkv.new_empty(B, H, W, C3 // 3)
+    shape = _shape(qkv.shape, rows, num_heads, window_size, scale, shift_size, grid)
+    library = _KERNELS[_computed(qkv.dtype)]
+    library.window_attention_forward(ctypes.byref(shape), *pointers(rows, bias, padding, out))
+    return out
+
+
+def _backward(
+    grad: Tensor,
+    qkv: Tensor,
+    bias: Tensor,
+    padding: Tensor | None,
+    num_heads: int,
+    window_size: Size,
+    scale: float,
+    shift_size: int,
+    grid: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    N = bias.shape[2]
+    grad, rows, bias = grad.contiguous(), _rows(qkv), _padded(bias)
+    padding = None if padding is None else padding.contiguous()
+    shape = _shape(qkv.shape, rows, num_heads, window_size, scale, shift_size, grid)
+    grad_qkv = qkv.new_empty(qkv.shape)
+    sums_bias = bias.new_zeros(shape.chunks, *bias.shape)
+    sums_padding = None if padding is None else padding.new_zeros(shape.chunks, *padding.shape)
+    library = _KERNELS[_computed(qkv.dtype)]
+    arguments = pointers(grad, rows, bias, padding, grad_qkv, sums_bias, sums_padding)
+    library.window_attention_backward(ctypes.byref(shape), *arguments)
+    grad_padding = bias.new_empty(0) if padding is None else sums_padding.sum(dim=0)
+    return grad_qkv, sums_bias.sum(dim=0)[..., :N].contiguous(), grad_padding
+
+
+def _fake_forward(qkv, bias, padding, num_heads, window_size, scale, shift_size, grid):
+    B, H, W, C3 = qkv.shape
+    return qkv.new_empty(B, H, W, C3 // 3)
+
+
+def _fake_backward(grad, qkv, bias, padding, num_heads, window_size, scale, shift_size, grid):
+    grad_padding = bias.new_empty(0) if padding is None else padding.new_empty(padding.shape)
+    return qkv.new_empty(qkv.shape), bias.new_empty(bias.shape), grad_padding
+
+
+# Operators of the dispatcher: compilers and exporters see one node. `torch.library.custom_op` would do the same,
+# but its first call imports 100 MB of compiler.
+_LIBRARY = torch.library.Library('mmext_backbones', 'FRAGMENT')
+_OPTIONS = 'int num_heads, SymInt[] window_size, float scale, int shift_size, bool grid'
+_LIBRARY.define(f'window_attention(Tensor qkv, Tensor bias, Tensor? padding, {_OPTIONS}) -> Tensor')
+_LIBRARY.define(
+    f'window_attention_backward(Tensor grad, Tensor qkv, Tensor bias, Tensor? padding, {_OPTIONS})'
+    ' -> (Tensor, Tensor, Tensor)'
+)
+for _name, _function, _fake in (
+    ('window_attention', _forward, _fake_forward),
+    ('window_attention_backward', _backward, _fake_backward),
+):
+    _LIBRARY.impl(_name, _function, 'CPU')
+    torch.library.register_fake(f'mmext_backbones::{_name}', _fake, lib=_LIBRARY)
+
+
+class WindowAttentionCompiled(torch.autograd.Function):
+    """The node of autograd; `bias` and `padding` in the type of the arithmetic."""
+
+    @staticmethod
+    def forward(ctx, qkv, bias, padding, *options):
+        ctx.save_for_backward(qkv, bias, padding)
+        ctx.options = options
+        return torch.ops.mmext_backbones.window_attention(qkv, bias, padding, *options)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        qkv, bias, padding = ctx.saved_tensors
+        operator = torch.ops.mmext_backbones.window_attention_backward
+        grad_qkv, grad_bias, grad_padding = operator(grad, qkv, bias, padding, *ctx.options)
+        return grad_qkv, grad_bias, None if padding is None else grad_padding, *[None] * len(ctx.options)
+
+
+def window_attention_compiled(
+    qkv: Tensor,
+    bias: Tensor,
+    *,
+    num_heads: int,
+    window_size: Size,
+    scale: float,
+    shift_size: int,
+    grid: bool,
+    padding: Tensor | None,
+) -> Tensor:
+    """`ops.window_attention` after its checks."""
+    dtype = _computed(qkv.dtype)
+    if padding is not None:
+        padding = padding.to(qkv.dtype).to(dtype)  # rounded as the tokens of the map are
+    return WindowAttentionCompiled.apply(
+        qkv, bias.to(dtype), padding, num_heads, tuple(window_size), scale, shift_size, grid
+    )
