@@ -468,6 +468,19 @@ static void attend(const Scratch *w, const int64_t *query, int64_t rows, const R
     }
 }
 
+/* Ask for the rows of the gradient that this window and head will write, long before they are. Inlined: a function that
+ * only asks has no effect, and a call of it would go. */
+INLINE void expect_rows(const Shape *s, const Scratch *w, const void *grad_qkv, int64_t first)
+{
+    const int64_t bytes = s->storage == SAME ? sizeof(REAL) : 2;
+    for (int64_t n = 0; n < w->tokens; ++n)
+        for (int64_t part = 0; part < 3 && w->place[n] >= 0; ++part) {
+            const int64_t at = (w->place[n] * 3 + part) * s->channels + first;
+            const char *row = (const char *)grad_qkv + at * bytes;
+            for (int64_t line = 0; line < w->head_dim * bytes; line += 64) __builtin_prefetch(row + line, 1);
+        }
+}
+
 static void forward_window(const Shape *s, const Scratch *w, int64_t head, const void *qkv, const REAL *bias,
                            const REAL *padding, void *out)
 {
@@ -492,6 +505,7 @@ static void backward_window(const Shape *s, const Scratch *w, int64_t head, cons
     fetch_tokens(s, w, qkv, padding, 2 * C + first, w->v);
     transpose(w->k, deep, w->k_t, wide, N);
     transpose(w->v, deep, w->v_t, wide, N);
+    expect_rows(s, w, grad_qkv, first);
     for (int64_t done = 0; done < w->queries; done += QUERIES) {
         const int64_t *query = w->query + done, rows = smaller(w->queries - done, QUERIES);
         fetch_queries(s, w, query, rows, qkv, s->qkv_stride, first, s->scale, w->q);
