@@ -79,10 +79,10 @@ def window_attention(
     if qkv.is_meta:  # shapes only, the same from every backend: one node of the dispatcher
         return window_attention_compiled(qkv, bias, **options)
     if backend == 'auto':
-        backend = 'torch' if dropout else _fastest(qkv)
+        backend = 'torch' if dropout else _fastest(qkv, bias)
     if backend in ('torch', 'reference'):
         return _in_windows(qkv, bias, **options, dropout=dropout, fused=backend == 'torch')
-    reason = 'it has no dropout' if dropout else _obstacle(backend, qkv)
+    reason = 'it has no dropout' if dropout else _obstacle(backend, qkv, bias)
     if reason is not None:
         raise RuntimeError(f'backend={backend!r}: {reason}')
     if backend == 'compiled':
@@ -92,27 +92,23 @@ def window_attention(
     return window_attention_triton(qkv, bias, **options)
 
 
-def _fastest(qkv: Tensor) -> str:
-    return next((name for name in ('compiled', 'triton') if _obstacle(name, qkv) is None), 'torch')
+def _fastest(qkv: Tensor, bias: Tensor) -> str:
+    return next((name for name in ('compiled', 'triton') if _obstacle(name, qkv, bias) is None), 'torch')
 
 
-def _obstacle(backend: str, qkv: Tensor) -> str | None:
+def _obstacle(backend: str, qkv: Tensor, bias: Tensor) -> str | None:
     """Why 'compiled' or 'triton' cannot take `qkv`, or None."""
     device = 'cpu' if backend == 'compiled' else 'cuda'
     if qkv.device.type != device:
         return f'it runs on {device}, qkv is on {qkv.device}'
-    return unavailable() if backend == 'compiled' else _triton_unavailable()
-
-
-def _triton_unavailable() -> str | None:
+    if backend == 'compiled':
+        return unavailable()
     try:
-        from .window_attention_triton import unavailable
+        from . import window_attention_triton as triton
     except ImportError as error:
         return str(error)
-    return unavailable()
-
-
-_triton_unavailable._dynamo_marked_constant = True  # as for `window_attention_compiled.unavailable`
+    num_heads, N, _ = bias.shape
+    return triton.unavailable(qkv.device, qkv.dtype, qkv.shape[3] // 3 // num_heads, N)
 
 
 def _in_windows(
