@@ -77,6 +77,16 @@ def pointers(*tensors: Tensor | None) -> list[int | None]:
     return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
+def token_rows(x: Tensor) -> Tensor:
+    """[B, H, W, C] as [tokens, C] with dense channels, copied only if need be.
+
+    Its first stride is the distance between tokens, which the strides of `x` may not tell: those of axes of size 1 are
+    anything.
+    """
+    rows = x.reshape(-1, x.shape[3])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
 def _build(source: Path, compiler: str, flags: tuple[str, ...], real: str) -> Path:
     """The path of the library, compiled unless it is there."""
     parts = (source.read_text(), _run(compiler, '--version'), flags, real, platform.machine(), _processor())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .compiled import Kernels, pointers
+from .compiled import Kernels, pointers, token_rows
 
 CHUNKS = 32  # of rows, each with its own sums of the static filters' gradients
 
@@ -45,35 +45,25 @@ def unavailable() -> str | None:
 unavailable._dynamo_marked_constant = True
 
 
-def _shape(v: Tensor, attn: Tensor, kernel_size: int, dilation: int) -> _Shape:
-    B, H, W, C = v.shape
-    threads = torch.get_num_threads()
-    return _Shape(B, H, W, C, attn.shape[3], kernel_size, dilation, v.stride(2), threads)
-
-
-def _tokens(v: Tensor) -> Tensor:
-    """`v` [B, H, W, C] with dense channels and one distance from each token to the next, copied only if need be."""
-    _, H, W, _ = v.shape
-    step = v.stride(2)
-    even = v.stride(3) == 1 and v.stride(1) == W * step and v.stride(0) == H * W * step
-    return v if even else v.contiguous()
+def _shape(size: torch.Size, rows: Tensor, attn: Tensor, kernel_size: int, dilation: int) -> _Shape:
+    return _Shape(*size, attn.shape[3], kernel_size, dilation, rows.stride(0), torch.get_num_threads())
 
 
 def _forward(v: Tensor, attn: Tensor, mul: Tensor | None, add: Tensor, kernel_size: int, dilation: int) -> Tensor:
-    v, attn = _tokens(v), attn.contiguous()
+    rows, attn = token_rows(v), attn.contiguous()
     mul, add = None if mul is None else mul.contiguous(), add.contiguous()
     out = v.new_empty(v.shape)
-    shape = _shape(v, attn, kernel_size, dilation)
-    _KERNELS[v.dtype].elsa_forward(ctypes.byref(shape), *pointers(v, attn, mul, add, out))
+    shape = _shape(v.shape, rows, attn, kernel_size, dilation)
+    _KERNELS[v.dtype].elsa_forward(ctypes.byref(shape), *pointers(rows, attn, mul, add, out))
     return out
 
 
 def _backward(
     grad: Tensor, v: Tensor, attn: Tensor, mul: Tensor | None, add: Tensor, kernel_size: int, dilation: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad, v, attn = grad.contiguous(), _tokens(v), attn.contiguous()
+    grad, rows, attn = grad.contiguous(), token_rows(v), attn.contiguous()
     mul, add = None if mul is None else mul.contiguous(), add.contiguous()
-    library, shape = _KERNELS[v.dtype], _shape(v, attn, kernel_size, dilation)
+    library, shape = _KERNELS[v.dtype], _shape(v.shape, rows, attn, kernel_size, dilation)
 
     grad_v = v.new_empty(v.shape)
     library.elsa_backward_value(ctypes.byref(shape), *pointers(grad, attn, mul, add, grad_v))
@@ -82,7 +72,7 @@ def _backward(
     grad_attn = torch.zeros_like(attn)
     sums_mul = None if mul is None else v.new_zeros(chunks, *add.shape)
     sums_add = v.new_zeros(chunks, *add.shape)
-    arguments = pointers(v, attn, mul, grad, grad_attn, sums_mul, sums_add)
+    arguments = pointers(rows, attn, mul, grad, grad_attn, sums_mul, sums_add)
     library.elsa_backward_filters(ctypes.byref(shape), *arguments, chunks)
     grad_mul = v.new_empty(0) if mul is None else sums_mul.sum(dim=0)
     return grad_v, grad_attn, grad_mul, sums_add.sum(dim=0)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .compiled import Kernels, pointers
+from .compiled import Kernels, pointers, token_rows
 from .partition import Size
 
 CHUNKS, CHUNK = 32, 4  # at most so many chunks of so many windows or more have sums of their own for bias and padding
@@ -53,12 +53,6 @@ def _computed(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """[B, H, W, C] as [tokens, C] with dense channels, copied only if need be."""
-    rows = x.reshape(-1, x.shape[3])
-    return rows if rows.stride(1) == 1 else rows.contiguous()
-
-
 def _shape(
     size: torch.Size, rows: Tensor, num_heads: int, window_size: Size, scale: float, shift_size: int, grid: bool
 ) -> _Shape:
@@ -85,7 +79,7 @@ def _forward(
     grid: bool,
 ) -> Tensor:
     B, H, W, C3 = qkv.shape
-    rows, bias = _rows(qkv), _padded(bias)
+    rows, bias = token_rows(qkv), _padded(bias)
     padding = None if padding is None else padding.contiguous()
     out = qkv.new_empty(B, H, W, C3 // 3)
     shape = _shape(qkv.shape, rows, num_heads, window_size, scale, shift_size, grid)
@@ -106,7 +100,7 @@ def _backward(
     grid: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     N = bias.shape[2]
-    grad, rows, bias = grad.contiguous(), _rows(qkv), _padded(bias)
+    grad, rows, bias = grad.contiguous(), token_rows(qkv), _padded(bias)
     padding = None if padding is None else padding.contiguous()
     shape = _shape(qkv.shape, rows, num_heads, window_size, scale, shift_size, grid)
     grad_qkv = qkv.new_empty(qkv.shape)

@@ -125,6 +125,18 @@ def test_the_compiled_kernel_gives_the_same_bits_on_any_number_of_threads():
         torch.testing.assert_close(one, three, rtol=0, atol=0)
 
 
+@pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
+@pytest.mark.parametrize('shape', [(1, 6, 4, 1), (1, 6, 1, 5), (1, 6, 1, 1), (2, 6, 3, 1)])
+def test_axes_of_size_one_may_have_any_stride(shape):
+    B, C, H, W = shape
+    v = torch.randn(B, W, H, C).transpose(1, 2).permute(0, 3, 1, 2)
+    logits, add = torch.randn(B, 18, H, W), torch.randn(C, 3, 3)
+    options = {'ghost_add': add, 'num_heads': 2, 'kernel_size': 3}
+    torch.testing.assert_close(
+        elsa(v, logits, backend='compiled', **options), elsa(v, logits, backend='taps', **options)
+    )
+
+
 FALLBACK = """
 import torch
 from mmext_backbones.ops import elsa
