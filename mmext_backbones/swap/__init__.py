@@ -24,8 +24,9 @@ def swap_backbone(cfg: Config, name: str, *, weights: str | None = DEFAULT, keep
     """The config with another backbone, and all that depends on it.
 
     What changes: the backbone; the channels, levels and strides that necks and heads state; weights of the old backbone
-    (`pretrained`, `load_from`, `resume`); mean and std of the images; SGD becomes AdamW, and what the new family does
-    not decay is not decayed; `find_unused_parameters`, where a map has no reader.
+    (`pretrained`, `load_from`, `resume`), and its layers in `activation_checkpointing`; mean and std of the images; SGD
+    becomes AdamW, and what the new family does not decay is not decayed; `find_unused_parameters`, where a map has no
+    reader.
 
     Args:
         cfg: A config with a model; it stays as it is.
@@ -73,7 +74,8 @@ def _swap(cfg: Config, network: Network, weights: str | None, keep_optimizer: bo
     in_channels = old_backbone.get('in_channels', 3)
     in_channels = in_channels if isinstance(in_channels, int) else 3
     task = task_of(cfg, holder)
-    backbone = ConfigDict(network.config(task, kept, weights, in_channels, bool(old_backbone.get('with_cp'))))
+    with_cp = _forget_layers(cfg) or bool(old_backbone.get('with_cp'))
+    backbone = ConfigDict(network.config(task, kept, weights, in_channels, with_cp))
     holder['backbone'] = backbone
     new = network_maps(backbone)
     if old[0].stride is None and holder.get('neck') is None:
@@ -86,6 +88,8 @@ def _swap(cfg: Config, network: Network, weights: str | None, keep_optimizer: bo
         all_used = rewire(holder, old, new)
     if not all_used:
         cfg.find_unused_parameters = True
+        if cfg.get('model_wrapper_cfg') is not None:  # mmengine asks this one alone then
+            cfg.model_wrapper_cfg.find_unused_parameters = True
     _forget_weights(cfg, holder)
     if in_channels == 3:
         _fit_images(cfg, network)
@@ -102,6 +106,18 @@ def _forget_weights(cfg: Config, holder: Mapping) -> None:
                 model[key] = None
     if cfg.get('load_from') is not None:
         cfg.load_from = None
+    if cfg.get('resume'):
+        cfg.resume = False
+
+
+def _forget_layers(cfg: Config) -> bool:
+    """Whether layers of the old backbone were checkpointed by name; their names go."""
+    named = cfg.get('activation_checkpointing') or []
+    named = [named] if isinstance(named, str) else list(named)
+    kept = [name for name in named if 'backbone' not in name.split('.')]
+    if len(kept) < len(named):
+        cfg.activation_checkpointing = kept
+    return len(kept) < len(named)
 
 
 def _fit_images(cfg: Config, network: Network) -> None:

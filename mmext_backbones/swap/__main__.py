@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config
@@ -16,6 +17,7 @@ from mmengine.config import Config
 from ..engine.runs import load_config
 from ..engine.screen import quiet
 from ..errors import UserError, add_traceback_option, run_cli
+from ..registry import SCOPE
 from . import DEFAULT, SwapRefused, swap_backbone
 from .checking import build_model, forward, summarise, table
 from .maps import type_name
@@ -72,6 +74,8 @@ def main(argv: list[str]) -> None:
         print(f'note: not run, because the original does not run here either: {failure}')
     for note in notes(old, new):
         print(f'note: {note}')
+    if args.config.startswith(f'{SCOPE}::'):
+        print(f"note: the base is found by its name once {SCOPE} is imported: train with this package's tools.")
     if args.check:
         print(f'{args.config} {"takes" if failure else "runs with"} {args.backbone}; nothing was written.')
         return
@@ -109,8 +113,9 @@ def _failure(cfg: Config) -> str | None:
 
 def _image_size(cfg: Config) -> tuple[int, int]:
     """Height and width the model is run on: those of its tests where they are fixed, and no larger."""
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    for step in dataset.get('pipeline') or ():
+    loader = cfg.get('test_dataloader')
+    dataset = loader.get('dataset') if isinstance(loader, Mapping) else None
+    for step in (dataset.get('pipeline') if isinstance(dataset, Mapping) else None) or ():
         scale = step.get('scale')
         fixed = type_name(step) == 'Resize' and isinstance(scale, (list, tuple)) and not step.get('keep_ratio')
         if fixed and max(scale) <= FORWARD_SIZE:
@@ -151,12 +156,16 @@ def notes(old: Config, new: Config) -> list[str]:
         said.append('the backbone starts from random weights: name some with --weights (docs/weights.md).')
     if old.get('load_from') and not new.get('load_from'):
         said.append(f'load_from is gone: {old.load_from} was trained with the old backbone.')
+    if old.get('resume') and not new.get('resume'):
+        said.append('resume is off: the checkpoints so far are of the old backbone.')
+    if new.get('work_dir'):
+        said.append(f'work_dir is still {new.work_dir}, where the runs of the original lie: name another one to train.')
     if 'language_model' in new.model:
         said.append(
             'the model was pre-trained on images and text with its old backbone: it has to be again, before it '
             'knows words beyond those of its own training.'
         )
-    before, after = (cfg.get('optim_wrapper', {}).get('optimizer') for cfg in (old, new))
+    before, after = ((cfg.get('optim_wrapper') or {}).get('optimizer') for cfg in (old, new))
     if before != after:
         said.append(
             f'{type_name(before)} with a learning rate of {before.get("lr")} became '

@@ -40,7 +40,8 @@ def fit_optimizer(cfg: Config, task: str, backbone: nn.Module, *, keep: bool) ->
         old_lr = wrapper.optimizer.get('lr')
         lr, weight_decay = ADAMW[task]
         if task == 'classification':
-            lr *= cfg.get('auto_scale_lr', {}).get('base_batch_size', CLASSIFICATION_BATCH) / CLASSIFICATION_BATCH
+            batch = (cfg.get('auto_scale_lr') or {}).get('base_batch_size', CLASSIFICATION_BATCH)
+            lr *= batch / CLASSIFICATION_BATCH
         wrapper.optimizer = ConfigDict(type='AdamW', lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay)
         _fit_schedule(cfg, task, lr / old_lr if old_lr else 1)
     rules = wrapper.get('paramwise_cfg') or ConfigDict()

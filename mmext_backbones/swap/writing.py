@@ -1,7 +1,9 @@
 """A config as the short child of another: what differs, written as a person would."""
 
+import keyword
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,20 @@ REMOVED = object()
 def difference(old: Mapping, new: Mapping) -> dict[str, Any]:
     """What a child of `old` has to say to be `new`.
 
-    A dict whose `type` changes, or that loses a key, is written whole with `_delete_=True`; lists are whole always.
+    A dict whose `type` changes, that loses a key, or that was no dict before, is written whole with `_delete_=True`;
+    lists are whole always.
     """
     changes = {}
     for key, value in new.items():
         before = old.get(key, REMOVED)
         if _same(before, value):
             continue
-        if isinstance(before, Mapping) and isinstance(value, Mapping):
-            replaced = before.get('type') != value.get('type') or set(before) - set(value)
-            changes[key] = {'_delete_': True, **value} if replaced else difference(before, value)
-        else:
+        if before is REMOVED or not isinstance(value, Mapping):
             changes[key] = value
+        elif isinstance(before, Mapping) and before.get('type') == value.get('type') and set(before) <= set(value):
+            changes[key] = difference(before, value)
+        else:
+            changes[key] = {'_delete_': True, **value}
     return changes
 
 
@@ -42,7 +46,7 @@ def child_config(original: str, old: Config, new: Config, path: Path, comment: s
         comment: Its first line.
 
     Raises:
-        ValueError: if `original` is Python-style and cannot be imported from there.
+        ValueError: if `original` is Python-style and cannot be imported from there, or a value cannot be written.
     """
     changes = difference(old.to_dict(), new.to_dict())
     lines = [f'# {comment}']
@@ -50,9 +54,10 @@ def child_config(original: str, old: Config, new: Config, path: Path, comment: s
         lines += ['from mmengine.config import read_base', '', 'with read_base():']
         lines += [f'    from {_module(original, path)} import *  # noqa: F403', '']
         for key, value in changes.items():
-            if isinstance(value, dict) and key in old:
+            if isinstance(value, dict) and isinstance(old.get(key), Mapping):
                 lines.append(f'{key}.merge({written(value, len(key) + 8)})  # noqa: F405')
             else:
+                value = {k: v for k, v in value.items() if k != '_delete_'} if isinstance(value, dict) else value
                 lines.append(f'{key} = {written(value, len(key) + 3)}')
         return '\n'.join(lines) + '\n'
     base = original
@@ -76,18 +81,21 @@ def written(value: Any, used: int = 0, indent: int = 0) -> str:
     """A value as source: on one line if it fits behind `used` columns, else an item a line.
 
     A class, as Python-style configs hold them, is written by its dotted name.
+
+    Raises:
+        ValueError: for a value that is no text of Python, such as an array.
     """
-    if isinstance(value, type) or callable(value):
+    if _named(value):
         return repr(f'{value.__module__}.{value.__qualname__}')
     if isinstance(value, Mapping):
-        named = all(isinstance(key, str) and key.isidentifier() for key in value)
+        named = all(isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key) for key in value)
         opening, closing = ('dict(', ')') if named else ('{', '}')
         items = [(f'{key}=' if named else f'{key!r}: ', item) for key, item in value.items()]
     elif isinstance(value, (list, tuple)):
         opening, closing = '[]' if isinstance(value, list) else '()'
         items = [('', item) for item in value]
     else:
-        return repr(value)
+        return _literal(value)
     short = ', '.join(prefix + written(item, -(10**6)) for prefix, item in items)
     if isinstance(value, tuple) and len(items) == 1:
         short += ','
@@ -106,10 +114,41 @@ def unscoped(value: Any) -> Any:
     return type(value)(map(unscoped, value)) if isinstance(value, (list, tuple)) else value
 
 
+def _literal(value: Any) -> str:
+    value = _plain(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, set, frozenset)):
+        return repr(value)
+    raise ValueError(
+        f'{value!r} is a {type(value).__name__}, which cannot be written into another config; a number, a text or a '
+        'list can'
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as one of Python."""
+    return value.item() if type(value).__module__ == 'numpy' and getattr(value, 'ndim', None) == 0 else value
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, (type, Callable)) and hasattr(value, '__qualname__')
+
+
 def _same(a: Any, b: Any) -> bool:
-    """Equality that tells a tuple from a list, and 1 from True."""
+    """Equality that tells a tuple from a list, and 1 from True.
+
+    Functions and classes of a config are others at every reading, and are told by their names.
+    """
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return set(a) == set(b) and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return isinstance(a, list) == isinstance(b, list) and len(a) == len(b) and all(map(_same, a, b))
+    a, b = _plain(a), _plain(b)
+    if hasattr(a, 'tolist') and hasattr(b, 'tolist'):  # arrays
+        return _same(a.tolist(), b.tolist())
+    if _named(a) and _named(b):
+        return (a.__module__, a.__qualname__) == (b.__module__, b.__qualname__)
+    if isinstance(a, float) and isinstance(b, float) and math.isnan(a):
+        return math.isnan(b)
     return type(a) is type(b) and a == b
