@@ -19,7 +19,6 @@ from typing import Any
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.hub import get_config
 from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -30,6 +29,7 @@ from ..errors import UserError, add_traceback_option, did_you_mean
 from ..registry import MODELS
 from ..weights.fitting import unwrap
 from .checks import check_checkpoint, check_checkpoints, check_data, check_match, naming_empty_images
+from .config_files import load_config
 from .instance_tta import META_KEYS
 from .predictions import evaluate_predictions, find_predictions, save_predictions
 from .results import describe, record_classes, results_name, write_results
@@ -279,28 +279,6 @@ def _write_results(record: dict[str, Any], source: str, work_dir: str, name: str
 
 # --------------------------------------------------------------------------------------------------------------------
 # The config
-
-
-def load_config(config: str) -> Config:
-    """Reads a config file, or one of an installed library by its ``library::path`` name.
-
-    Raises:
-        UserError: if there is no such file, or it is no config.
-    """
-    if '::' in str(config):
-        try:
-            cfg = get_config(str(config))
-        except (AssertionError, FileNotFoundError, ValueError, ModuleNotFoundError) as error:
-            raise UserError(f'config {config!r} cannot be found in the installed libraries: {error}') from error
-        return cfg
-    path = Path(config)
-    if not path.is_file():
-        known = [str(other) for other in sorted(path.parent.glob('*.py'))] if path.parent.is_dir() else []
-        raise UserError(f'config {str(config)!r}: there is no such file.{did_you_mean(str(path), known)}')
-    try:
-        return Config.fromfile(str(path))
-    except (SyntaxError, NameError, OSError, KeyError) as error:
-        raise UserError(f'config {str(config)!r} cannot be read: {error}') from error
 
 
 def apply_options(cfg: Config, options: dict[str, Any] | None) -> None:

@@ -11,6 +11,7 @@ The hub's client keeps a cache, shows its progress and honours ``HF_HUB_OFFLINE=
 
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from mmengine.runner import CheckpointLoader
 
 from .fitting import WeightsError
 
-__all__ = ['read', 'register_schemes']
+__all__ = ['check_address', 'read', 'register_schemes']
 
 DAMAGED = (RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError, KeyError, ValueError, AttributeError)
 
@@ -53,12 +54,34 @@ def read_file(filename: str, map_location: Any = None, *, mmap: bool = False) ->
         mmap = mmap and is_zipfile(path)  # files of torch before 1.6 are none
         return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
+        if 'Unsupported operand' in str(error):
+            raise WeightsError(f'{path} cannot be read: no checkpoint of torch, or a damaged one') from error
         raise WeightsError(_refusal(path, error)) from error
     except DAMAGED as error:
         first_line = str(error).strip().partition('\n')[0]
         raise WeightsError(
             f'{path} cannot be read: {first_line or type(error).__name__} (a truncated or damaged file? fetch it again)'
         ) from error
+
+
+def check_address(address: str) -> None:
+    """Looks at the form of an address; nothing is fetched, and whether there is such a file is not asked.
+
+    Raises:
+        WeightsError: for a scheme that mmengine does not know, or an address that its scheme does not take.
+    """
+    scheme, separator, rest = address.partition('://')
+    if not separator:
+        return
+    if not any(prefix and re.match(prefix, address) for prefix in CheckpointLoader._schemes):
+        known = [prefix for prefix in CheckpointLoader._schemes if re.fullmatch(r'[\w-]+://', prefix)]
+        raise WeightsError(f'{address}: no such scheme as {scheme}://. Known: {", ".join(sorted(known))}')
+    if scheme == 'timm':
+        _timm_repository(address)
+    elif scheme == 'hf':
+        _hub_file(address)
+    elif scheme in ('http', 'https') and not all(rest.partition('/')[::2]):
+        raise WeightsError(f'{address}: expected {scheme}://<host>/<file>')
 
 
 def register_schemes() -> None:
@@ -86,20 +109,29 @@ def _read_url(address: str, map_location: Any = None) -> Any:
 
 
 def _read_timm(address: str, map_location: Any = None) -> Any:
+    return read_file(_fetch(address, _timm_repository(address), 'model.safetensors'), map_location)
+
+
+def _timm_repository(address: str) -> str:
     name = address.removeprefix('timm://')
     if '/' in name or '.' not in name.strip('.'):
         raise WeightsError(
             f'{address}: expected timm://<model>.<tag>, as in timm://swin_tiny_patch4_window7_224.ms_in1k'
         )
-    return read_file(_fetch(address, f'timm/{name}', 'model.safetensors'), map_location)
+    return f'timm/{name}'
 
 
 def _read_hub(address: str, map_location: Any = None) -> Any:
+    return read_file(_fetch(address, *_hub_file(address)), map_location)
+
+
+def _hub_file(address: str) -> tuple[str, str]:
+    """Repository and file of a ``hf://`` address."""
     owner, _, rest = address.removeprefix('hf://').partition('/')
     repository, _, file = rest.partition('/')
     if not (owner and repository and file):
         raise WeightsError(f'{address}: expected hf://<owner>/<repository>/<file>')
-    return read_file(_fetch(address, f'{owner}/{repository}', file), map_location)
+    return f'{owner}/{repository}', file
 
 
 def _fetch(address: str, repository: str, file: str) -> str:
