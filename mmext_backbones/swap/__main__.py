@@ -19,7 +19,7 @@ from ..engine.screen import quiet
 from ..errors import UserError, add_traceback_option, run_cli
 from ..registry import SCOPE
 from . import DEFAULT, SwapRefused, swap_backbone
-from .checking import build_model, forward, summarise, table
+from .checking import build_model, check_weights, forward, summarise, table
 from .maps import type_name
 from .networks import known_network
 from .rewiring import find_holder
@@ -56,23 +56,26 @@ def main(argv: list[str]) -> None:
     except ValueError as error:
         raise UserError(str(error)) from None
     out = args.out or Path(f'{Path(args.config.rpartition("::")[2]).stem}_{args.backbone}.py')
-    if out.exists() and not (args.force or args.check):
-        raise UserError(f'{out} exists already: name another file with -o, or overwrite it with --force.')
-    if args.out and '::' not in args.config and out.resolve() == Path(args.config).resolve():
-        raise UserError(f'{out} is the config itself, which the new one inherits: name another file with -o.')
-    old = load_config(args.config)
+    if not args.check:
+        check_out(out, args.config, force=args.force)
     weights = None if args.weights == 'none' else args.weights
+    if weights not in (None, DEFAULT):
+        check_weights(weights)
+    old = load_config(args.config)
     try:
         new = swap_backbone(old, args.backbone, weights=weights, keep_optimizer=args.keep_optimizer)
     except SwapRefused as error:
         raise UserError(f'{args.config} takes no {args.backbone}: {error}.') from error
-    except ValueError as error:
+    except (ValueError, ImportError) as error:  # what a Python-style config imports is imported at its first use
         raise UserError(f'{args.config}: {error}') from error
+    said = None
+    if weights not in (None, DEFAULT):
+        said = check_weights(weights, find_holder(new.model)['backbone'])
     failure = check(args.config, old, new)
     print('\n'.join(table(summarise(old, args.size), summarise(new, args.size), args.size)))
     if failure:
         print(f'note: not run, because the original does not run here either: {failure}')
-    for note in notes(old, new):
+    for note in [*notes(old, new), *([said] if said else [])]:
         print(f'note: {note}')
     if args.config.startswith(f'{SCOPE}::'):
         print(f"note: the base is found by its name once {SCOPE} is imported: train with this package's tools.")
@@ -83,6 +86,25 @@ def main(argv: list[str]) -> None:
         args.config, old, new, out, f'{Path(args.config.rpartition("::")[2]).name} with {network.cls} ({network.arch}).'
     )
     print(f'Written: {out}')
+
+
+def check_out(out: Path, config: str, *, force: bool) -> None:
+    """Whether the new config can be written, before anything is built.
+
+    Raises:
+        UserError: if it cannot, or would overwrite a file.
+    """
+    if out.is_dir():
+        raise UserError(f'{out} is a folder: name a file in it with -o.')
+    if out.suffix != '.py':
+        raise UserError(f'{out} is no name of a config: it has to end in .py.')
+    if '::' not in config and out.resolve() == Path(config).resolve():
+        raise UserError(f'{out} is the config itself, which the new one inherits: name another file with -o.')
+    if out.exists() and not force:
+        raise UserError(f'{out} exists already: name another file with -o, or overwrite it with --force.')
+    folder = next(parent for parent in out.resolve().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f'{out} cannot be written: {folder} is no folder that you may write to.')
 
 
 def check(config: str, old: Config, new: Config) -> str | None:
@@ -133,9 +155,12 @@ def write(config: str, old: Config, new: Config, out: Path, comment: str) -> Non
         text = child_config(config, old, new, out, comment)
     except ValueError as error:
         raise UserError(f'{config}: {error}') from error
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile('w', dir=out.parent, prefix='swap_', suffix='.py', delete=False) as file:
-        file.write(text)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out.parent, prefix='swap_', suffix='.py', delete=False) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise UserError(f'{out} cannot be written: {error.strerror}.') from error
     draft = Path(file.name)
     try:
         read, wanted = (unscoped(each.to_dict()) for each in (Config.fromfile(str(draft)), new))

@@ -1,9 +1,11 @@
 """Whether a swapped model runs, and what it costs beside the one before."""
 
 import copy
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +15,13 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
 from ..engine.cost import model_cost
+from ..errors import UserError
+from ..weights.fitting import WeightsError
+from ..weights.loading import check_address
 from .maps import Map, backbone_maps, type_name
 from .rewiring import find_holder
 
-__all__ = ['Summary', 'build_model', 'forward', 'summarise', 'table']
+__all__ = ['Summary', 'build_model', 'check_weights', 'forward', 'summarise', 'table']
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,39 @@ def build_model(cfg: Config, device: str = 'cpu') -> BaseModel:
         model = MODELS.build(model)
     model.eval()
     return model
+
+
+def check_weights(address: str, backbone: Mapping | None = None) -> str | None:
+    """Whether weights can be what a backbone starts from.
+
+    Args:
+        address: A file, or an address as in docs/weights.md.
+        backbone: Its config; without it, only the form of the address is looked at.
+
+    Returns:
+        What is not known before a training: whether an address has the weights, or a file will be there.
+
+    Raises:
+        UserError: for an address that is none, or a file that is no weights of this backbone.
+    """
+    if not address or Path(address).is_dir():
+        raise UserError(f'--weights {address!r}: expected a file, or an address as in docs/weights.md.')
+    try:
+        check_address(address)
+        if backbone is None:
+            return None
+        if '://' in address:
+            return f'{address} is fetched when a training starts, and checked then.'
+        if not Path(address).is_file():
+            return f'there is no file {address} here: a training will look for it, and end if it finds none.'
+        with torch.device('meta'):
+            built = MODELS.build({**backbone, 'init_cfg': None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='.*meta parameter')
+            built.load_pretrained(address)
+    except (WeightsError, ImportError) as error:
+        raise UserError(f'--weights: {error}') from error
+    return None
 
 
 def forward(model: BaseModel, size: tuple[int, int] = (128, 128)) -> Any:
