@@ -52,7 +52,7 @@ def test_costs_are_the_published_ones_or_explained(entry):
         assert counted['Parameters'] / 1e6 == pytest.approx(published['Parameters (M)'], abs=0.8)
     if 'FLOPs (G)' in published:
         difference = counted['FLOPs'] / 1e9 / published['FLOPs (G)'] - 1
-        assert abs(difference) <= 0.02 or len(entry['FLOPs Note']) > 20
+        assert abs(difference) <= 0.03 or len(entry['FLOPs Note']) > 20
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ INDEX = ROOT / 'model-index.yml'
 PAGE = ROOT / 'docs' / 'model_zoo.md'
 NAME = re.compile(r'(?P<family>[a-z_]+?)_(?P<size>t|s|m|b|l|xl)_(?P<recipe>\w+)')
 ORDER = ('t', 's', 'm', 'b', 'l', 'xl')
-TOLERANCE = 0.02  # of FLOPs against the published ones
+TOLERANCE = 0.03  # of FLOPs against the published ones, which project the padding of the windows and ours do not
 # section: its recipes, the published figures as they are called in the metafiles
 SECTIONS = {
     'Object detection and instance segmentation, COCO val2017': (
