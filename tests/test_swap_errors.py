@@ -1,6 +1,7 @@
 """Mistakes at the command that swaps: one message that names the place, exit code 2, and no file touched."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,10 @@ CONFIGS = {
         {'mine.py': "custom_imports = dict(imports=['parity_one'])", 'parity_one.py': 'import parity_gone'},
         r"custom_imports name 'parity_one', .*: No module named 'parity_gone'\.$",
     ),
+    'a name that a custom import lacks': (
+        {'mine.py': "custom_imports = dict(imports=['parity_four'])", 'parity_four.py': 'from os import parity'},
+        r"custom_imports name 'parity_four', .*cannot import name 'parity' from 'os' \(.*\)\.$",
+    ),
     'an error of a custom import': (
         {'mine.py': "custom_imports = dict(imports=['parity_two'])", 'parity_two.py': 'a = 1\nb = 1 / 0'},
         "config 'mine.py' cannot be read: parity_two.py, line 2: ZeroDivisionError",
@@ -171,6 +176,13 @@ def test_a_library_that_is_not_installed_is_not_fetched(capsys, monkeypatch):
     monkeypatch.setattr('mmengine.utils.package_utils.call_command', lambda *args: pytest.fail('a command was run'))
     monkeypatch.setattr('mmext_backbones.engine.config_files.is_installed', lambda package: package != 'mmpose')
     assert 'mmpose is not installed' in refused(capsys, 'mmpose::a/b.py', '--backbone', 'swin_t')
+
+
+@pytest.mark.parametrize('config', [f'mmdet::{FASTER}', 'mine.py'])
+def test_without_pkg_resources_the_remedy_is_named(capsys, monkeypatch, config):
+    Path('mine.py').write_text(f"_base_ = 'mmdet::{FASTER}'")
+    monkeypatch.setitem(sys.modules, 'pkg_resources', None)
+    assert 'pip install "setuptools<82"' in refused(capsys, config, '--backbone', 'swin_t')
 
 
 def test_traceback_on_request(capsys):

@@ -94,6 +94,11 @@ def _nearest(path: str, folder: Path, prefix: str = '') -> str:
 
 def _told(error: Exception, name: str) -> str:
     """The place in a config and what is wrong there, in one paragraph."""
+    if isinstance(error, ModuleNotFoundError) and error.name == 'pkg_resources':
+        return (
+            'mmengine finds the configs of installed libraries with pkg_resources, which setuptools 82 removed: '
+            'pip install "setuptools<82".'
+        )
     frames = list(traceback.walk_tb(error.__traceback__))
     readers = [frame for frame, _ in frames if frame.f_code.co_name in READERS and 'filename' in frame.f_locals]
     files = [os.path.abspath(frame.f_locals['filename']) for frame in readers] or [os.path.abspath(name)]
@@ -102,7 +107,7 @@ def _told(error: Exception, name: str) -> str:
     if isinstance(error, SyntaxError):
         file = error.filename if os.path.isfile(error.filename or '') else files[-1]
         return f'{_place(file, error.lineno, name)}{type(error).__name__}: {error.msg}'
-    missing = _missing_base(error, frames, files, name)
+    missing = _missing_base(frames, files, name)
     if missing:
         return missing
     text = ' '.join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
@@ -120,7 +125,7 @@ def _place(file: str, line: int | None, name: str) -> str:
     return f'{", ".join(parts)}: ' if parts else ''
 
 
-def _missing_base(error: Exception, frames: list[tuple[FrameType, int]], files: list[str], name: str) -> str | None:
+def _missing_base(frames: list[tuple[FrameType, int]], files: list[str], name: str) -> str | None:
     """For a base that is not there: who names it, and what is near."""
     for frame, _ in reversed(frames):
         if frame.f_code.co_name == '_get_cfg_path':
@@ -155,8 +160,8 @@ def _custom_import(error: ImportError) -> str:
     failed = error.__cause__
     module = str(failed).removeprefix('Failed to import ')
     why = failed.__context__ or failed
-    found = isinstance(why, ModuleNotFoundError) and why.name not in (module, module.partition('.')[0])
-    hint = '' if found else ' Has PYTHONPATH the folder that holds it?'
+    absent = isinstance(why, ModuleNotFoundError) and f'{module}.'.startswith(f'{why.name}.')
+    hint = ' Has PYTHONPATH the folder that holds it?' if absent else ''
     return f'its custom_imports name {module!r}, which cannot be imported: {type(why).__name__}: {why}.{hint}'
 
 
