@@ -115,7 +115,15 @@ class Plain(DenseBackbone):
 
     def __init__(self, init_cfg=None):
         super().__init__(
-            (4,), (2,), in_channels=3, out_indices=(0,), frozen_stages=-1, with_cp=False, init_cfg=init_cfg
+            (4,),
+            (2,),
+            in_channels=3,
+            out_indices=(0,),
+            frozen_stages=-1,
+            with_cp=False,
+            autocast_dtype=None,
+            out_dtype=None,
+            init_cfg=init_cfg,
         )
         self.conv = torch.nn.Conv2d(3, 4, 2)
 
@@ -311,7 +319,7 @@ def test_malicious_files_do_not_run_in_the_tools(tmp_path):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A cache as the hub's client keeps it; the network is off. Answers with a function that puts a file there."""
-    constants = pytest.importorskip('huggingface_hub').constants
+    constants = pytest.importorskip('huggingface_hub.constants')
     save_file = pytest.importorskip('safetensors.torch').save_file
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
