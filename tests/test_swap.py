@@ -206,6 +206,22 @@ def test_images_of_caffe_become_those_of_the_weights():
     assert old.model.backbone.type == 'ResNet'  # the original stays
 
 
+def test_images_that_the_pipeline_normalises_are_normalised_once():
+    cfg = load_config(FASTER)
+    cfg.model.data_preprocessor = {'type': 'DetDataPreprocessor', 'pad_size_divisor': 32}
+    caffe = {'type': 'Normalize', 'mean': [103.53, 116.28, 123.675], 'std': [1.0, 1.0, 1.0], 'to_rgb': False}
+    cfg.train_dataloader.dataset.pipeline.insert(3, caffe)
+    fractions = {'type': 'Normalize', 'mean': [0.5] * 3, 'std': [0.5] * 3}
+    cfg.test_dataloader.dataset.pipeline.insert(2, {'type': 'Albu', 'transforms': [fractions]})
+    new = swap_backbone(cfg, 'swin_t')
+    assert new.model.data_preprocessor == cfg.model.data_preprocessor
+    step = new.train_dataloader.dataset.pipeline[3]
+    assert (step.mean, step.std, step.to_rgb) == ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375], True)
+    step = new.test_dataloader.dataset.pipeline[2].transforms[0]
+    assert step.mean == pytest.approx([0.485, 0.456, 0.406])
+    assert 'to_rgb' not in step
+
+
 def test_weights_of_the_old_backbone_are_forgotten():
     cfg = load_config(PSP)
     cfg.load_from = 'pspnet.pth'

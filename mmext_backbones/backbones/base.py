@@ -60,9 +60,9 @@ class DenseBackbone(BaseModule):
         out_indices: Sequence[int],
         frozen_stages: int,
         with_cp: bool,
-        autocast_dtype: str | None,
-        out_dtype: str | None,
         init_cfg: dict | None,
+        autocast_dtype: str | None = None,
+        out_dtype: str | None = None,
         level_stages: Sequence[int] | None = None,
     ) -> None:
         super().__init__(init_cfg)

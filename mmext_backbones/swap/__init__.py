@@ -121,16 +121,33 @@ def _forget_layers(cfg: Config) -> bool:
 
 
 def _fit_images(cfg: Config, network: Network) -> None:
-    """Mean and std that the weights expect; channels in the order RGB."""
+    """Mean and std that the weights expect, channels in the order RGB: where the config normalises, else in the model.
+
+    Pipelines of earlier versions normalise images themselves; once is enough.
+    """
+    steps = [node for node in _dicts(cfg._cfg_dict) if type_name(node) == 'Normalize' and node.get('mean') is not None]
     preprocessors = list(_preprocessors(cfg.model)) or list(_preprocessors(cfg))
-    for config in preprocessors:
-        config.pop('rgb_to_bgr', None)
-        if list(config.get('mean') or ()) == network.mean and list(config.get('std') or ()) == network.std:
+    if steps:
+        preprocessors = [config for config in preprocessors if config.get('mean') is not None]
+    for config in (*steps, *preprocessors):
+        unit = 255 if max(config.get('std') or network.std) < 1 else 1  # libraries of augmentations count from 0 to 1
+        mean, std = ([value / unit for value in values] for values in (network.mean, network.std))
+        if list(config.get('mean') or ()) != mean or list(config.get('std') or ()) != std:
+            config.update(mean=mean, std=std)
+        if unit == 255:
             continue
-        config.update(mean=list(network.mean), std=list(network.std))
-    for config in preprocessors:
-        flag = 'to_rgb' if 'to_rgb' in config or type_name(config) in ('', 'ClsDataPreprocessor') else 'bgr_to_rgb'
-        config[flag] = True
+        config.pop('rgb_to_bgr', None)
+        other = 'to_rgb' in config or type_name(config) in ('', 'ClsDataPreprocessor', 'Normalize')
+        config['to_rgb' if other else 'bgr_to_rgb'] = True
+
+
+def _dicts(node: Any) -> Iterator[ConfigDict]:
+    """Every dict inside a config, outermost first."""
+    if isinstance(node, Mapping):
+        yield node
+        node = list(node.values())
+    for child in node if isinstance(node, (list, tuple)) else ():
+        yield from _dicts(child)
 
 
 def _preprocessors(node: Any) -> Iterator[ConfigDict]:

@@ -121,8 +121,6 @@ class Plain(DenseBackbone):
             out_indices=(0,),
             frozen_stages=-1,
             with_cp=False,
-            autocast_dtype=None,
-            out_dtype=None,
             init_cfg=init_cfg,
         )
         self.conv = torch.nn.Conv2d(3, 4, 2)
