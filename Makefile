@@ -35,7 +35,7 @@ demo: env  ## train, evaluate and draw ELSA-Swin-T Mask R-CNN on data made here 
 
 test: env  ## run every test
 	@echo "==> tests"
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: env  ## check style and format with ruff
 	@echo "==> ruff"
