@@ -40,6 +40,7 @@ from mmext_backbones.layers import (
     drop_path_schedule,
     same_conv,
 )
+from mmext_backbones.layers.functional import batch_norm_function, functional
 from mmext_backbones.registry import MODELS
 
 from .base import DenseBackbone, resolve_arch
@@ -49,7 +50,7 @@ SCALED = 'scaled'
 
 
 class Stem(nn.Module):
-    """Two 3 x 3 convolutions, the first of stride 2: [B, in_channels, H, W] -> [B, C, ceil(H/2), ceil(W/2)]."""
+    """Two 3 x 3 convolutions, the first of stride 2: [B, in_channels, H, W] -> [B, ceil(H/2), ceil(W/2), C]."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -59,7 +60,11 @@ class Stem(nn.Module):
         self.conv2 = same_conv(out_channels, out_channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.act(self.norm1(self.conv1(x))))
+        x = self.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+        norm, conv = self.norm1, self.conv2
+        if not functional(norm, self.act, conv):
+            return conv(self.act(norm(x.permute(0, 3, 1, 2)))).permute(0, 2, 3, 1)
+        return conv.after(batch_norm_function(norm, gelu=True), x, norm.weight, norm.bias)
 
 
 class MaxViTBlock(nn.Module):
@@ -82,9 +87,7 @@ class MaxViTBlock(nn.Module):
         self.attn_grid = transformer(grid=True)
 
     def forward(self, x: Tensor, window_size: tuple[int, int]) -> Tensor:
-        x = x.permute(0, 3, 1, 2)  # [B, C_in, H, W], channels last in memory
-        x = self.shortcut(x) + self.drop_path(self.conv(x))
-        x = x.permute(0, 2, 3, 1)  # [B, H/s, W/s, C]
+        x = self.shortcut(x) + self.drop_path(self.conv(x))  # [B, H/s, W/s, C]
         x = self.attn_window(x, window_size)
         return self.attn_grid(x, window_size)
 
@@ -189,8 +192,7 @@ class MaxViT(DenseBackbone):
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
         window_size = self.window_of(x.shape[-2:])
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        x = x.permute(0, 2, 3, 1)  # [B, H/2, W/2, C]
+        x = self.stem(x)  # [B, H/2, W/2, C]
         outs = []
         for i, stage in enumerate(self.stages):
             for block in stage.blocks:

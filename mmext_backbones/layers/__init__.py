@@ -2,9 +2,10 @@
 
 from .bilstm import BiLSTM2D
 from .block import Stage, TransformerBlock
+from .conv import SameConv2d, same_conv
 from .drop_path import DropPath, drop_path_schedule
 from .elsa_attention import ELSAAttention
-from .mbconv import MBConv, PooledShortcut, SameConv2d, batch_norm, same_conv
+from .mbconv import MBConv, PooledShortcut, batch_norm
 from .mlp import Mlp
 from .partition_attention import PartitionAttention
 from .patch import PatchEmbed, PatchMerging

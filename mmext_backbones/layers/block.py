@@ -15,7 +15,7 @@ class TransformerBlock(nn.Module):
     Args:
         attn: what mixes the tokens, [B, H, W, C] -> [B, H, W, C].
         embed_dims: C.
-        mlp: the perceptron; Swin's when None.
+        mlp: the perceptron, called with the map and its norm; Swin's when None.
         norm_eps: epsilon of both norms.
         drop_path_rate: stochastic depth of both branches.
     """
@@ -39,7 +39,7 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """`context` goes to `attn`: what depends on the image, and no module should remember."""
         x = x + self.drop_path(self.attn(self.norm1(x), *context))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.mlp(x, self.norm2))
 
 
 class Stage(nn.Module):

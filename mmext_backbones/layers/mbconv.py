@@ -1,39 +1,13 @@
-"""The inverted bottleneck of MaxViT, and convolutions padded as TensorFlow pads them."""
+"""The inverted bottleneck of MaxViT."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmext_backbones.ops.recompute import GatedBatchNorm
 
-class SameConv2d(nn.Conv2d):
-    """A convolution whose output has ceil(size / stride) rows and columns, as TensorFlow's SAME padding gives it.
-
-    Where the padding is odd the larger half lies at the bottom and right: a 3 x 3 kernel of stride 2 pads an even size
-    by 0 before and 1 after, and an odd one by 1 and 1. nn.Conv2d's `padding=1` would shift an even map by a pixel.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        before, after = zip(*(self._pads(axis, size) for axis, size in enumerate(x.shape[-2:])), strict=True)
-        if before == after:
-            return F.conv2d(x, self.weight, self.bias, self.stride, before, self.dilation, self.groups)
-        x = F.pad(x, (before[1], after[1], before[0], after[0]))
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-
-    def _pads(self, axis: int, size: int) -> tuple[int, int]:
-        stride, kernel = self.stride[axis], self.kernel_size[axis]
-        total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
-        return total // 2, total - total // 2
-
-
-def same_conv(
-    in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, groups: int = 1, bias: bool = True
-) -> SameConv2d:
-    """SameConv2d with the initialisation of MaxViT's authors: normal of std 0.02, zero bias."""
-    layer = SameConv2d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)
-    nn.init.normal_(layer.weight, std=0.02)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
+from .conv import same_conv
+from .functional import batch_norm_function, functional
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -58,7 +32,7 @@ class SqueezeExcite(nn.Module):
 
 
 class MBConv(nn.Module):
-    """The branch of an inverted bottleneck: [B, in_channels, H, W] -> [B, out_channels, ceil(H/s), ceil(W/s)].
+    """The branch of an inverted bottleneck: [B, H, W, in_channels] -> [B, ceil(H/s), ceil(W/s), out_channels].
 
     Pre-norm; the width in between is 4 * out_channels, not in_channels; the depthwise convolution strides; the gate's
     bottleneck is a quarter of out_channels; nothing follows the last convolution.
@@ -79,15 +53,23 @@ class MBConv(nn.Module):
         self.act = nn.GELU('tanh')
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.norm1(self.conv1(self.pre_norm(x))))
-        x = self.act(self.norm2(self.conv2(x)))
-        return self.conv3(self.se(x))
+        if not functional(*self.children()):
+            x = x.permute(0, 3, 1, 2)  # [B, in_channels, H, W], channels last in memory
+            x = self.act(self.norm1(self.conv1(self.pre_norm(x))))
+            x = self.act(self.norm2(self.conv2(x)))
+            return self.conv3(self.se(x)).permute(0, 2, 3, 1)
+
+        norm0, norm1, norm2, se = self.pre_norm, self.norm1, self.norm2, self.se
+        x = self.conv1.after(batch_norm_function(norm0), x, norm0.weight, norm0.bias)
+        x = self.conv2.after(batch_norm_function(norm1, gelu=True), x, norm1.weight, norm1.bias)
+        gated = GatedBatchNorm(batch_norm_function(norm2, gelu=True))
+        return self.conv3.after(gated, x, norm2.weight, norm2.bias, *se.fc1.parameters(), *se.fc2.parameters())
 
 
 class PooledShortcut(nn.Module):
     """What joins the branch of an MBConv: 2 x 2 mean where it strides, a projection where it widens.
 
-    [B, in_channels, H, W] -> [B, out_channels, ceil(H/s), ceil(W/s)]. The mean at an odd edge is over the pixels that
+    [B, H, W, in_channels] -> [B, ceil(H/s), ceil(W/s), out_channels]. The mean at an odd edge is over the pixels that
     exist, as in TensorFlow.
     """
 
@@ -97,6 +79,7 @@ class PooledShortcut(nn.Module):
         self.proj = same_conv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 3, 1, 2)  # [B, in_channels, H, W], channels last in memory
         if self.stride > 1:
             x = F.avg_pool2d(x, self.stride, ceil_mode=True, count_include_pad=False)
-        return self.proj(x)
+        return self.proj(x).permute(0, 2, 3, 1)

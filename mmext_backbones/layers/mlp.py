@@ -1,12 +1,18 @@
 """The two-layer perceptron of a transformer block."""
 
+import torch
 from torch import Tensor, nn
 
+from mmext_backbones.ops.recompute import Gelu, Linear, recompute
+
+from .functional import functional, norm_linear
 from .linear import linear
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, Linear on the last axis: [..., C] -> [..., C].
+    """Linear, GELU, Linear on the last axis of a norm: [..., C] -> [..., C].
+
+    In training neither the norm's output nor the GELU's is kept, but computed again (`ops.recompute`).
 
     Args:
         embed_dims: C.
@@ -23,6 +29,11 @@ class Mlp(nn.Module):
         self.fc2 = linear(hidden, embed_dims)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.drop(self.act(self.fc1(x)))
-        return self.drop(self.fc2(x))
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """The perceptron of norm(x)."""
+        fc1, fc2 = self.fc1, self.fc2
+        if not functional(norm, *self.children()):
+            return self.drop(fc2(self.drop(self.act(fc1(norm(x))))))
+        x = norm_linear(x, norm, fc1)
+        gelu = Gelu(self.act.approximate, inplace=not torch.is_grad_enabled())
+        return recompute(gelu, Linear(), x, fc2.weight, fc2.bias)

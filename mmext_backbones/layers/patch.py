@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .functional import norm_linear
 from .linear import linear
 
 
@@ -52,4 +53,4 @@ class PatchMerging(nn.Module):
         if H % 2 or W % 2:
             x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
         x = torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1)
-        return self.reduction(self.norm(x))
+        return norm_linear(x, self.norm, self.reduction)

@@ -243,8 +243,8 @@ def test_convolutions_pad_as_tensorflow(size, stride):
 
 def test_pooled_shortcut_averages_the_pixels_that_exist():
     block = MaxViTBlock(32, 32, 2, 7, 0.0)
-    x = torch.arange(9.0).view(1, 1, 3, 3).expand(1, 32, 3, 3)
-    assert block.shortcut(x)[0, 0].tolist() == [[2.0, 3.5], [6.5, 8.0]]
+    x = torch.arange(9.0).view(1, 3, 3, 1).expand(1, 3, 3, 32)
+    assert block.shortcut(x)[0, ..., 0].tolist() == [[2.0, 3.5], [6.5, 8.0]]
 
 
 def test_running_statistics_count_each_batch_once():

@@ -1,0 +1,55 @@
+"""Convolutions padded as TensorFlow pads them."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmext_backbones.ops.recompute import Conv, Linear, Prologue, recompute
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution whose output has ceil(size / stride) rows and columns, as TensorFlow's SAME padding gives it.
+
+    Where the padding is odd the larger half lies at the bottom and right: a 3 x 3 kernel of stride 2 pads an even size
+    by 0 before and 1 after, and an odd one by 1 and 1. nn.Conv2d's `padding=1` would shift an even map by a pixel.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        (top, bottom), (left, right) = (self._pads(axis, size) for axis, size in enumerate(x.shape[-2:]))
+        if (top, left) == (bottom, right):
+            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
+        x = F.pad(x, (left, right, top, bottom))
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def after(self, prologue: Prologue, x: Tensor, *params: Tensor) -> Tensor:
+        """The convolution of prologue(x, *params), of which x alone is kept (`ops.recompute`).
+
+        [B, H, W, in_channels] -> [B, ceil(H / stride), ceil(W / stride), out_channels].
+        """
+        if self.kernel_size == self.stride == (1, 1):
+            return recompute(prologue, Linear(), x, self.weight.flatten(1), self.bias, *params)
+        # where more is padded after than before: a stride more before, and the first output dropped. That copies the
+        # output; F.pad would copy the input
+        pads = [self._pads(axis, size) for axis, size in enumerate(x.shape[1:3])]
+        top, left = (int(before < after) for before, after in pads)
+        padding = (pads[0][0] + top * self.stride[0], pads[1][0] + left * self.stride[1])
+        H, W = (-(-size // stride) for size, stride in zip(x.shape[1:3], self.stride, strict=True))
+        x = recompute(prologue, Conv(self.stride, padding, self.groups), x, self.weight, self.bias, *params)
+        return x[:, top : top + H, left : left + W].contiguous()
+
+    def _pads(self, axis: int, size: int) -> tuple[int, int]:
+        stride, kernel = self.stride[axis], self.kernel_size[axis]
+        total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
+        return total // 2, total - total // 2
+
+
+def same_conv(
+    in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, groups: int = 1, bias: bool = True
+) -> SameConv2d:
+    """SameConv2d with the initialisation of MaxViT's authors: normal of std 0.02, zero bias."""
+    layer = SameConv2d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)
+    nn.init.normal_(layer.weight, std=0.02)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,58 @@
+"""From modules to functions on their weights."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_modules
+
+from mmext_backbones.ops.recompute import BatchNorm, LayerNorm, Linear, recompute
+
+from .conv import SameConv2d
+
+# module without children -> whether a function of ours can stand for this one
+FUNCTIONAL: dict[type[nn.Module], Callable[[nn.Module], bool]] = {
+    nn.Linear: lambda linear: True,
+    SameConv2d: lambda conv: True,
+    nn.GELU: lambda gelu: True,
+    nn.LayerNorm: lambda norm: norm.weight is not None and norm.bias is not None,
+    nn.BatchNorm2d: lambda norm: norm.affine and norm.track_running_stats and norm.momentum is not None,
+    nn.Dropout: lambda drop: drop.p == 0.0 or not drop.training,
+}
+
+
+def functional(*modules: nn.Module) -> bool:
+    """Whether functions on the weights of these modules may stand for calls of them.
+
+    Not where it could be noticed: for modules of other classes (synchronised norms, adapters, parametrised weights),
+    under hooks, and while the network is recorded (by compilers, exporters, tracers, function transforms).
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        return False
+    if torch_modules._global_forward_pre_hooks or torch_modules._global_forward_hooks:
+        return False
+    return not torch_modules._global_backward_hooks and all(map(_functional, modules))
+
+
+def _functional(module: nn.Module) -> bool:
+    own = module.__dict__
+    if own['_forward_pre_hooks'] or own['_forward_hooks'] or own['_backward_pre_hooks'] or own['_backward_hooks']:
+        return False
+    if own['_modules']:
+        return all(map(_functional, own['_modules'].values()))
+    known = FUNCTIONAL.get(type(module))
+    return known is not None and 'forward' not in own and known(module)
+
+
+def batch_norm_function(norm: nn.BatchNorm2d, gelu: bool = False) -> BatchNorm:
+    """A call of a batch norm, counted as such, as a function of [B, H, W, C]; a GELU by tanh may follow."""
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    return BatchNorm(norm.running_mean, norm.running_var, norm.training, norm.momentum, norm.eps, gelu)
+
+
+def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
+    """linear(norm(x)), of which x alone is kept for the backward pass."""
+    if not functional(norm, linear):
+        return linear(norm(x))
+    return recompute(LayerNorm(norm.eps), Linear(), x, linear.weight, linear.bias, norm.weight, norm.bias)

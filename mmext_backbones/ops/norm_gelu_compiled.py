@@ -1,0 +1,105 @@
+"""Batch norm and GELU on the CPU through a compiled kernel (`norm_gelu_cpu.c`), where a C compiler is at hand.
+
+PyTorch's own GELU by tanh takes three times as long as its neighbours in memory, on maps that are the largest of
+MaxViT. Maps are [..., C]; the norm is (x - mean) * rstd * weight + bias, one number each a channel, or None for none.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from .compiled import REALS, Kernels, pointers
+
+CHUNKS, CHUNK_ROWS = 64, 32  # at most so many chunks of rows, of at least so many rows: each has its own sums
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ('rows', 'channels', 'chunks', 'gelu', 'threads')]
+
+
+_POINTER = ctypes.c_void_p
+_KERNELS = Kernels(
+    'norm_gelu_cpu.c',
+    _Shape,
+    {
+        'norm_gelu': [_POINTER] * 6,
+        'norm_gelu_backward': [_POINTER] * 8,
+        'norm_backward_input': [_POINTER] * 7,
+        'moments': [_POINTER] * 4,
+    },
+)
+
+
+def runs(x: Tensor, *params: Tensor) -> bool:
+    """Whether the kernels can take these tensors. The first call on a machine compiles them."""
+    same = all(tensor.device.type == 'cpu' and tensor.dtype == x.dtype for tensor in (x, *params))
+    return same and x.dtype in REALS and x.numel() > 0 and _KERNELS.reason() is None
+
+
+def _call(name: str, x: Tensor, gelu: bool, *tensors: Tensor | None) -> None:
+    C = x.shape[-1]
+    shape = _Shape(x.numel() // C, C, _chunks(x), gelu, torch.get_num_threads())
+    getattr(_KERNELS[x.dtype], name)(ctypes.byref(shape), *pointers(*tensors))
+
+
+def _chunks(x: Tensor) -> int:
+    return max(1, min(CHUNKS, x.numel() // x.shape[-1] // CHUNK_ROWS))
+
+
+def _sums(x: Tensor) -> Tensor:
+    return x.new_empty(_chunks(x), 2, x.shape[-1])
+
+
+def _norm_gelu(x, mean, rstd, weight, bias, gelu):
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    _call('norm_gelu', x, gelu, x, mean, rstd, weight, bias, out)
+    return out
+
+
+def _gelu_(x):
+    _call('norm_gelu', x, True, x, None, None, None, None, x)
+
+
+def _norm_gelu_backward_(grad, x, mean, rstd, weight, bias, gelu):
+    x = x.contiguous()
+    sums = None if mean is None else _sums(x)
+    _call('norm_gelu_backward', x, gelu, grad, x, mean, rstd, weight, bias, grad, sums)
+    return x.new_empty(0) if mean is None else sums[0].clone()
+
+
+def _norm_backward_input_(grad, x, mean, rstd, weight, sums):
+    _call('norm_backward_input', x, False, grad, x.contiguous(), mean, rstd, weight, sums, grad)
+
+
+def _moments(x):
+    x, mean, var = x.contiguous(), x.new_empty(x.shape[-1]), x.new_empty(x.shape[-1])
+    _call('moments', x, False, x, _sums(x), mean, var)
+    return mean, var
+
+
+# Operators of the dispatcher, as in elsa_compiled.py: name, schema, function, shapes of its results
+_NORM = 'Tensor x, Tensor? mean, Tensor? rstd, Tensor? weight, Tensor? bias, bool gelu'
+_OPERATORS = (
+    ('norm_gelu', f'({_NORM}) -> Tensor', _norm_gelu, lambda x, *_: x.new_empty(x.shape)),
+    ('gelu_', '(Tensor(a!) x) -> ()', _gelu_, lambda x: None),
+    (
+        'norm_gelu_backward_',  # `grad` becomes that of z; returned: sums over rows of it, and of it times x - mean
+        f'(Tensor(a!) grad, {_NORM}) -> Tensor',
+        _norm_gelu_backward_,
+        lambda grad, x, mean, *_: x.new_empty(0 if mean is None else (2, x.shape[-1])),
+    ),
+    (
+        'norm_backward_input_',  # `grad` of z becomes that of x, of which mean and rstd were made
+        '(Tensor(a!) grad, Tensor x, Tensor mean, Tensor rstd, Tensor weight, Tensor sums) -> ()',
+        _norm_backward_input_,
+        lambda *_: None,
+    ),
+    ('moments', '(Tensor x) -> (Tensor, Tensor)', _moments, lambda x: (x.new_empty(x.shape[-1]),) * 2),
+)
+_LIBRARY = torch.library.Library('mmext_backbones', 'FRAGMENT')
+for _name, _schema, _function, _fake in _OPERATORS:
+    _LIBRARY.define(_name + _schema)
+    _LIBRARY.impl(_name, _function, 'CPU')
+    torch.library.register_fake(f'mmext_backbones::{_name}', _fake, lib=_LIBRARY)

@@ -1,0 +1,164 @@
+"""Blocks as functions on their weights, against the same blocks as calls of their modules."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmext_backbones.backbones.maxvit import Stem
+from mmext_backbones.layers import MBConv, Mlp, PatchMerging
+from mmext_backbones.layers.functional import functional
+from tests.conftest import randomize
+
+C = 32
+
+
+class NormedMlp(nn.Module):
+    def __init__(self, gelu='none', drop_rate=0.0):
+        super().__init__()
+        self.norm = nn.LayerNorm(C)
+        self.mlp = Mlp(C, gelu=gelu, drop_rate=drop_rate)
+
+    def forward(self, x):
+        return self.mlp(x, self.norm)
+
+
+# name -> block, and the shape of its input
+BLOCKS = {
+    'mlp': (NormedMlp, (2, 5, 7, C)),
+    'mlp_tanh': (lambda: NormedMlp('tanh'), (2, 5, 7, C)),
+    'patch_merging': (lambda: PatchMerging(C), (2, 5, 7, C)),
+    'mbconv': (lambda: MBConv(C, C, 1), (2, 5, 7, C)),
+    'mbconv_strided': (lambda: MBConv(C, 64, 2), (2, 6, 8, C)),  # padded at the end only
+    'mbconv_strided_odd': (lambda: MBConv(C, 64, 2), (2, 5, 8, C)),
+    'stem': (lambda: Stem(3, C), (2, 3, 14, 11)),
+}
+
+
+def by_modules(block):
+    """A copy that calls each module, as hooks make it do."""
+    block = copy.deepcopy(block)
+    for module in block.modules():
+        module.register_forward_hook(lambda *_: None)
+    return block
+
+
+def gradients(block, x):
+    block.zero_grad()
+    x = x.clone().requires_grad_()
+    out = block(x)
+    out.backward(torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape))
+    return [out.detach(), x.grad, *(p.grad for p in block.parameters()), *block.buffers()]
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('name', BLOCKS)
+def test_agrees_with_the_modules(name, training):
+    build, shape = BLOCKS[name]
+    torch.manual_seed(0)
+    block = randomize(build()).double().train(training)
+    assert functional(*block.children())
+    plain = by_modules(block)
+    assert not functional(*plain.children())
+    x = torch.randn(shape, dtype=torch.float64)
+    expected = gradients(plain, x)
+    for actual, wanted in zip(gradients(block, x), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-8, atol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), plain(x), rtol=1e-9, atol=1e-12)
+        assert block(x).stride()[-1] == 1  # channels last, as the next block wants them
+
+
+@pytest.mark.parametrize('name', BLOCKS)
+def test_hooks_are_called(name):
+    build, shape = BLOCKS[name]
+    block, called = build(), set()
+    for key, module in block.named_modules():
+        module.register_forward_hook(lambda *_, key=key: called.add(key))
+    block(torch.randn(shape))
+    uncalled = {key for key, module in block.named_modules() if key not in called}
+    assert not uncalled
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda m: nn.SyncBatchNorm.convert_sync_batchnorm(m),
+        lambda m: setattr(m.norm1, 'momentum', None),
+        lambda m: torch.nn.utils.parametrizations.weight_norm(m.conv1),
+        lambda m: setattr(m, 'conv3', nn.Sequential(nn.Conv2d(4 * C, C, 1))),
+        lambda m: m.se.register_forward_pre_hook(lambda *_: None),
+        lambda m: setattr(m.conv2, 'forward', m.conv2.forward),
+    ],
+    ids=['sync_batch_norm', 'cumulative_average', 'parametrised', 'other_class', 'hook', 'patched'],
+)
+def test_what_is_changed_is_called(change):
+    block = MBConv(C, C, 1)
+    assert functional(*block.children())
+    change(block)
+    assert not functional(*block.children())
+
+
+def test_dropout_is_not_skipped():
+    block = NormedMlp(drop_rate=0.5)
+    x = torch.randn(2, 5, 7, C)
+    assert not torch.equal(block(x), block(x))
+    block.eval()
+    assert torch.equal(block(x), block(x))
+
+
+@pytest.mark.parametrize('name', ['mlp', 'mbconv_strided'])
+def test_compilers_and_exporters_see_the_modules(name):
+    build, shape = BLOCKS[name]
+    block = randomize(build()).eval()
+    x = torch.randn(shape)
+    with torch.no_grad():
+        expected = block(x)
+        exported = torch.export.export(block, (x,))
+        assert 'mmext_backbones' not in str(exported.graph)
+        torch.testing.assert_close(exported.module()(x), expected, rtol=1e-4, atol=1e-5)
+        traced = torch.jit.trace(block, x)
+        torch.testing.assert_close(traced(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_function_transforms_see_the_modules():
+    block = NormedMlp()
+    parameters = dict(block.named_parameters())
+    x = torch.randn(3, 5, C)
+
+    def loss(parameters, x):
+        return torch.func.functional_call(block, parameters, (x,)).square().sum()
+
+    each = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    total = torch.autograd.grad(loss(parameters, x), list(parameters.values()))
+    for actual, expected in zip(each.values(), total, strict=True):
+        torch.testing.assert_close(actual.sum(0), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('name', 'maps'),
+    [
+        ('mlp', 1 + 4),  # x and the hidden map, in maps of C channels
+        ('patch_merging', 1),  # the joined neighbours
+        ('mbconv', 1 + 4 + 4),  # x and the two hidden maps
+    ],
+)
+def test_what_is_kept(name, maps):
+    build, _ = BLOCKS[name]
+    block, x = build(), torch.randn(1, 32, 32, C, requires_grad=True)
+
+    def kept(block):
+        parameters = {p.untyped_storage().data_ptr() for p in [*block.parameters(), *block.buffers()]}
+        storages = {}
+
+        def pack(t):
+            storages[t.untyped_storage().data_ptr()] = t.untyped_storage()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            out = block(x)
+        return sum(s.nbytes() for key, s in storages.items() if key not in parameters) / (4 * x.numel()), out
+
+    assert maps <= kept(block)[0] <= maps + 0.2  # and the statistics of norms
+    assert kept(by_modules(block))[0] >= 1.7 * maps
