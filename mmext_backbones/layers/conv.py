@@ -1,7 +1,5 @@
 """Convolutions padded as TensorFlow pads them."""
 
-from collections.abc import Sequence
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

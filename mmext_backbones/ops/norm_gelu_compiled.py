@@ -24,7 +24,7 @@ _KERNELS = Kernels(
     _Shape,
     {
         'norm_gelu': [_POINTER] * 6,
-        'norm_gelu_backward': [_POINTER] * 8,
+        'norm_gelu_backward': [_POINTER] * 9,
         'norm_backward_input': [_POINTER] * 7,
         'moments': [_POINTER] * 4,
     },
@@ -64,9 +64,9 @@ def _gelu_(x):
 
 def _norm_gelu_backward_(grad, x, mean, rstd, weight, bias, gelu):
     x = x.contiguous()
-    sums = None if mean is None else _sums(x)
-    _call('norm_gelu_backward', x, gelu, grad, x, mean, rstd, weight, bias, grad, sums)
-    return x.new_empty(0) if mean is None else sums[0].clone()
+    y, sums = torch.empty_like(x), x.new_empty(1, 0) if mean is None else _sums(x)
+    _call('norm_gelu_backward', x, gelu, grad, x, mean, rstd, weight, bias, y, grad, sums)
+    return y, sums[0].clone()
 
 
 def _norm_backward_input_(grad, x, mean, rstd, weight, sums):
@@ -85,10 +85,10 @@ _OPERATORS = (
     ('norm_gelu', f'({_NORM}) -> Tensor', _norm_gelu, lambda x, *_: x.new_empty(x.shape)),
     ('gelu_', '(Tensor(a!) x) -> ()', _gelu_, lambda x: None),
     (
-        'norm_gelu_backward_',  # `grad` becomes that of z; returned: sums over rows of it, and of it times x - mean
-        f'(Tensor(a!) grad, {_NORM}) -> Tensor',
+        'norm_gelu_backward_',  # y again; `grad` becomes that of z; sums over rows of it, and of it times x - mean
+        f'(Tensor(a!) grad, {_NORM}) -> (Tensor, Tensor)',
         _norm_gelu_backward_,
-        lambda grad, x, mean, *_: x.new_empty(0 if mean is None else (2, x.shape[-1])),
+        lambda grad, x, mean, *_: (x.new_empty(x.shape), x.new_empty(0 if mean is None else (2, x.shape[-1]))),
     ),
     (
         'norm_backward_input_',  # `grad` of z becomes that of x, of which mean and rstd were made

@@ -74,15 +74,12 @@ INLINE REAL exponential(REAL x)
 #define SLOPE ((REAL)1.5957691216057308) /* 2 sqrt(2 / pi) */
 #define CUBIC ((REAL)0.044715)
 
-INLINE REAL gelu(REAL z)
+/* 1 / (1 + exp(-t)), and in `rest` what is left of 1. */
+INLINE REAL sigmoid(REAL z, REAL *rest)
 {
-    return z / (1 + exponential(-SLOPE * z * (1 + CUBIC * z * z)));
-}
-
-INLINE REAL gelu_slope(REAL z)
-{
-    const REAL e = exponential(-SLOPE * z * (1 + CUBIC * z * z)), s = 1 / (1 + e); /* 1 - s = e * s */
-    return s + z * (e * s) * s * SLOPE * (1 + 3 * CUBIC * z * z);
+    const REAL e = exponential(-SLOPE * z * (1 + CUBIC * z * z)), s = 1 / (1 + e);
+    *rest = e * s;
+    return s;
 }
 
 /* The rows of a chunk. */
@@ -100,7 +97,8 @@ INLINE void forward_chunk(const Shape *s, int64_t chunk, const REAL *x, const No
 #pragma omp simd
         for (int64_t c = 0; c < C; ++c) {
             const REAL z = has_norm ? (in[c] - n.mean[c]) * (n.rstd[c] * n.weight[c]) + n.bias[c] : in[c];
-            out[c] = has_gelu ? gelu(z) : z;
+            REAL rest;
+            out[c] = has_gelu ? z * sigmoid(z, &rest) : z;
         }
     }
 }
@@ -118,8 +116,8 @@ void norm_gelu(const Shape *s, const REAL *x, const REAL *mean, const REAL *rstd
     }
 }
 
-INLINE void backward_chunk(const Shape *s, int64_t chunk, const REAL *grad, const REAL *x, const Norm n, REAL *grad_z,
-                           REAL *sums, const int has_norm, const int has_gelu)
+INLINE void backward_chunk(const Shape *s, int64_t chunk, const REAL *grad, const REAL *x, const Norm n, REAL *y,
+                           REAL *grad_z, REAL *sums, const int has_norm, const int has_gelu)
 {
     const int64_t C = s->channels;
     REAL *sum = sums + chunk * 2 * C, *sum_x = sum + C;
@@ -127,13 +125,16 @@ INLINE void backward_chunk(const Shape *s, int64_t chunk, const REAL *grad, cons
     EACH_ROW(s, chunk, row)
     {
         const REAL *in = x + row * C, *g = grad + row * C;
-        REAL *out = grad_z + row * C;
+        REAL *out = y + row * C, *out_grad = grad_z + row * C;
 #pragma omp simd
         for (int64_t c = 0; c < C; ++c) {
             const REAL centred = has_norm ? in[c] - n.mean[c] : in[c];
             const REAL z = has_norm ? centred * (n.rstd[c] * n.weight[c]) + n.bias[c] : in[c];
-            const REAL dz = has_gelu ? g[c] * gelu_slope(z) : g[c];
-            out[c] = dz;
+            REAL dz = g[c], rest = 0;
+            const REAL share = has_gelu ? sigmoid(z, &rest) : 1;
+            out[c] = z * share;
+            if (has_gelu) dz *= share + z * rest * share * (SLOPE * (1 + 3 * CUBIC * z * z));
+            out_grad[c] = dz;
             if (has_norm) {
                 sum[c] += dz;
                 sum_x[c] += dz * centred;
@@ -142,17 +143,17 @@ INLINE void backward_chunk(const Shape *s, int64_t chunk, const REAL *grad, cons
     }
 }
 
-/* grad_z, which may be grad, and under a norm the sums [chunks, 2, channels] of grad_z and grad_z * (x - mean), the
- * total of which replaces the first chunk's. */
+/* y again, and grad_z, which may be grad. Under a norm also the sums [chunks, 2, channels] of grad_z and
+ * grad_z * (x - mean), the total of which replaces the first chunk's. */
 void norm_gelu_backward(const Shape *s, const REAL *grad, const REAL *x, const REAL *mean, const REAL *rstd,
-                        const REAL *weight, const REAL *bias, REAL *grad_z, REAL *sums)
+                        const REAL *weight, const REAL *bias, REAL *y, REAL *grad_z, REAL *sums)
 {
     const Norm n = {mean, rstd, weight, bias};
 #pragma omp parallel for num_threads((int)s->threads) schedule(static)
     for (int64_t chunk = 0; chunk < s->chunks; ++chunk) {
-        if (mean && s->gelu) backward_chunk(s, chunk, grad, x, n, grad_z, sums, 1, 1);
-        else if (mean) backward_chunk(s, chunk, grad, x, n, grad_z, sums, 1, 0);
-        else backward_chunk(s, chunk, grad, x, n, grad_z, sums, 0, 1);
+        if (mean && s->gelu) backward_chunk(s, chunk, grad, x, n, y, grad_z, sums, 1, 1);
+        else if (mean) backward_chunk(s, chunk, grad, x, n, y, grad_z, sums, 1, 0);
+        else backward_chunk(s, chunk, grad, x, n, y, grad_z, sums, 0, 1);
     }
     for (int64_t i = 0; mean && i < 2 * s->channels; ++i) {
         double total = 0;

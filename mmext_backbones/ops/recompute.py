@@ -12,7 +12,8 @@ numbers, the same dtypes under autocast.
 Maps are [..., C], or [B, H, W, C] where the product is a convolution or the prologue a gate.
 """
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -41,18 +42,13 @@ def recompute(
 
 
 class Prologue(Protocol):
-    """A cheap map, by its three passes."""
+    """A cheap map, by its two passes."""
 
-    def forward(self, x: Tensor, *params: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The map's output, a tensor of its own, and small tensors that the other passes take as `stats`."""
+    def forward(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """The map's output, a tensor of its own, and small tensors that the backward pass takes as `stats`."""
 
-    def again(self, x: Tensor, stats: tuple[Tensor, ...], *params: Tensor) -> tuple[Tensor, Any]:
-        """The same output, and what the gradients can use of its making. No effects."""
-
-    def backward(
-        self, grad: Tensor, made: Any, x: Tensor, stats: tuple[Tensor, ...], *params: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Gradients of x and of each of `params`. `grad` may be overwritten."""
+    def backward(self, grad: Tensor, x: Tensor, stats: Sequence[Tensor], *params: Tensor) -> tuple[Tensor, ...]:
+        """The output again, then the gradients of x and of each of `params`. `grad` may be overwritten."""
 
 
 class LayerNorm(NamedTuple):
@@ -64,12 +60,10 @@ class LayerNorm(NamedTuple):
         y, *stats = aten.native_layer_norm(x.to(weight.dtype), x.shape[-1:], weight, bias, self.eps)
         return y, stats
 
-    def again(self, x, stats, weight, bias):
-        return self.forward(x, weight, bias)[0], None
-
-    def backward(self, grad, made, x, stats, weight, bias):
-        grad, x = grad.to(weight.dtype), x.to(weight.dtype)
-        return aten.native_layer_norm_backward(grad, x, x.shape[-1:], *stats, weight, bias, [True] * 3)
+    def backward(self, grad, x, stats, weight, bias):
+        x, shape = x.to(weight.dtype), x.shape[-1:]
+        y = self.forward(x, weight, bias)[0]
+        return y, *aten.native_layer_norm_backward(grad, x, shape, *stats, weight, bias, [True] * 3)
 
 
 class Gelu(NamedTuple):
@@ -92,15 +86,13 @@ class Gelu(NamedTuple):
             y = compiled.norm_gelu(x, None, None, None, None, True)
         return y, ()
 
-    def again(self, x, stats):
-        return self.forward(x)[0], None
-
-    def backward(self, grad, made, x, stats):
+    def backward(self, grad, x, stats):
         if not self._compiled(x):
-            return (aten.gelu_backward(grad, x, approximate=self.approximate),)
+            y = F.gelu(x, approximate=self.approximate)
+            return y, aten.gelu_backward(grad, x, approximate=self.approximate)
         grad = grad.contiguous()
-        compiled.norm_gelu_backward_(grad, x, None, None, None, None, True)
-        return (grad,)
+        y, _ = compiled.norm_gelu_backward_(grad, x, None, None, None, None, True)
+        return y, grad
 
     def _compiled(self, x: Tensor) -> bool:
         return self.approximate == 'tanh' and norm_gelu_compiled.runs(x)
@@ -130,39 +122,42 @@ class BatchNorm(NamedTuple):
             raise ValueError(f'x has shape {tuple(x.shape)}: expected more than one value a channel in training')
         if not self.training:
             stats = self.running_mean, self.running_var
-            return self.again(x, stats, weight, bias)[0], stats
-        if not self._compiled(x, weight, bias):
+        elif self._compiled(x, weight, bias):
+            stats = mean, var = compiled.moments(x)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
+        else:
             y, mean, rstd = torch.native_batch_norm(_nchw(x), weight, bias, *self[:5])
             return aten.gelu_(_tokens(y), approximate='tanh') if self.gelu else _tokens(y), (mean, rstd**-2 - self.eps)
-        mean, var = compiled.moments(x)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
-        return self.again(x, (mean, var), weight, bias)[0], (mean, var)
+        return self.normed(x, stats, weight, bias), stats
 
-    def again(self, x, stats, weight, bias):
+    def normed(self, x, stats, weight, bias):
+        """The output by given mean and variance."""
         mean, var = stats
         if self._compiled(x, weight, bias):
-            return compiled.norm_gelu(x, mean, (var + self.eps).rsqrt(), weight, bias, self.gelu), None
-        z = _tokens(F.batch_norm(_nchw(x), mean, var, weight, bias, eps=self.eps))
-        return F.gelu(z, approximate='tanh') if self.gelu else z, z
+            return compiled.norm_gelu(x, mean, (var + self.eps).rsqrt(), weight, bias, self.gelu)
+        y = _tokens(F.batch_norm(_nchw(x), mean, var, weight, bias, eps=self.eps))
+        return aten.gelu_(y, approximate='tanh') if self.gelu else y
 
-    def backward(self, grad, made, x, stats, weight, bias):
+    def backward(self, grad, x, stats, weight, bias):
         mean, var = stats
         rstd = (var + self.eps).rsqrt()
         if self._compiled(x, weight, bias):
             grad = grad.contiguous()
-            sums = compiled.norm_gelu_backward_(grad, x, mean, rstd, weight, bias, self.gelu)
+            y, sums = compiled.norm_gelu_backward_(grad, x, mean, rstd, weight, bias, self.gelu)
             if self.training:
                 compiled.norm_backward_input_(grad, x, mean, rstd, weight, sums)
             else:
                 grad.mul_(weight * rstd)
-            return grad, sums[1] * rstd, sums[0]
+            return y, grad, sums[1] * rstd, sums[0]
+        y = _tokens(F.batch_norm(_nchw(x), mean, var, weight, bias, eps=self.eps))
         if self.gelu:
-            grad = aten.gelu_backward(grad, made, approximate='tanh')
+            grad = aten.gelu_backward(grad, y, approximate='tanh')
+            aten.gelu_(y, approximate='tanh')
         grad, *grads = aten.native_batch_norm_backward(
             _nchw(grad), _nchw(x), weight, mean, var, mean, rstd, self.training, self.eps, [True] * 3
         )
-        return _tokens(grad), *grads
+        return y, _tokens(grad), *grads
 
     def _compiled(self, x: Tensor, *params: Tensor) -> bool:
         return norm_gelu_compiled.runs(x, *params, self.running_mean, self.running_var)
@@ -181,21 +176,17 @@ class GatedBatchNorm(NamedTuple):
         mean = y.mean((1, 2))
         return y.mul_(squeeze_excite_gate(mean, *gate)[:, None, None]), (*stats, mean)
 
-    def again(self, x, stats, weight, bias, *gate):
+    def backward(self, grad, x, stats, weight, bias, *gate):
         *stats, mean = stats
-        y, made = self.norm.again(x, stats, weight, bias)
+        y = self.norm.normed(x, stats, weight, bias)
         with torch.enable_grad():
             leaves = [tensor.detach().requires_grad_() for tensor in (mean, *gate)]
             factor = squeeze_excite_gate(*leaves)
-        return y * factor.detach()[:, None, None], (made, y, factor, leaves)
-
-    def backward(self, grad, made, x, stats, weight, bias, *gate):
-        made, y, factor, leaves = made
-        grad_factor = y.mul_(grad).sum((1, 2))
-        grad_mean, *grads = torch.autograd.grad(factor, leaves, grad_factor)
-        share = grad_mean / (x.shape[1] * x.shape[2])
-        grad = torch.addcmul(share[:, None, None], grad, factor.detach()[:, None, None])
-        return *self.norm.backward(grad, made, x, stats[:-1], weight, bias), *grads
+        grad_mean, *grads = torch.autograd.grad(factor, leaves, y.mul_(grad).sum((1, 2)))
+        factor = factor.detach()[:, None, None]
+        share = grad_mean[:, None, None] / (x.shape[1] * x.shape[2])
+        y, *grads_norm = self.norm.backward(torch.addcmul(share, grad, factor), x, stats, weight, bias)
+        return y.mul_(factor), *grads_norm, *grads
 
 
 def squeeze_excite_gate(mean: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
@@ -211,14 +202,11 @@ class Linear(NamedTuple):
     def forward(self, y, weight, bias):
         return F.linear(y, weight, bias)
 
-    def backward(self, grad, y, weight, needs):
-        """Gradients of y, weight and bias, None where `needs` is false."""
-        rows = grad.reshape(-1, grad.shape[-1])
-        return (
-            (rows @ weight).view(y.shape) if needs[0] else None,
-            rows.mT @ y.reshape(-1, y.shape[-1]) if needs[1] else None,
-            rows.sum(0) if needs[2] else None,
-        )
+    def input_gradient(self, grad, x, weight):
+        return grad @ weight
+
+    def weight_gradient(self, grad, y, weight):
+        return grad.reshape(-1, grad.shape[-1]).mT @ y.reshape(-1, y.shape[-1])
 
 
 class Conv(NamedTuple):
@@ -231,20 +219,19 @@ class Conv(NamedTuple):
     def forward(self, y, weight, bias):
         return _tokens(F.conv2d(_nchw(y), weight, bias, self.stride, self.padding, groups=self.groups))
 
-    def backward(self, grad, y, weight, needs):
-        def gradients(y, padding, *needs):
-            return aten.convolution_backward(
-                _nchw(grad), _nchw(y), weight, [len(weight)], self.stride, padding, (1, 1), False, (0, 0), self.groups,
-                needs,
-            )  # fmt: skip
+    def input_gradient(self, grad, x, weight):
+        return _tokens(self._gradients(grad, x, weight, self.padding, (True, False, False))[0])
 
-        pad_h, pad_w = self.padding
-        if pad_h < weight.shape[2] - 1 and pad_w < weight.shape[3] - 1:
-            grad_y, *grads = gradients(y, self.padding, *needs)
-        else:  # oneDNN is slow in the weights' gradient under so much padding
-            grad_y = gradients(y, self.padding, needs[0], False, False)[0] if needs[0] else None
-            _, *grads = gradients(F.pad(y, (0, 0, pad_w, pad_w, pad_h, pad_h)), (0, 0), False, *needs[1:])
-        return _tokens(grad_y) if needs[0] else None, *grads
+    def weight_gradient(self, grad, y, weight):
+        padding = pad_h, pad_w = self.padding
+        if pad_h >= weight.shape[2] - 1 or pad_w >= weight.shape[3] - 1:  # oneDNN is slow there
+            y, padding = F.pad(y, (0, 0, pad_w, pad_w, pad_h, pad_h)), (0, 0)
+        return self._gradients(grad, y, weight, padding, (False, True, False))[1]
+
+    def _gradients(self, grad, y, weight, padding, needs):
+        return aten.convolution_backward(
+            _nchw(grad), _nchw(y), weight, None, self.stride, padding, (1, 1), False, (0, 0), self.groups, needs
+        )
 
 
 class _Recompute(torch.autograd.Function):
@@ -252,8 +239,8 @@ class _Recompute(torch.autograd.Function):
     def forward(ctx, prologue, product, dtype, x, weight, bias, *params):
         y, stats = prologue.forward(x, *params)
         ctx.save_for_backward(x, weight, *params, *stats)
-        ctx.functions, ctx.dtype, ctx.num_params = (prologue, product), dtype or y.dtype, len(params)
-        return product.forward(y.to(ctx.dtype), *(None if t is None else t.to(ctx.dtype) for t in (weight, bias)))
+        ctx.functions, ctx.num_params, ctx.dtypes = (prologue, product), len(params), (y.dtype, dtype or y.dtype)
+        return product.forward(*(None if t is None else t.to(dtype or y.dtype) for t in (y, weight, bias)))
 
     @staticmethod
     @once_differentiable
@@ -261,18 +248,14 @@ class _Recompute(torch.autograd.Function):
         x, weight, *rest = ctx.saved_tensors
         params, stats = rest[: ctx.num_params], rest[ctx.num_params :]
         prologue, product = ctx.functions
-        needs_x, needs_weight, needs_bias, *needs_params = ctx.needs_input_grad[3:]
-        below = needs_x or any(needs_params)
-        y, made = prologue.again(x, stats, *params)
-        grad_y, grad_weight, grad_bias = product.backward(
-            grad, y.to(ctx.dtype), weight.to(ctx.dtype), [below, needs_weight, needs_bias]
-        )
-        y_dtype = y.dtype
-        del y
-        grad_x, *grads = [None] * (1 + len(params))
-        if below:
-            grad_x, *grads = prologue.backward(grad_y.to(y_dtype), made, x, stats, *params)
-        return None, None, None, grad_x, grad_weight, grad_bias, *grads
+        prologue_dtype, dtype = ctx.dtypes
+        weight = weight.to(dtype)
+        grad_y = product.input_gradient(grad, x, weight).to(prologue_dtype)
+        y, *grads = prologue.backward(grad_y, x, stats, *params)
+        del grad_y
+        grad_weight = product.weight_gradient(grad, y.to(dtype), weight) if ctx.needs_input_grad[4] else None
+        grad_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[5] else None
+        return None, None, None, grads[0], grad_weight, grad_bias, *grads[1:]
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype | None:
