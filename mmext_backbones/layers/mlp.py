@@ -1,18 +1,17 @@
 """The two-layer perceptron of a transformer block."""
 
-import torch
 from torch import Tensor, nn
 
-from mmext_backbones.ops.recompute import Gelu, Linear, recompute
+from mmext_backbones.ops.mlp import norm_mlp
 
-from .functional import functional, norm_linear
+from .functional import functional
 from .linear import linear
 
 
 class Mlp(nn.Module):
     """Linear, GELU, Linear on the last axis of a norm: [..., C] -> [..., C].
 
-    In training neither the norm's output nor the GELU's is kept, but computed again (`ops.recompute`).
+    In training neither the norm's output nor the GELU's is kept, but computed again (`ops.mlp`).
 
     Args:
         embed_dims: C.
@@ -34,6 +33,14 @@ class Mlp(nn.Module):
         fc1, fc2 = self.fc1, self.fc2
         if not functional(norm, *self.children()):
             return self.drop(fc2(self.drop(self.act(fc1(norm(x))))))
-        x = norm_linear(x, norm, fc1)
-        gelu = Gelu(self.act.approximate, inplace=not torch.is_grad_enabled())
-        return recompute(gelu, Linear(), x, fc2.weight, fc2.bias)
+        return norm_mlp(
+            x,
+            norm.weight,
+            norm.bias,
+            fc1.weight,
+            fc1.bias,
+            fc2.weight,
+            fc2.bias,
+            eps=norm.eps,
+            approximate=self.act.approximate,
+        )

@@ -31,14 +31,14 @@ def recompute(
     """product(prologue(x, *params), weight, bias), differentiable once in all of its tensors.
 
     Args:
-        prologue: `LayerNorm`, `Gelu`, `BatchNorm` or `GatedBatchNorm`.
+        prologue: `LayerNorm`, `BatchNorm` or `GatedBatchNorm`.
         product: `Linear` or `Conv`.
         x: the map, [..., C].
         weight: of the product, as F.linear or F.conv2d take it.
         bias: of the product, or None.
         *params: weights of the prologue.
     """
-    return _Recompute.apply(prologue, product, _autocast_dtype(x), x, weight, bias, *params)
+    return _Recompute.apply(prologue, product, autocast_dtype(x), x, weight, bias, *params)
 
 
 class Prologue(Protocol):
@@ -64,38 +64,6 @@ class LayerNorm(NamedTuple):
         x, shape = x.to(weight.dtype), x.shape[-1:]
         y = self.forward(x, weight, bias)[0]
         return y, *aten.native_layer_norm_backward(grad, x, shape, *stats, weight, bias, [True] * 3)
-
-
-class Gelu(NamedTuple):
-    """F.gelu. Params: none.
-
-    Args:
-        approximate: 'none' or 'tanh'.
-        inplace: overwrite x in the forward pass; where no gradient is asked for.
-    """
-
-    approximate: str = 'none'
-    inplace: bool = False
-
-    def forward(self, x):
-        if not self._compiled(x):
-            y = aten.gelu_(x, approximate=self.approximate) if self.inplace else F.gelu(x, approximate=self.approximate)
-        elif self.inplace and x.is_contiguous():
-            compiled.gelu_(y := x)
-        else:
-            y = compiled.norm_gelu(x, None, None, None, None, True)
-        return y, ()
-
-    def backward(self, grad, x, stats):
-        if not self._compiled(x):
-            y = F.gelu(x, approximate=self.approximate)
-            return y, aten.gelu_backward(grad, x, approximate=self.approximate)
-        grad = grad.contiguous()
-        y, _ = compiled.norm_gelu_backward_(grad, x, None, None, None, None, True)
-        return y, grad
-
-    def _compiled(self, x: Tensor) -> bool:
-        return self.approximate == 'tanh' and norm_gelu_compiled.runs(x)
 
 
 class BatchNorm(NamedTuple):
@@ -152,7 +120,7 @@ class BatchNorm(NamedTuple):
             return y, grad, sums[1] * rstd, sums[0]
         y = _tokens(F.batch_norm(_nchw(x), mean, var, weight, bias, eps=self.eps))
         if self.gelu:
-            grad = aten.gelu_backward(grad, y, approximate='tanh')
+            aten.gelu_backward.grad_input(grad, y, approximate='tanh', grad_input=grad)
             aten.gelu_(y, approximate='tanh')
         grad, *grads = aten.native_batch_norm_backward(
             _nchw(grad), _nchw(x), weight, mean, var, mean, rstd, self.training, self.eps, [True] * 3
@@ -258,7 +226,7 @@ class _Recompute(torch.autograd.Function):
         return None, None, None, grads[0], grad_weight, grad_bias, *grads[1:]
 
 
-def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """What autocast would cast the input of a product to, or None."""
     device = x.device.type
     if x.is_meta or not torch.is_autocast_enabled(device) or x.dtype == torch.float64:

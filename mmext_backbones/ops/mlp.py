@@ -1,0 +1,120 @@
+"""The perceptron of a transformer block with its norm: x -> fc2(gelu(fc1(layer_norm(x)))).
+
+For the backward pass it keeps x and the map before the GELU, of the four that autograd would keep; the norm and the
+GELU are computed again. On the CPU it works through a few thousand tokens at a time, so that what lies between the
+products stays in the cache: a large map of fresh memory costs more than the arithmetic on it.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import norm_gelu_compiled
+from .recompute import autocast_dtype
+
+TOKENS = 4096  # at a time and thread; with fewer the products lose more than the cache gives
+
+aten, compiled = torch.ops.aten, torch.ops.mmext_backbones
+
+
+def norm_mlp(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    *,
+    eps: float,
+    approximate: str = 'none',
+) -> Tensor:
+    """fc2(gelu(fc1(layer_norm(x)))), differentiable once.
+
+    Args:
+        x: [..., C].
+        norm_weight, norm_bias: of the norm over the last axis, [C].
+        weight1, bias1: of the first linear layer, [hidden, C] and [hidden].
+        weight2, bias2: of the second, [C, hidden] and [C].
+        eps: of the norm.
+        approximate: 'none' for the exact GELU, 'tanh' for its approximation.
+
+    Returns:
+        [..., C], in the dtype of two linear layers, that of autocast included.
+    """
+    tensors = (x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return _NormMlp.apply(*tensors, eps, approximate, autocast_dtype(x) or weight1.dtype, keep)
+
+
+class _NormMlp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, approximate, dtype, keep):
+        tokens = x.reshape(-1, x.shape[-1])
+        weights = [tensor.to(dtype) for tensor in (weight1, bias1, weight2, bias2)]
+        out = torch.empty_like(tokens, dtype=dtype)
+        hidden = out.new_empty(len(tokens) if keep else 0, len(weight1))
+        for rows in _parts(tokens):
+            y, *_ = _layer_norm(tokens[rows], norm_weight, norm_bias, eps)
+            h = torch.addmm(weights[1], y.to(dtype), weights[0].mT, out=hidden[rows] if keep else None)
+            torch.addmm(weights[3], gelu(h, approximate, inplace=not keep), weights[2].mT, out=out[rows])
+        ctx.save_for_backward(x, hidden, norm_weight, norm_bias, weight1, weight2)
+        ctx.eps, ctx.approximate = eps, approximate
+        return out.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, hidden, norm_weight, norm_bias, weight1, weight2 = ctx.saved_tensors
+        weight1, weight2 = weight1.to(hidden.dtype), weight2.to(hidden.dtype)
+        tokens, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, x.shape[-1])
+        grad_x, total = torch.empty_like(tokens), None
+        for rows in _parts(tokens):
+            g, t = grad[rows], tokens[rows]
+            y, mean, rstd = _layer_norm(t, norm_weight, norm_bias, ctx.eps)
+            h, grad_h = gelu_backward_(g @ weight2, hidden[rows], ctx.approximate)
+            grad_y = (grad_h @ weight1).to(y.dtype)
+            grad_x[rows], *grad_norm = aten.native_layer_norm_backward(
+                grad_y, t.to(y.dtype), t.shape[-1:], mean, rstd, norm_weight, norm_bias, [True] * 3
+            )
+            part = [
+                *grad_norm,
+                grad_h.mT @ y.to(h.dtype) if ctx.needs_input_grad[3] else None,
+                grad_h.sum(0) if ctx.needs_input_grad[4] else None,
+                g.mT @ h if ctx.needs_input_grad[5] else None,
+                g.sum(0) if ctx.needs_input_grad[6] else None,
+            ]
+            total = part if total is None else [a if a is None else a.add_(b) for a, b in zip(total, part, strict=True)]
+        return grad_x.view(x.shape), *total, None, None, None, None
+
+
+def gelu(x: Tensor, approximate: str, inplace: bool = False) -> Tensor:
+    """F.gelu without autograd."""
+    if approximate == 'tanh' and norm_gelu_compiled.runs(x):
+        if not inplace:
+            return compiled.norm_gelu(x, None, None, None, None, True)
+        compiled.gelu_(x)
+        return x
+    return aten.gelu_(x, approximate=approximate) if inplace else F.gelu(x, approximate=approximate)
+
+
+def gelu_backward_(grad: Tensor, x: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
+    """gelu(x), and the gradient of x in the place of `grad`."""
+    if approximate == 'tanh' and norm_gelu_compiled.runs(x):
+        return compiled.norm_gelu_backward_(grad, x, None, None, None, None, True)[0], grad
+    aten.gelu_backward.grad_input(grad, x, approximate=approximate, grad_input=grad)
+    return F.gelu(x, approximate=approximate), grad
+
+
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    return aten.native_layer_norm(x.to(weight.dtype), x.shape[-1:], weight, bias, eps)
+
+
+def _parts(tokens: Tensor) -> Iterator[slice]:
+    at_once = TOKENS * torch.get_num_threads() if tokens.device.type == 'cpu' else len(tokens)
+    parts = -(-len(tokens) // max(1, at_once)) or 1
+    for i in range(parts):
+        yield slice(len(tokens) * i // parts, len(tokens) * (i + 1) // parts)

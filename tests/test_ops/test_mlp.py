@@ -1,0 +1,133 @@
+"""The perceptron of a block against its modules, in parts and as a whole."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmext_backbones.ops import mlp, norm_gelu_compiled
+from mmext_backbones.ops.mlp import norm_mlp
+
+C, HIDDEN = 6, 20
+NO_COMPILER = norm_gelu_compiled._KERNELS.reason()
+compiled_only = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
+KERNELS = [pytest.param(True, marks=compiled_only, id='compiled'), pytest.param(False, id='torch')]
+
+
+@pytest.fixture(params=KERNELS)
+def kernels(request, monkeypatch):
+    if not request.param:
+        monkeypatch.setattr(norm_gelu_compiled, 'runs', lambda *tensors: False)
+
+
+def build(approximate='none', dtype=torch.float64):
+    """The modules, a copy of them, and the function on the copy's weights."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.LayerNorm(C), nn.Linear(C, HIDDEN), nn.GELU(approximate), nn.Linear(HIDDEN, C)).to(dtype)
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter)
+    ours = copy.deepcopy(plain)
+    return plain, ours, lambda x: norm_mlp(x, *ours.parameters(), eps=ours[0].eps, approximate=approximate)
+
+
+def image(dtype=torch.float64):
+    """[2, 5, 7, C], not contiguous."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, 7, 5, C, dtype=torch.float64, generator=generator).to(dtype).transpose(1, 2)
+
+
+def gradients(run, x, parameters):
+    x = x.clone().requires_grad_()
+    out = run(x)
+    out.backward(torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out))
+    return [out.detach(), x.grad, *[p.grad for p in parameters]]
+
+
+@pytest.mark.parametrize('approximate', ['none', 'tanh'])
+@pytest.mark.parametrize('tokens', [3, 64, 4096])  # of 70: many parts, two, one
+def test_agrees_with_the_modules(approximate, tokens, kernels, monkeypatch):
+    monkeypatch.setattr(mlp, 'TOKENS', tokens)
+    plain, ours, run = build(approximate)
+    expected = gradients(plain, image(), plain.parameters())
+    for actual, wanted in zip(gradients(run, image(), ours.parameters()), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
+    x = image()
+    before = x.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(run(x), expected[0], rtol=1e-9, atol=1e-9)
+    assert torch.equal(x, before)
+
+
+def test_no_tokens():
+    _, _, run = build()
+    out = run(torch.zeros(0, 5, 7, C, dtype=torch.float64))
+    assert out.shape == (0, 5, 7, C)
+    out.sum().backward()
+
+
+def test_frozen_tensors_get_no_gradient():
+    plain, _, _ = build()
+    expected = gradients(plain, image(), plain.parameters())[1:]
+    for trained in [{i} for i in range(len(expected))]:
+        _, ours, run = build()
+        x = image().requires_grad_(0 in trained)
+        for i, parameter in enumerate(ours.parameters(), start=1):
+            parameter.requires_grad_(i in trained)
+        out = run(x)
+        out.backward(torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out))
+        for i, tensor in enumerate([x, *ours.parameters()]):
+            if i in trained:
+                torch.testing.assert_close(tensor.grad, expected[i], rtol=1e-9, atol=1e-9)
+            else:
+                assert tensor.grad is None
+
+
+@pytest.mark.parametrize('approximate', ['none', 'tanh'])
+@pytest.mark.parametrize('x_dtype', [torch.float32, torch.bfloat16], ids=str)
+def test_autocast(approximate, x_dtype):
+    plain, ours, run = build(approximate, torch.float32)
+
+    def cast(run):
+        def inner(x):
+            with torch.autocast('cpu', torch.bfloat16):
+                return run(x)
+
+        return inner
+
+    x, wide = image(x_dtype), copy.deepcopy(plain).double()
+    exact = gradients(wide, x.double(), wide.parameters())
+    expected = gradients(cast(plain), x, plain.parameters())
+    actual = gradients(cast(run), x, ours.parameters())
+    assert [t.dtype for t in actual] == [t.dtype for t in expected]
+    for ours, theirs, true in zip(actual, expected, exact, strict=True):
+        # what autocast makes of the modules, or as good: sums of differently rounded terms
+        assert (ours - true).abs().max() <= 2 * (theirs - true).abs().max() + 0.03 * true.abs().max()
+
+
+def test_a_second_backward_pass_needs_the_same():
+    _, ours, run = build()
+    x = image().requires_grad_()
+    out = run(x).square().sum()
+    first = torch.autograd.grad(out, [x, *ours.parameters()], retain_graph=True)
+    second = torch.autograd.grad(out, [x, *ours.parameters()])
+    assert all(map(torch.equal, first, second))
+
+
+@compiled_only
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
+def test_gelu_to_the_last_bits(dtype):
+    x = torch.cat([torch.linspace(-40, 40, 8001), torch.randn(5000) * 1e-3, torch.tensor([50.0, -50.0, 0.0])]).to(dtype)
+    out = mlp.gelu(x[None], 'tanh')[0]
+    slope = mlp.gelu_backward_(torch.ones_like(x)[None], x[None], 'tanh')[1][0]
+    wide = x.double().requires_grad_()
+    expected = wide * torch.sigmoid((8 / torch.pi) ** 0.5 * (wide + 0.044715 * wide**3))  # 1 + tanh(u) would cancel
+    torch.testing.assert_close(expected, F.gelu(wide, approximate='tanh'), rtol=0, atol=1e-14)
+    (expected_slope,) = torch.autograd.grad(expected.sum(), wide)
+    eps = torch.finfo(dtype).eps
+    assert ((out - expected).abs() <= 4 * eps * (expected.abs() + 0.05)).all()
+    assert (slope - expected_slope).abs().max() <= 4 * eps + 2e-14  # the latter of the expected slope itself
+    special = mlp.gelu(torch.tensor([[float('nan'), float('inf')]], dtype=dtype), 'tanh')
+    assert special.isnan().tolist() == [[True, False]]
+    assert special[0, 1] == float('inf')
