@@ -35,6 +35,8 @@ class BiLSTM2D(nn.Module):
         self.proj = linear(4 * hidden_dims, embed_dims)
         self.backend = 'auto'
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        """The mixture of x, or of norm(x)."""
+        x = x if norm is None else norm(x)
         vertical, horizontal = ([getattr(rnn, name) for name in PARAMETERS] for rnn in (self.rnn_v, self.rnn_h))
         return self.proj(bilstm2d(x, vertical, horizontal, backend=self.backend))

@@ -13,7 +13,7 @@ class TransformerBlock(nn.Module):
     """x + attn(norm(x)), then x + mlp(norm(x)), each branch under stochastic depth: [B, H, W, C] -> [B, H, W, C].
 
     Args:
-        attn: what mixes the tokens, [B, H, W, C] -> [B, H, W, C].
+        attn: what mixes the tokens, [B, H, W, C] -> [B, H, W, C], called with the map and its norm.
         embed_dims: C.
         mlp: the perceptron, called with the map and its norm; Swin's when None.
         norm_eps: epsilon of both norms.
@@ -38,7 +38,7 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """`context` goes to `attn`: what depends on the image, and no module should remember."""
-        x = x + self.drop_path(self.attn(self.norm1(x), *context))
+        x = x + self.drop_path(self.attn(x, *context, norm=self.norm1))
         return x + self.drop_path(self.mlp(x, self.norm2))
 
 

@@ -8,6 +8,7 @@ from torch.nn.init import trunc_normal_
 
 from mmext_backbones.ops import elsa
 
+from .functional import norm_linear
 from .linear import linear
 
 
@@ -52,8 +53,9 @@ class ELSAAttention(nn.Module):
         self.proj_drop = nn.Dropout(drop_rate)
         trunc_normal_(self.ghost_head, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).split((self.qk_dims, self.qk_dims, x.shape[-1]), dim=-1)
+    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        """The attention of x, or of norm(x)."""
+        q, k, v = norm_linear(x, norm, self.qkv).split((self.qk_dims, self.qk_dims, x.shape[-1]), dim=-1)
         filters = self.filter_conv((q * k).permute(0, 3, 1, 2))
         logits = self.filter_proj(self.filter_act(filters).permute(0, 2, 3, 1))  # [B, H, W, heads * k * k]
         x = elsa(

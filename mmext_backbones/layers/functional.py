@@ -51,8 +51,10 @@ def batch_norm_function(norm: nn.BatchNorm2d, gelu: bool = False) -> BatchNorm:
     return BatchNorm(norm.running_mean, norm.running_var, norm.training, norm.momentum, norm.eps, gelu)
 
 
-def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
-    """linear(norm(x)), of which x alone is kept for the backward pass."""
+def norm_linear(x: Tensor, norm: nn.LayerNorm | None, linear: nn.Linear) -> Tensor:
+    """linear(norm(x)), of which x alone is kept for the backward pass; linear(x) without a norm."""
+    if norm is None:
+        return linear(x)
     if not functional(norm, linear):
         return linear(norm(x))
     return recompute(LayerNorm(norm.eps), Linear(), x, linear.weight, linear.bias, norm.weight, norm.bias)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmext_backbones.ops import relative_position_index, window_attention
 
+from .functional import norm_linear
 from .linear import linear
 
 
@@ -40,10 +41,13 @@ class PartitionAttention(nn.Module):
         self.proj = linear(embed_dims, embed_dims)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def forward(self, x: Tensor, window_size: tuple[int, int]) -> Tensor:
-        """`window_size` in tokens; the bias table is resampled bilinearly where it was made for another one."""
+    def forward(self, x: Tensor, window_size: tuple[int, int], norm: nn.LayerNorm | None = None) -> Tensor:
+        """The attention of x, or of norm(x).
+
+        `window_size` in tokens; the bias table is resampled bilinearly where it was made for another one.
+        """
         x = window_attention(
-            self.qkv(x),
+            norm_linear(x, norm, self.qkv),
             self.bias(window_size),
             num_heads=self.num_heads,
             window_size=window_size,

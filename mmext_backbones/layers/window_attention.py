@@ -6,6 +6,7 @@ from torch.nn.init import trunc_normal_
 
 from mmext_backbones.ops import relative_position_index, window_attention
 
+from .functional import norm_linear
 from .linear import linear
 
 
@@ -56,11 +57,12 @@ class WindowAttention(nn.Module):
         self.proj_drop = nn.Dropout(drop_rate)
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        """The attention of x, or of norm(x)."""
         H, W = x.shape[1:3]
         shift_size = self.shift_size if self.shift_single_window or max(H, W) > self.window_size else 0
         x = window_attention(
-            self.qkv(x),
+            norm_linear(x, norm, self.qkv),
             self.bias(),
             num_heads=self.num_heads,
             window_size=(self.window_size, self.window_size),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import norm_gelu_compiled
-from .recompute import autocast_dtype
+from .recompute import product_dtype
 
 TOKENS = 4096  # at a time and thread; with fewer the products lose more than the cache gives
 
@@ -43,11 +43,14 @@ def norm_mlp(
         approximate: 'none' for the exact GELU, 'tanh' for its approximation.
 
     Returns:
-        [..., C], in the dtype of two linear layers, that of autocast included.
+        [..., C] in the dtype that F.linear would give, under autocast or not.
+
+    Raises:
+        ValueError: if x and the weights differ in dtype outside autocast.
     """
     tensors = (x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return _NormMlp.apply(*tensors, eps, approximate, autocast_dtype(x) or weight1.dtype, keep)
+    return _NormMlp.apply(*tensors, eps, approximate, product_dtype(x, weight1), keep)
 
 
 class _NormMlp(torch.autograd.Function):

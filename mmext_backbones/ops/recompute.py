@@ -37,8 +37,11 @@ def recompute(
         weight: of the product, as F.linear or F.conv2d take it.
         bias: of the product, or None.
         *params: weights of the prologue.
+
+    Raises:
+        ValueError: if x and weight differ in dtype outside autocast, or a batch norm has one value a channel.
     """
-    return _Recompute.apply(prologue, product, autocast_dtype(x), x, weight, bias, *params)
+    return _Recompute.apply(prologue, product, product_dtype(x, weight), x, weight, bias, *params)
 
 
 class Prologue(Protocol):
@@ -207,8 +210,8 @@ class _Recompute(torch.autograd.Function):
     def forward(ctx, prologue, product, dtype, x, weight, bias, *params):
         y, stats = prologue.forward(x, *params)
         ctx.save_for_backward(x, weight, *params, *stats)
-        ctx.functions, ctx.num_params, ctx.dtypes = (prologue, product), len(params), (y.dtype, dtype or y.dtype)
-        return product.forward(*(None if t is None else t.to(dtype or y.dtype) for t in (y, weight, bias)))
+        ctx.functions, ctx.num_params, ctx.dtypes = (prologue, product), len(params), (y.dtype, dtype)
+        return product.forward(*(None if t is None else t.to(dtype) for t in (y, weight, bias)))
 
     @staticmethod
     @once_differentiable
@@ -226,12 +229,18 @@ class _Recompute(torch.autograd.Function):
         return None, None, None, grads[0], grad_weight, grad_bias, *grads[1:]
 
 
-def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """What autocast would cast the input of a product to, or None."""
+def product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """The dtype in which F.linear would multiply x and a weight, under autocast or not.
+
+    Raises:
+        ValueError: where it would refuse them.
+    """
     device = x.device.type
-    if x.is_meta or not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
-        return None
-    return torch.get_autocast_dtype(device)
+    if not x.is_meta and x.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    if x.dtype != weight.dtype:
+        raise ValueError(f'x is {x.dtype} and the weight {weight.dtype}: expected one dtype, or autocast')
+    return x.dtype
 
 
 def _nchw(x: Tensor) -> Tensor:

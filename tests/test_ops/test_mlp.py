@@ -106,6 +106,12 @@ def test_autocast(approximate, x_dtype):
         assert (ours - true).abs().max() <= 2 * (theirs - true).abs().max() + 0.03 * true.abs().max()
 
 
+def test_no_quiet_cast():
+    _, _, run = build(dtype=torch.float32)
+    with pytest.raises(ValueError, match=r'x is torch\.float64 and the weight torch\.float32'):
+        run(image())
+
+
 def test_a_second_backward_pass_needs_the_same():
     _, ours, run = build()
     x = image().requires_grad_()
