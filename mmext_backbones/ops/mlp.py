@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import norm_gelu_compiled
-from .recompute import product_dtype
+from .recompute import LayerNorm, product_dtype
 
 TOKENS = 4096  # at a time and thread; with fewer the products lose more than the cache gives
 
@@ -57,32 +57,28 @@ class _NormMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, approximate, dtype, keep):
         tokens = x.reshape(-1, x.shape[-1])
-        weights = [tensor.to(dtype) for tensor in (weight1, bias1, weight2, bias2)]
+        weight1, bias1, weight2, bias2 = (tensor.to(dtype) for tensor in (weight1, bias1, weight2, bias2))
         out = torch.empty_like(tokens, dtype=dtype)
         hidden = out.new_empty(len(tokens) if keep else 0, len(weight1))
+        norm = LayerNorm(eps)
         for rows in _parts(tokens):
-            y, *_ = _layer_norm(tokens[rows], norm_weight, norm_bias, eps)
-            h = torch.addmm(weights[1], y.to(dtype), weights[0].mT, out=hidden[rows] if keep else None)
-            torch.addmm(weights[3], gelu(h, approximate, inplace=not keep), weights[2].mT, out=out[rows])
+            y, _ = norm.forward(tokens[rows], norm_weight, norm_bias)
+            h = torch.addmm(bias1, y.to(dtype), weight1.mT, out=hidden[rows] if keep else None)
+            torch.addmm(bias2, gelu(h, approximate, inplace=not keep), weight2.mT, out=out[rows])
         ctx.save_for_backward(x, hidden, norm_weight, norm_bias, weight1, weight2)
-        ctx.eps, ctx.approximate = eps, approximate
+        ctx.norm, ctx.approximate = norm, approximate
         return out.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, hidden, norm_weight, norm_bias, weight1, weight2 = ctx.saved_tensors
-        weight1, weight2 = weight1.to(hidden.dtype), weight2.to(hidden.dtype)
         tokens, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, x.shape[-1])
         grad_x, total = torch.empty_like(tokens), None
         for rows in _parts(tokens):
             g, t = grad[rows], tokens[rows]
-            y, mean, rstd = _layer_norm(t, norm_weight, norm_bias, ctx.eps)
             h, grad_h = gelu_backward_(g @ weight2, hidden[rows], ctx.approximate)
-            grad_y = (grad_h @ weight1).to(y.dtype)
-            grad_x[rows], *grad_norm = aten.native_layer_norm_backward(
-                grad_y, t.to(y.dtype), t.shape[-1:], mean, rstd, norm_weight, norm_bias, [True] * 3
-            )
+            y, grad_x[rows], *grad_norm = ctx.norm.backward(grad_h @ weight1, t, (), norm_weight, norm_bias)
             part = [
                 *grad_norm,
                 grad_h.mT @ y.to(h.dtype) if ctx.needs_input_grad[3] else None,
@@ -110,10 +106,6 @@ def gelu_backward_(grad: Tensor, x: Tensor, approximate: str) -> tuple[Tensor, T
         return compiled.norm_gelu_backward_(grad, x, None, None, None, None, True)[0], grad
     aten.gelu_backward.grad_input(grad, x, approximate=approximate, grad_input=grad)
     return F.gelu(x, approximate=approximate), grad
-
-
-def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    return aten.native_layer_norm(x.to(weight.dtype), x.shape[-1:], weight, bias, eps)
 
 
 def _parts(tokens: Tensor) -> Iterator[slice]:

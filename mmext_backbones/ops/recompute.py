@@ -60,13 +60,17 @@ class LayerNorm(NamedTuple):
     eps: float
 
     def forward(self, x, weight, bias):
-        y, *stats = aten.native_layer_norm(x.to(weight.dtype), x.shape[-1:], weight, bias, self.eps)
-        return y, stats
+        x = self.widened(x, weight)
+        return aten.native_layer_norm(x, x.shape[-1:], weight, bias, self.eps)[0], ()
 
     def backward(self, grad, x, stats, weight, bias):
-        x, shape = x.to(weight.dtype), x.shape[-1:]
-        y = self.forward(x, weight, bias)[0]
-        return y, *aten.native_layer_norm_backward(grad, x, shape, *stats, weight, bias, [True] * 3)
+        x, shape = self.widened(x, weight), x.shape[-1:]
+        y, mean, rstd = aten.native_layer_norm(x, shape, weight, bias, self.eps)
+        return y, *aten.native_layer_norm_backward(grad.to(x.dtype), x, shape, mean, rstd, weight, bias, [True] * 3)
+
+    def widened(self, x, weight):
+        """x in the dtype of the norm, as autocast has it: the CPU norms narrower maps as they are."""
+        return x if x.device.type == 'cpu' else x.to(weight.dtype)
 
 
 class BatchNorm(NamedTuple):
@@ -208,10 +212,11 @@ class Conv(NamedTuple):
 class _Recompute(torch.autograd.Function):
     @staticmethod
     def forward(ctx, prologue, product, dtype, x, weight, bias, *params):
+        weight, bias = (None if tensor is None else tensor.to(dtype) for tensor in (weight, bias))
         y, stats = prologue.forward(x, *params)
         ctx.save_for_backward(x, weight, *params, *stats)
-        ctx.functions, ctx.num_params, ctx.dtypes = (prologue, product), len(params), (y.dtype, dtype)
-        return product.forward(*(None if t is None else t.to(dtype) for t in (y, weight, bias)))
+        ctx.functions, ctx.num_params, ctx.dtype = (prologue, product), len(params), y.dtype
+        return product.forward(y.to(dtype), weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -219,12 +224,10 @@ class _Recompute(torch.autograd.Function):
         x, weight, *rest = ctx.saved_tensors
         params, stats = rest[: ctx.num_params], rest[ctx.num_params :]
         prologue, product = ctx.functions
-        prologue_dtype, dtype = ctx.dtypes
-        weight = weight.to(dtype)
-        grad_y = product.input_gradient(grad, x, weight).to(prologue_dtype)
+        grad_y = product.input_gradient(grad, x, weight).to(ctx.dtype)
         y, *grads = prologue.backward(grad_y, x, stats, *params)
         del grad_y
-        grad_weight = product.weight_gradient(grad, y.to(dtype), weight) if ctx.needs_input_grad[4] else None
+        grad_weight = product.weight_gradient(grad, y.to(weight.dtype), weight) if ctx.needs_input_grad[4] else None
         grad_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[5] else None
         return None, None, None, grads[0], grad_weight, grad_bias, *grads[1:]
 
