@@ -8,16 +8,13 @@ products stays in the cache: a large map of fresh memory costs more than the ari
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import norm_gelu_compiled
+from .gelu import gelu, gelu_backward_
 from .recompute import LayerNorm, product_dtype
 
 TOKENS = 4096  # at a time and thread; with fewer the products lose more than the cache gives
-
-aten, compiled = torch.ops.aten, torch.ops.mmext_backbones
 
 
 def norm_mlp(
@@ -77,7 +74,8 @@ class _NormMlp(torch.autograd.Function):
         grad_x, total = torch.empty_like(tokens), None
         for rows in _parts(tokens):
             g, t = grad[rows], tokens[rows]
-            h, grad_h = gelu_backward_(g @ weight2, hidden[rows], ctx.approximate)
+            grad_h = g @ weight2
+            h = gelu_backward_(grad_h, hidden[rows], ctx.approximate)
             y, grad_x[rows], *grad_norm = ctx.norm.backward(grad_h @ weight1, t, (), norm_weight, norm_bias)
             part = [
                 *grad_norm,
@@ -88,24 +86,6 @@ class _NormMlp(torch.autograd.Function):
             ]
             total = part if total is None else [a if a is None else a.add_(b) for a, b in zip(total, part, strict=True)]
         return grad_x.view(x.shape), *total, None, None, None, None
-
-
-def gelu(x: Tensor, approximate: str, inplace: bool = False) -> Tensor:
-    """F.gelu without autograd."""
-    if approximate == 'tanh' and norm_gelu_compiled.runs(x):
-        if not inplace:
-            return compiled.norm_gelu(x, None, None, None, None, True)
-        compiled.gelu_(x)
-        return x
-    return aten.gelu_(x, approximate=approximate) if inplace else F.gelu(x, approximate=approximate)
-
-
-def gelu_backward_(grad: Tensor, x: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
-    """gelu(x), and the gradient of x in the place of `grad`."""
-    if approximate == 'tanh' and norm_gelu_compiled.runs(x):
-        return compiled.norm_gelu_backward_(grad, x, None, None, None, None, True)[0], grad
-    aten.gelu_backward.grad_input(grad, x, approximate=approximate, grad_input=grad)
-    return F.gelu(x, approximate=approximate), grad
 
 
 def _parts(tokens: Tensor) -> Iterator[slice]:

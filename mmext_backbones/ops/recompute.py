@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import norm_gelu_compiled
+from .gelu import gelu, gelu_backward_
 
 aten, compiled = torch.ops.aten, torch.ops.mmext_backbones
 
@@ -103,7 +104,8 @@ class BatchNorm(NamedTuple):
             self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
         else:
             y, mean, rstd = torch.native_batch_norm(_nchw(x), weight, bias, *self[:5])
-            return aten.gelu_(_tokens(y), approximate='tanh') if self.gelu else _tokens(y), (mean, rstd**-2 - self.eps)
+            y = _tokens(y)
+            return gelu(y, 'tanh', inplace=True) if self.gelu else y, (mean, rstd**-2 - self.eps)
         return self.normed(x, stats, weight, bias), stats
 
     def normed(self, x, stats, weight, bias):
@@ -112,7 +114,7 @@ class BatchNorm(NamedTuple):
         if self._compiled(x, weight, bias):
             return compiled.norm_gelu(x, mean, (var + self.eps).rsqrt(), weight, bias, self.gelu)
         y = _tokens(F.batch_norm(_nchw(x), mean, var, weight, bias, eps=self.eps))
-        return aten.gelu_(y, approximate='tanh') if self.gelu else y
+        return gelu(y, 'tanh', inplace=True) if self.gelu else y
 
     def backward(self, grad, x, stats, weight, bias):
         mean, var = stats
@@ -127,8 +129,7 @@ class BatchNorm(NamedTuple):
             return y, grad, sums[1] * rstd, sums[0]
         y = _tokens(F.batch_norm(_nchw(x), mean, var, weight, bias, eps=self.eps))
         if self.gelu:
-            aten.gelu_backward.grad_input(grad, y, approximate='tanh', grad_input=grad)
-            aten.gelu_(y, approximate='tanh')
+            y = gelu_backward_(grad, y, 'tanh')
         grad, *grads = aten.native_batch_norm_backward(
             _nchw(grad), _nchw(x), weight, mean, var, mean, rstd, self.training, self.eps, [True] * 3
         )

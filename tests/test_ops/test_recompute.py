@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmext_backbones.ops import norm_gelu_compiled
+from mmext_backbones.ops import gelu, norm_gelu_compiled
 from mmext_backbones.ops.recompute import BatchNorm, Conv, GatedBatchNorm, LayerNorm, Linear, recompute
 
 C, OUT = 6, 10
@@ -20,6 +20,7 @@ KERNELS = [pytest.param(True, marks=compiled_only, id='compiled'), pytest.param(
 def kernels(request, monkeypatch):
     if not request.param:
         monkeypatch.setattr(norm_gelu_compiled, 'runs', lambda *tensors: False)
+        monkeypatch.setattr(gelu, 'runs', lambda *tensors: False)
 
 
 class SqueezeExcite(nn.Module):
@@ -147,7 +148,7 @@ def test_frozen_tensors_get_no_gradient(prologue, kernels):
 @pytest.mark.parametrize('product', ['linear', 'depthwise'])
 @pytest.mark.parametrize('prologue', PROLOGUES)
 @pytest.mark.parametrize('x_dtype', [torch.float32, torch.bfloat16], ids=str)
-def test_autocast(prologue, product, x_dtype):
+def test_autocast(prologue, product, x_dtype, kernels):
     plain, ours, run = build(prologue, product, torch.float32)
 
     def cast(run):
