@@ -39,14 +39,16 @@ INLINE REAL clamp(REAL x, REAL bound)
     return out.value;
 }
 
-/* exp(x) = 2^n exp(r), |r| <= ln(2) / 2, by its series. Adding `magic` rounds to whole n and leaves n in the last bits. */
+/* exp(x) = 2^n exp(r), |r| <= ln(2) / 2, by its series. Adding `magic` rounds to whole n and leaves it in the last
+ * bits. */
 INLINE REAL exponential(REAL x)
 {
     x = clamp(x, IS_FLOAT ? 87 : 708);
     const REAL magic = IS_FLOAT ? 0x1.8p23 : 0x1.8p52;
     const Word rounded = {.value = x * (REAL)1.4426950408889634 + magic};
     const REAL n = rounded.value - magic;
-    const REAL high = IS_FLOAT ? 0x1.63p-1 : 0x1.62e42feep-1, low = IS_FLOAT ? -0x1.bd0105c6p-13 : 0x1.a39ef35793c76p-33;
+    const REAL high = IS_FLOAT ? 0x1.63p-1 : 0x1.62e42feep-1;
+    const REAL low = IS_FLOAT ? -0x1.bd0105c6p-13 : 0x1.a39ef35793c76p-33;
     const REAL r = (x - n * high) - n * low; /* high + low = ln(2); n * high is exact */
     REAL sum = IS_FLOAT ? 0 : (REAL)(1.0 / 6227020800); /* 1 / 13! */
 #define TERM(factorial) sum = sum * r + (REAL)(1.0 / factorial)
