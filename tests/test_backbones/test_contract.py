@@ -24,9 +24,9 @@ each_arch = pytest.mark.parametrize(('cls', 'arch'), ALL_ARCHS)
 each_class = pytest.mark.parametrize('cls', SMALL)
 
 
-def small(cls, **options):
+def small(cls, arch=None, **options):
     torch.manual_seed(0)
-    return cls(SMALL[cls], **options)
+    return cls(arch or SMALL[cls], **options)
 
 
 def image(*size, batch=1, channels=3):
@@ -185,6 +185,25 @@ def test_autocast_is_finite_and_close(cls, dtype):
     for out, expected in zip(outs, exact, strict=True):
         # outputs are normed: of order one, so this is about eight roundings of bfloat16
         assert (out.float() - expected).abs().max() < 8 * torch.finfo(dtype).eps * expected.abs().max()
+
+
+@pytest.mark.parametrize('cls', [SwinTransformer, ELSASwin])
+def test_compiled_for_one_size_and_then_for_all(cls):
+    model = small(cls, arch={**SMALL[cls], 'depths': (1, 1, 1, 1)}).eval()
+    graphs = []
+
+    def record(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=record)
+    with torch.no_grad():
+        for size in ((64, 96), (96, 64), (160, 128)):  # where a patch is padded, one more is compiled
+            x = image(*size)
+            for out, expected in zip(compiled(x), model(x), strict=True):
+                torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    assert len(graphs) == 2  # no break, and none for the third size
 
 
 @each_class
