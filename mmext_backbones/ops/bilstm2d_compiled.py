@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .compiled import Kernels, pointers
+from .dispatcher import constant_in_graphs, register
 
 LANES = 16  # the kernel's vectors have no more elements
 
@@ -30,13 +31,10 @@ _KERNELS = Kernels(
 )
 
 
+@constant_in_graphs
 def unavailable() -> str | None:
     """Why the kernel cannot run here, or None. The first call on a machine compiles it."""
     return _KERNELS.reason()
-
-
-# What `torch.compiler.assume_constant_result` sets, without the compiler it imports: traced code takes the answer as is
-unavailable._dynamo_marked_constant = True
 
 
 def _matrices(weights: Sequence[Tensor], x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -140,21 +138,20 @@ def _fake_backward(grad, x, out, gates, cells, weights):
     )
 
 
-# Operators of the dispatcher, as the ELSA operator is
-_LIBRARY = torch.library.Library('mmext_backbones', 'FRAGMENT')
-_LIBRARY.define('bilstm2d(Tensor x, Tensor[] weights) -> Tensor')
-_LIBRARY.define('bilstm2d_keeping(Tensor x, Tensor[] weights) -> (Tensor, Tensor, Tensor)')
-_LIBRARY.define(
-    'bilstm2d_backward(Tensor grad, Tensor x, Tensor out, Tensor gates, Tensor cells, Tensor[] weights)'
-    ' -> (Tensor, Tensor, Tensor, Tensor)'
+register('bilstm2d', '(Tensor x, Tensor[] weights) -> Tensor', _forward, _fake_forward)
+register(
+    'bilstm2d_keeping',
+    '(Tensor x, Tensor[] weights) -> (Tensor, Tensor, Tensor)',
+    _forward_keeping,
+    _fake_forward_keeping,
 )
-for _name, _function, _fake in (
-    ('bilstm2d', _forward, _fake_forward),
-    ('bilstm2d_keeping', _forward_keeping, _fake_forward_keeping),
-    ('bilstm2d_backward', _backward, _fake_backward),
-):
-    _LIBRARY.impl(_name, _function, 'CPU')
-    torch.library.register_fake(f'mmext_backbones::{_name}', _fake, lib=_LIBRARY)
+register(
+    'bilstm2d_backward',
+    '(Tensor grad, Tensor x, Tensor out, Tensor gates, Tensor cells, Tensor[] weights)'
+    ' -> (Tensor, Tensor, Tensor, Tensor)',
+    _backward,
+    _fake_backward,
+)
 
 
 class BiLSTM2DCompiled(torch.autograd.Function):

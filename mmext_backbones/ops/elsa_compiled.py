@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .compiled import Kernels, pointers, token_rows
+from .dispatcher import constant_in_graphs, register
 
 CHUNKS = 32  # of rows, each with its own sums of the static filters' gradients
 
@@ -36,13 +37,10 @@ _KERNELS = Kernels(
 )
 
 
+@constant_in_graphs
 def unavailable() -> str | None:
     """Why the kernel cannot run here, or None. The first call on a machine compiles it."""
     return _KERNELS.reason()
-
-
-# What `torch.compiler.assume_constant_result` sets, without the compiler it imports: traced code takes the answer as is
-unavailable._dynamo_marked_constant = True
 
 
 def _shape(size: torch.Size, rows: Tensor, attn: Tensor, kernel_size: int, dilation: int) -> _Shape:
@@ -87,17 +85,9 @@ def _fake_backward(grad, v, attn, mul, add, kernel_size, dilation):
     return v.new_empty(v.shape), attn.new_empty(attn.shape), grad_mul, v.new_empty(add.shape)
 
 
-# Operators of the dispatcher: compilers and exporters see one node. `torch.library.custom_op` would do the same,
-# but its first call imports 100 MB of compiler.
-_LIBRARY = torch.library.Library('mmext_backbones', 'FRAGMENT')
-_LIBRARY.define('elsa(Tensor v, Tensor attn, Tensor? mul, Tensor add, int kernel_size, int dilation) -> Tensor')
-_LIBRARY.define(
-    'elsa_backward(Tensor grad, Tensor v, Tensor attn, Tensor? mul, Tensor add, int kernel_size, int dilation)'
-    ' -> (Tensor, Tensor, Tensor, Tensor)'
-)
-for _name, _function, _fake in (('elsa', _forward, _fake_forward), ('elsa_backward', _backward, _fake_backward)):
-    _LIBRARY.impl(_name, _function, 'CPU')
-    torch.library.register_fake(f'mmext_backbones::{_name}', _fake, lib=_LIBRARY)
+_ARGUMENTS = 'Tensor v, Tensor attn, Tensor? mul, Tensor add, int kernel_size, int dilation'
+register('elsa', f'({_ARGUMENTS}) -> Tensor', _forward, _fake_forward)
+register('elsa_backward', f'(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)', _backward, _fake_backward)
 
 
 class ELSACompiled(torch.autograd.Function):

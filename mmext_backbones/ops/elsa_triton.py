@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .dispatcher import constant_in_graphs, register
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 CHUNKS = 64  # of tiles, each with its own sums of the static filters' gradients; on small maps some are empty
 CHANNELS = 32  # of a head in a program's blocks, at most
@@ -22,15 +24,12 @@ BLOCK_ELEMENTS = 2**13  # of the largest block of a program, at most
 THREAD_ELEMENTS = 64  # of it in a thread, at most
 
 
+@constant_in_graphs
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the kernels cannot run on tensors of this kind, or None."""
     if dtype not in DTYPES:
         return f'it takes float16, bfloat16 and float32, v is {dtype}'
     return _unavailable(device)
-
-
-# What `torch.compiler.assume_constant_result` sets, without the compiler it imports: traced code takes the answer as is
-unavailable._dynamo_marked_constant = True
 
 
 @functools.cache
@@ -169,23 +168,16 @@ def _fake_backward(grad, v, logits, lse, mul, add, num_heads, kernel_size, dilat
     return tuple(x.new_empty(x.shape) if needed else v.new_empty(0) for x, needed in inputs)
 
 
-# Operators of the dispatcher, as in `elsa_compiled.py`: compilers and exporters see one node
-_LIBRARY = torch.library.Library('mmext_backbones', 'FRAGMENT')
-_LIBRARY.define(
-    'elsa_softmax(Tensor v, Tensor logits, Tensor? mul, Tensor? add, int num_heads, int kernel_size, int dilation)'
-    ' -> (Tensor, Tensor)'
+_GHOSTS = 'Tensor? mul, Tensor? add, int num_heads, int kernel_size, int dilation'
+_DEVICES = 'CUDA', 'CPU'  # the latter for the interpreter
+register('elsa_softmax', f'(Tensor v, Tensor logits, {_GHOSTS}) -> (Tensor, Tensor)', _forward, _fake_forward, _DEVICES)
+register(
+    'elsa_softmax_backward',
+    f'(Tensor grad, Tensor v, Tensor logits, Tensor lse, {_GHOSTS}, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)',
+    _backward,
+    _fake_backward,
+    _DEVICES,
 )
-_LIBRARY.define(
-    'elsa_softmax_backward(Tensor grad, Tensor v, Tensor logits, Tensor lse, Tensor? mul, Tensor? add, int num_heads,'
-    ' int kernel_size, int dilation, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)'
-)
-for _name, _function, _fake in (
-    ('elsa_softmax', _forward, _fake_forward),
-    ('elsa_softmax_backward', _backward, _fake_backward),
-):
-    for _key in ('CUDA', 'CPU'):  # the latter for the interpreter
-        _LIBRARY.impl(_name, _function, _key)
-    torch.library.register_fake(f'mmext_backbones::{_name}', _fake, lib=_LIBRARY)
 
 
 class ELSATriton(torch.autograd.Function):

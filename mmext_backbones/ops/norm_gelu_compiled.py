@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .compiled import REALS, Kernels, pointers
+from .dispatcher import register
 
 CHUNKS, CHUNK_ROWS = 64, 32  # at most so many chunks of rows, of at least so many rows: each has its own sums
 
@@ -79,27 +80,19 @@ def _moments(x):
     return mean, var
 
 
-# Operators of the dispatcher, as in elsa_compiled.py: name, schema, function, shapes of its results
 _NORM = 'Tensor x, Tensor? mean, Tensor? rstd, Tensor? weight, Tensor? bias, bool gelu'
-_OPERATORS = (
-    ('norm_gelu', f'({_NORM}) -> Tensor', _norm_gelu, lambda x, *_: x.new_empty(x.shape)),
-    ('gelu_', '(Tensor(a!) x) -> ()', _gelu_, lambda x: None),
-    (
-        'norm_gelu_backward_',  # y again; `grad` becomes that of z; sums over rows of it, and of it times x - mean
-        f'(Tensor(a!) grad, {_NORM}) -> (Tensor, Tensor)',
-        _norm_gelu_backward_,
-        lambda grad, x, mean, *_: (x.new_empty(x.shape), x.new_empty(0 if mean is None else (2, x.shape[-1]))),
-    ),
-    (
-        'norm_backward_input_',  # `grad` of z becomes that of x, of which mean and rstd were made
-        '(Tensor(a!) grad, Tensor x, Tensor mean, Tensor rstd, Tensor weight, Tensor sums) -> ()',
-        _norm_backward_input_,
-        lambda *_: None,
-    ),
-    ('moments', '(Tensor x) -> (Tensor, Tensor)', _moments, lambda x: (x.new_empty(x.shape[-1]),) * 2),
+register('norm_gelu', f'({_NORM}) -> Tensor', _norm_gelu, lambda x, *_: x.new_empty(x.shape))
+register('gelu_', '(Tensor(a!) x) -> ()', _gelu_, lambda x: None)
+register(  # y again; `grad` becomes that of z; sums over rows of it, and of it times x - mean
+    'norm_gelu_backward_',
+    f'(Tensor(a!) grad, {_NORM}) -> (Tensor, Tensor)',
+    _norm_gelu_backward_,
+    lambda grad, x, mean, *_: (x.new_empty(x.shape), x.new_empty(0 if mean is None else (2, x.shape[-1]))),
 )
-_LIBRARY = torch.library.Library('mmext_backbones', 'FRAGMENT')
-for _name, _schema, _function, _fake in _OPERATORS:
-    _LIBRARY.define(_name + _schema)
-    _LIBRARY.impl(_name, _function, 'CPU')
-    torch.library.register_fake(f'mmext_backbones::{_name}', _fake, lib=_LIBRARY)
+register(  # `grad` of z becomes that of x, of which mean and rstd were made
+    'norm_backward_input_',
+    '(Tensor(a!) grad, Tensor x, Tensor mean, Tensor rstd, Tensor weight, Tensor sums) -> ()',
+    _norm_backward_input_,
+    lambda *_: None,
+)
+register('moments', '(Tensor x) -> (Tensor, Tensor)', _moments, lambda x: (x.new_empty(x.shape[-1]),) * 2)

@@ -6,10 +6,11 @@ import ctypes
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .compiled import Kernels, pointers, token_rows
+from .dispatcher import constant_in_graphs
 from .partition import Size
+from .window_attention_operator import WindowAttentionFunction, register_window_attention
 
 CHUNKS, CHUNK = 32, 4  # at most so many chunks of so many windows or more have sums of their own for bias and padding
 STEP = 16  # the kernel's: rows of the bias are padded to multiples of it
@@ -39,13 +40,10 @@ _KERNELS = Kernels(
 )
 
 
+@constant_in_graphs
 def unavailable() -> str | None:
     """Why the kernel cannot run here, or None. The first call on a machine compiles it."""
     return _KERNELS.reason()
-
-
-# What `torch.compiler.assume_constant_result` sets, without the compiler it imports: traced code takes the answer as is
-unavailable._dynamo_marked_constant = True
 
 
 def _computed(dtype: torch.dtype) -> torch.dtype:
@@ -113,49 +111,7 @@ def _backward(
     return grad_qkv, sums_bias.sum(dim=0)[..., :N].contiguous(), grad_padding
 
 
-def _fake_forward(qkv, bias, padding, num_heads, window_size, scale, shift_size, grid):
-    B, H, W, C3 = qkv.shape
-    return qkv.new_empty(B, H, W, C3 // 3)
-
-
-def _fake_backward(grad, qkv, bias, padding, num_heads, window_size, scale, shift_size, grid):
-    grad_padding = bias.new_empty(0) if padding is None else padding.new_empty(padding.shape)
-    return qkv.new_empty(qkv.shape), bias.new_empty(bias.shape), grad_padding
-
-
-# Operators of the dispatcher: compilers and exporters see one node. `torch.library.custom_op` would do the same,
-# but its first call imports 100 MB of compiler.
-_LIBRARY = torch.library.Library('mmext_backbones', 'FRAGMENT')
-_OPTIONS = 'int num_heads, SymInt[] window_size, float scale, int shift_size, bool grid'
-_LIBRARY.define(f'window_attention(Tensor qkv, Tensor bias, Tensor? padding, {_OPTIONS}) -> Tensor')
-_LIBRARY.define(
-    f'window_attention_backward(Tensor grad, Tensor qkv, Tensor bias, Tensor? padding, {_OPTIONS})'
-    ' -> (Tensor, Tensor, Tensor)'
-)
-for _name, _function, _fake in (
-    ('window_attention', _forward, _fake_forward),
-    ('window_attention_backward', _backward, _fake_backward),
-):
-    _LIBRARY.impl(_name, _function, 'CPU')
-    torch.library.register_fake(f'mmext_backbones::{_name}', _fake, lib=_LIBRARY)
-
-
-class WindowAttentionCompiled(torch.autograd.Function):
-    """The node of autograd; `bias` and `padding` in the type of the arithmetic."""
-
-    @staticmethod
-    def forward(ctx, qkv, bias, padding, *options):
-        ctx.save_for_backward(qkv, bias, padding)
-        ctx.options = options
-        return torch.ops.mmext_backbones.window_attention(qkv, bias, padding, *options)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        qkv, bias, padding = ctx.saved_tensors
-        operator = torch.ops.mmext_backbones.window_attention_backward
-        grad_qkv, grad_bias, grad_padding = operator(grad, qkv, bias, padding, *ctx.options)
-        return grad_qkv, grad_bias, None if padding is None else grad_padding, *[None] * len(ctx.options)
+register_window_attention('window_attention', _forward, _backward, ('CPU',))
 
 
 def window_attention_compiled(
@@ -173,6 +129,5 @@ def window_attention_compiled(
     dtype = _computed(qkv.dtype)
     if padding is not None:
         padding = padding.to(qkv.dtype).to(dtype)  # rounded as the tokens of the map are
-    return WindowAttentionCompiled.apply(
-        qkv, bias.to(dtype), padding, num_heads, tuple(window_size), scale, shift_size, grid
-    )
+    options = num_heads, tuple(window_size), scale, shift_size, grid
+    return WindowAttentionFunction.apply('window_attention', qkv, bias.to(dtype), padding, *options)

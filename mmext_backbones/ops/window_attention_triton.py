@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .dispatcher import constant_in_graphs
 from .partition import Size
 from .window_attention import MASKED
+from .window_attention_operator import WindowAttentionFunction, register_window_attention
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -277,6 +278,7 @@ def _interpreted() -> bool:
     return not isinstance(_forward_kernel, triton.JITFunction)
 
 
+@constant_in_graphs
 def _cannot_run_on(device: torch.device) -> str | None:
     if (problem := _load_triton()) is not None:
         return problem
@@ -289,15 +291,12 @@ def _cannot_run_on(device: torch.device) -> str | None:
     return None
 
 
+@constant_in_graphs
 def _largest_block(device: torch.device) -> int:
     if device.type != 'cuda':
         return MAX_BLOCK
     shared = getattr(torch.cuda.get_device_properties(device), 'shared_memory_per_block_optin', 0)
     return MAX_BLOCK if shared >= SHARED else MAX_BLOCK // 2
-
-
-# What `torch.compiler.assume_constant_result` sets, without the compiler it imports: traced code takes the answer as is
-_cannot_run_on._dynamo_marked_constant = _largest_block._dynamo_marked_constant = True
 
 
 def unavailable(
@@ -440,50 +439,8 @@ def _backward(
     return grad_qkv, sums_bias.sum(dim=0).to(bias.dtype), grad_padding
 
 
-def _fake_forward(qkv, bias, padding, num_heads, window_size, scale, shift_size, grid):
-    B, H, W, C3 = qkv.shape
-    return qkv.new_empty(B, H, W, C3 // 3)
-
-
-def _fake_backward(grad, qkv, bias, padding, num_heads, window_size, scale, shift_size, grid):
-    grad_padding = bias.new_empty(0) if padding is None else padding.new_empty(padding.shape)
-    return qkv.new_empty(qkv.shape), bias.new_empty(bias.shape), grad_padding
-
-
-# Operators of the dispatcher: compilers and exporters see one node. `torch.library.triton_op` would show them the
-# kernel too, but imports the compiler. On the CPU the same functions serve Triton's interpreter.
-_LIBRARY = torch.library.Library('mmext_backbones', 'FRAGMENT')
-_OPTIONS = 'int num_heads, SymInt[] window_size, float scale, int shift_size, bool grid'
-_LIBRARY.define(f'window_attention_triton(Tensor qkv, Tensor bias, Tensor? padding, {_OPTIONS}) -> Tensor')
-_LIBRARY.define(
-    f'window_attention_triton_backward(Tensor grad, Tensor qkv, Tensor bias, Tensor? padding, {_OPTIONS})'
-    ' -> (Tensor, Tensor, Tensor)'
-)
-for _name, _function, _fake in (
-    ('window_attention_triton', _forward, _fake_forward),
-    ('window_attention_triton_backward', _backward, _fake_backward),
-):
-    for _device in ('CUDA', 'CPU'):
-        _LIBRARY.impl(_name, _function, _device)
-    torch.library.register_fake(f'mmext_backbones::{_name}', _fake, lib=_LIBRARY)
-
-
-class WindowAttentionTriton(torch.autograd.Function):
-    """The node of autograd."""
-
-    @staticmethod
-    def forward(ctx, qkv, bias, padding, *options):
-        ctx.save_for_backward(qkv, bias, padding)
-        ctx.options = options
-        return torch.ops.mmext_backbones.window_attention_triton(qkv, bias, padding, *options)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        qkv, bias, padding = ctx.saved_tensors
-        operator = torch.ops.mmext_backbones.window_attention_triton_backward
-        grad_qkv, grad_bias, grad_padding = operator(grad, qkv, bias, padding, *ctx.options)
-        return grad_qkv, grad_bias, None if padding is None else grad_padding, *[None] * len(ctx.options)
+# On the CPU the same functions serve Triton's interpreter
+register_window_attention('window_attention_triton', _forward, _backward, ('CUDA', 'CPU'))
 
 
 def window_attention_triton(
@@ -515,4 +472,5 @@ def window_attention_triton(
     Raises:
         RuntimeError: where `unavailable` knows a reason.
     """
-    return WindowAttentionTriton.apply(qkv, bias, padding, num_heads, tuple(window_size), scale, shift_size, grid)
+    options = num_heads, tuple(window_size), scale, shift_size, grid
+    return WindowAttentionFunction.apply('window_attention_triton', qkv, bias, padding, *options)

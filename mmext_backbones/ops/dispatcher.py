@@ -1,0 +1,40 @@
+"""Operators of PyTorch's dispatcher: compilers, exporters and the counter of costs see a kernel of ours as one node.
+
+`torch.library.custom_op` and `triton_op` would do the same, but their first call imports 100 MB of compiler.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+Function = TypeVar('Function', bound=Callable)
+
+_LIBRARY = torch.library.Library('mmext_backbones', 'FRAGMENT')
+
+
+def register(
+    name: str, schema: str, function: Callable, fake: Callable[..., Any], devices: Sequence[str] = ('CPU',)
+) -> None:
+    """Makes `torch.ops.mmext_backbones.<name>`.
+
+    Args:
+        name: of the operator.
+        schema: its arguments and results in the language of the dispatcher, from the opening bracket on.
+        function: what computes it.
+        fake: what returns tensors of its results' shapes and types, for tensors without data.
+        devices: dispatch keys that `function` serves.
+    """
+    _LIBRARY.define(name + schema)
+    for device in devices:
+        _LIBRARY.impl(name, function, device)
+    torch.library.register_fake(f'mmext_backbones::{name}', fake, lib=_LIBRARY)
+
+
+def constant_in_graphs(function: Function) -> Function:
+    """Marks a function whose answer traced code takes as it is, instead of looking inside.
+
+    It sets what `torch.compiler.assume_constant_result` sets, without the compiler which that imports.
+    """
+    function._dynamo_marked_constant = True
+    return function

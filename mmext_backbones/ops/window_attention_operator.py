@@ -1,0 +1,56 @@
+"""Window and grid attention as an operator of the dispatcher with its gradients, whichever kernels compute it."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from .dispatcher import register
+
+ARGUMENTS = (
+    'Tensor qkv, Tensor bias, Tensor? padding, '
+    'int num_heads, SymInt[] window_size, float scale, int shift_size, bool grid'
+)
+
+
+def register_window_attention(name: str, forward: Callable, backward: Callable, devices: Sequence[str]) -> None:
+    """Makes the operators `name` and `{name}_backward`, which `WindowAttentionFunction` calls.
+
+    Args:
+        name: of the first operator.
+        forward: computes it, by the arguments of `ARGUMENTS`.
+        backward: from the gradient of the output and the same arguments to those of qkv, bias and padding (of no
+            elements without padding).
+        devices: dispatch keys that both serve.
+    """
+    register(name, f'({ARGUMENTS}) -> Tensor', forward, _fake_forward, devices)
+    schema = f'(Tensor grad, {ARGUMENTS}) -> (Tensor, Tensor, Tensor)'
+    register(f'{name}_backward', schema, backward, _fake_backward, devices)
+
+
+def _fake_forward(qkv, bias, padding, num_heads, window_size, scale, shift_size, grid):
+    B, H, W, C3 = qkv.shape
+    return qkv.new_empty(B, H, W, C3 // 3)
+
+
+def _fake_backward(grad, qkv, bias, padding, num_heads, window_size, scale, shift_size, grid):
+    grad_padding = bias.new_empty(0) if padding is None else padding.new_empty(padding.shape)
+    return qkv.new_empty(qkv.shape), bias.new_empty(bias.shape), grad_padding
+
+
+class WindowAttentionFunction(torch.autograd.Function):
+    """The node of autograd: name of the operator, qkv, bias, padding or None, and the rest of `ARGUMENTS`."""
+
+    @staticmethod
+    def forward(ctx, name, qkv, bias, padding, *options):
+        ctx.save_for_backward(qkv, bias, padding)
+        ctx.name, ctx.options = name, options
+        return getattr(torch.ops.mmext_backbones, name)(qkv, bias, padding, *options)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        qkv, bias, padding = ctx.saved_tensors
+        operator = getattr(torch.ops.mmext_backbones, f'{ctx.name}_backward')
+        grad_qkv, grad_bias, grad_padding = operator(grad, qkv, bias, padding, *ctx.options)
+        return None, grad_qkv, grad_bias, None if padding is None else grad_padding, *[None] * len(ctx.options)
