@@ -67,7 +67,7 @@ def _backward(
     library.elsa_backward_value(ctypes.byref(shape), *pointers(grad, attn, mul, add, grad_v))
 
     chunks = min(CHUNKS, v.shape[0] * v.shape[1])
-    grad_attn = torch.zeros_like(attn)
+    grad_attn = torch.empty_like(attn)
     sums_mul = None if mul is None else v.new_zeros(chunks, *add.shape)
     sums_add = v.new_zeros(chunks, *add.shape)
     arguments = pointers(rows, attn, mul, grad, grad_attn, sums_mul, sums_add)

@@ -84,8 +84,8 @@ def test_gradcheck(lam, gamma, backend):
 
 
 @pytest.mark.parametrize('size', [(1, 1), (2, 9), (31, 45)])
-@pytest.mark.parametrize(('kernel_size', 'dilation', 'lam'), [(7, 1, 0), (5, 1, 1), (3, 3, 1)])
-@pytest.mark.parametrize('head_dim', [4, 70])  # 70: two whole blocks of the compiled kernel's channels and a rest
+@pytest.mark.parametrize(('kernel_size', 'dilation', 'lam'), [(7, 1, 0), (7, 2, 0), (3, 1, 0), (5, 1, 1), (3, 3, 1)])
+@pytest.mark.parametrize('head_dim', [4, 64, 70])  # two whole blocks of the compiled kernel's channels, and with a rest
 @pytest.mark.parametrize('backend', BACKENDS[:2])
 def test_agrees_with_the_reference_on_odd_sizes_and_strided_inputs(
     size, kernel_size, dilation, lam, head_dim, backend, monkeypatch
