@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from .gelu import gelu, gelu_backward_
 from .recompute import LayerNorm, product_dtype
 
-TOKENS = 4096  # at a time and thread; with fewer the products lose more than the cache gives
+TOKENS = 2048  # at a time and thread; with fewer the products lose more than the cache gives
 
 
 def norm_mlp(
