@@ -47,6 +47,8 @@ def draw_ratios(rows: Sequence[Row], path: str | os.PathLike) -> None:
 def draw_growth(growths: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
     """Time against pixels and against images, both axes logarithmic; the exponent in the legend."""
     figure_of = _pyplot()
+    from matplotlib.ticker import LogLocator
+
     kinds = [('by_edge', lambda edge: edge**2, 'pixels', '²'), ('by_batch', lambda batch: batch, 'images', '')]
     kinds = [kind for kind in kinds if any(one[kind[0]] for one in growths)]
     figure, axes = figure_of(1, len(kinds), figsize=(6 * len(kinds), 4.5), squeeze=False)
@@ -61,6 +63,8 @@ def draw_growth(growths: Sequence[Mapping[str, Any]], path: str | os.PathLike) -
         values = sorted({int(value) for one in growths if one[key] for value in one[key]['median']})
         axis.set_xticks([amount(value) for value in values], [f'{value}{square}' for value in values])
         axis.minorticks_off()
+        axis.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter('{x:g}')
         axis.set_xlabel(f'{what} (time ~ {what}^a)')
         axis.set_ylabel('seconds')
         axis.grid(True, which='both', linewidth=0.3)

@@ -340,6 +340,7 @@ ATTENTION = (
     'aten::_scaled_dot_product_efficient_attention',
     'aten::_scaled_dot_product_cudnn_attention',
 )
+WINDOW_ATTENTION = ('mmext_backbones::window_attention', 'mmext_backbones::window_attention_triton')
 FORMULAS: dict[str, tuple[str, Callable[[tuple, Tensor], int]]] = {
     **{f'aten::conv{n}d': ('convolution', _convolution) for n in (1, 2, 3)},
     **{f'aten::conv_transpose{n}d': ('convolution', _transposed_convolution) for n in (1, 2, 3)},
@@ -351,11 +352,11 @@ FORMULAS: dict[str, tuple[str, Callable[[tuple, Tensor], int]]] = {
     **{f'aten::{name}': ('product', _add_product) for name in ('baddbmm', 'addmv')},
     **dict.fromkeys(ATTENTION, ('product', _attention)),
     **{f'aten::{name}': ('recurrent', _recurrent) for name in ('lstm', 'gru', 'rnn_tanh', 'rnn_relu')},
-    'mmext_backbones::window_attention': ('product', _window_attention),
+    **dict.fromkeys(WINDOW_ATTENTION, ('product', _window_attention)),
     'mmext_backbones::elsa': ('elsa', _elsa),
     'mmext_backbones::bilstm2d': ('recurrent', _bilstm2d),
 }
-LOGITS = {**dict.fromkeys(ATTENTION, _logits), 'mmext_backbones::window_attention': _window_logits}
+LOGITS = {**dict.fromkeys(ATTENTION, _logits), **dict.fromkeys(WINDOW_ATTENTION, _window_logits)}
 NATIVE = ('aten', 'prim', 'prims')
 # names of PyTorch's operators that multiply and sum, for those without a formula
 PRODUCTS = re.compile(
