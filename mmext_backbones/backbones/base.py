@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmext_backbones.ops.padding import crop
 from mmext_backbones.weights.fitting import Report, WeightsError, fit, unwrap
 from mmext_backbones.weights.layouts import family_of, recognise, under
 from mmext_backbones.weights.loading import read
@@ -167,10 +168,15 @@ class DenseBackbone(BaseModule):
             block, x, *context, use_reentrant=False, context_fn=lambda: (nullcontext(), _no_new_statistics(block))
         )
 
-    def output(self, i: int, x: Tensor) -> Tensor:
-        """The i-th output map: x [B, H, W, C] under `norm{i}` where there is one, as contiguous [B, C, H, W]."""
+    def output(self, i: int, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """The i-th output map: x [B, H, W, C] under `norm{i}` where there is one, as contiguous [B, C, H, W].
+
+        `size` is what is left of H and W where x has tokens of padding at the bottom and right.
+        """
         norm = getattr(self, f'norm{i}', None)
         x = x if norm is None else norm(x)
+        if size is not None:
+            x = crop(x, *size)
         return x.permute(0, 3, 1, 2).contiguous()
 
     def freeze(self) -> None:

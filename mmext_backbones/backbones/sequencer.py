@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmext_backbones.layers import BiLSTM2D, Mlp, PatchEmbed, Stage, TransformerBlock, drop_path_schedule
+from mmext_backbones.ops.padding import crop, zero_pad
 from mmext_backbones.registry import MODELS
 
 from .base import DenseBackbone, resolve_arch
@@ -157,29 +158,30 @@ class Sequencer2D(DenseBackbone):
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
         H, W = x.shape[-2:]
-        pad_h, pad_w = -H % (2 * self.patch_size), -W % (2 * self.patch_size)
-        if pad_h or pad_w:
-            x = F.pad(x, (0, pad_w, 0, pad_h))
+        whole = 2 * self.patch_size
+        pad_h, pad_w = -(-H // whole) * whole - H, -(-W // whole) * whole - W
+        x = zero_pad(x, (0, pad_w, 0, pad_h))
         x = self.patch_embed(x)  # [B, H/p, W/p, C]
         maps = []
-        for i, stage in enumerate(self.stages):
+        for stage in self.stages:
             for block in stage.blocks:
                 x = self.run_block(block, x)
-            stride = self.patch_size * (2 if i else 1)
-            maps.append(x[:, : -(-H // stride), : -(-W // stride)])
+            maps.append(x)
             if stage.downsample is not None:
                 x = stage.downsample(x)
+        # [B, ceil(H/s), ceil(W/s), C] of stride s, from the padded maps
+        sizes = {i: (-(-H // s), -(-W // s)) for i, s in zip(self.out_indices, self.out_strides, strict=True)}
         if not self.pyramid:
-            return tuple(self.output(i, maps[i]) for i in self.out_indices)
-        return tuple(self.output(i, self.level(i, maps, H, W)) for i in self.out_indices)
+            return tuple(self.output(i, maps[i], sizes[i]) for i in self.out_indices)
+        return tuple(self.output(i, self.level(i, maps, H, W), sizes[i]) for i in self.out_indices)
 
     def level(self, i: int, maps: Sequence[Tensor], H: int, W: int) -> Tensor:
-        """Level i of the pyramid, [B, ceil(H/s), ceil(W/s), C], from the stage maps."""
+        """Level i of the pyramid, [B, >= H/s, >= W/s, C], from the padded maps of the stages."""
         if i == 0:
-            stride = self.patch_size // 2
-            return self.upsample(maps[0])[:, : -(-H // stride), : -(-W // stride)]
+            return self.upsample(maps[0])
         if i == 3:
-            x = maps[-1].permute(0, 3, 1, 2)
+            stride = 2 * self.patch_size
+            x = crop(maps[-1], -(-H // stride), -(-W // stride)).permute(0, 3, 1, 2)
             return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False).permute(0, 2, 3, 1)
         return maps[0] if i == 1 else maps[-1]
 

@@ -1,8 +1,10 @@
 """Convolutions padded as TensorFlow pads them."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmext_backbones.ops.padding import zero_pad
 from mmext_backbones.ops.recompute import Conv, Linear, Prologue, recompute
 
 
@@ -15,9 +17,10 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         (top, bottom), (left, right) = (self._pads(axis, size) for axis, size in enumerate(x.shape[-2:]))
-        if (top, left) == (bottom, right):
+        # a recorded convolution with a stride does not ask the size (`ops.padding`)
+        if (self.stride == (1, 1) or not torch.compiler.is_compiling()) and (top, left) == (bottom, right):
             return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
-        x = F.pad(x, (left, right, top, bottom))
+        x = zero_pad(x, (left, right, top, bottom))
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def after(self, prologue: Prologue, x: Tensor, *params: Tensor) -> Tensor:
@@ -38,7 +41,9 @@ class SameConv2d(nn.Conv2d):
 
     def _pads(self, axis: int, size: int) -> tuple[int, int]:
         stride, kernel = self.stride[axis], self.kernel_size[axis]
-        total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
+        total = (size - 1) // stride * stride + kernel - size
+        if kernel < stride:
+            total = max(0, total)
         return total // 2, total - total // 2
 
 

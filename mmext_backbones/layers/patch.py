@@ -1,8 +1,9 @@
 """Patch embedding and patch merging: the two places where a Swin-like network lowers its resolution."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmext_backbones.ops.padding import zero_pad
 
 from .functional import norm_linear
 from .linear import linear
@@ -28,9 +29,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[-2:]
-        pad_h, pad_w = -H % self.patch_size, -W % self.patch_size
-        if pad_h or pad_w:
-            x = F.pad(x, (0, pad_w, 0, pad_h))
+        pad_h, pad_w = -(-H // self.patch_size) * self.patch_size - H, -(-W // self.patch_size) * self.patch_size - W
+        x = zero_pad(x, (0, pad_w, 0, pad_h))
         # contiguous, or every residual sum and norm after it would work across the layout of the convolution
         return self.norm(self.proj(x).permute(0, 2, 3, 1).contiguous())
 
@@ -49,8 +49,8 @@ class PatchMerging(nn.Module):
         self.reduction = linear(4 * embed_dims, 2 * embed_dims, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        H, W = x.shape[1:3]
-        if H % 2 or W % 2:
-            x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
-        x = torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1)
+        B, H, W, C = x.shape
+        h, w = -(-H // 2), -(-W // 2)
+        x = zero_pad(x, (0, 0, 0, 2 * w - W, 0, 2 * h - H))
+        x = x.reshape(B, h, 2, w, 2, C).permute(0, 1, 3, 4, 2, 5).reshape(B, h, w, 4 * C)
         return norm_linear(x, self.norm, self.reduction)

@@ -12,8 +12,9 @@ section 3.2.
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from .padding import zero_pad
 
 Size = tuple[int, int]
 
@@ -88,4 +89,4 @@ def padding_mask(size: Size, window_size: Size, grid: bool, device: torch.device
 
 def _pad(x: Tensor, window_size: Size) -> Tensor:
     pad_h, pad_w = -x.shape[1] % window_size[0], -x.shape[2] % window_size[1]
-    return F.pad(x, (0, 0, 0, pad_w, 0, pad_h)) if pad_h or pad_w else x.contiguous()
+    return zero_pad(x, (0, 0, 0, pad_w, 0, pad_h)).contiguous()
