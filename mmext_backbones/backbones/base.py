@@ -39,7 +39,8 @@ class DenseBackbone(BaseModule):
         out_indices: stages whose maps are returned, ascending.
         frozen_stages: -1 freezes nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
             What is frozen stays in eval mode.
-        with_cp: recompute each block in the backward pass instead of keeping its activations.
+        with_cp: recompute each block in the backward pass instead of keeping its activations: True for all stages, or
+            the stages, counted from 0, e.g. ``(0, 1)`` for the two that hold most of the memory.
         autocast_dtype: 'bfloat16' to run `forward_features` under its autocast; None for that of the caller.
         out_dtype: type of the maps; None for float32 with `autocast_dtype`, else as they come.
         init_cfg: mmengine's initialisation config, e.g. ``dict(type='Pretrained', checkpoint=...)``.
@@ -47,10 +48,15 @@ class DenseBackbone(BaseModule):
 
     Attributes:
         num_stages: stages that the outputs need.
+        with_cp: the stages whose blocks are recomputed.
+        BLOCK_CLASSES: the classes of the blocks in ``stages.i.blocks``: what a model is split into where its weights
+            are sharded over processes, or its activations recomputed.
 
     Raises:
         ValueError: if an argument is out of range, or an input has another number of axes or channels.
     """
+
+    BLOCK_CLASSES: tuple[type[nn.Module], ...] = ()
 
     def __init__(
         self,
@@ -60,7 +66,7 @@ class DenseBackbone(BaseModule):
         in_channels: int,
         out_indices: Sequence[int],
         frozen_stages: int,
-        with_cp: bool,
+        with_cp: bool | Sequence[int],
         init_cfg: dict | None,
         autocast_dtype: str | None = None,
         out_dtype: str | None = None,
@@ -93,7 +99,7 @@ class DenseBackbone(BaseModule):
         self.in_channels = in_channels
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
-        self.with_cp = with_cp
+        self.with_cp = _checkpointed_stages(with_cp, num_stages)
         self.num_stages = num_stages
         self._level_channels = tuple(level_channels)
         self._level_strides = tuple(level_strides)
@@ -160,9 +166,9 @@ class DenseBackbone(BaseModule):
                 f'(in_channels={self.in_channels})'
             )
 
-    def run_block(self, block: nn.Module, x: Tensor, *context: Any) -> Tensor:
-        """block(x, *context), with its activations recomputed in the backward pass where `with_cp` asks for it."""
-        if not (self.with_cp and torch.is_grad_enabled()):
+    def run_block(self, stage: int, block: nn.Module, x: Tensor, *context: Any) -> Tensor:
+        """block(x, *context) of a stage, with its activations recomputed in the backward pass if `with_cp` names it."""
+        if stage not in self.with_cp or not torch.is_grad_enabled():
             return block(x, *context)
         return checkpoint(
             block, x, *context, use_reentrant=False, context_fn=lambda: (nullcontext(), _no_new_statistics(block))
@@ -280,6 +286,22 @@ class DenseBackbone(BaseModule):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+
+def _checkpointed_stages(with_cp: bool | Sequence[int], num_stages: int) -> tuple[int, ...]:
+    """The stages that `with_cp` names; none or all for False or True.
+
+    Raises:
+        ValueError: for anything but a bool or distinct stages. (A stage that `out_indices` leaves out is refused.)
+    """
+    if isinstance(with_cp, bool):
+        return tuple(range(num_stages)) if with_cp else ()
+    stages = tuple(with_cp) if isinstance(with_cp, Sequence) and not isinstance(with_cp, str) else (None,)
+    if any(type(i) is not int or not 0 <= i < num_stages for i in stages) or len(set(stages)) < len(stages):
+        raise ValueError(
+            f'with_cp={with_cp!r}: expected True, False or distinct stages from 0 to {num_stages - 1}, as in (0, 1)'
+        )
+    return tuple(sorted(stages))
 
 
 @contextmanager

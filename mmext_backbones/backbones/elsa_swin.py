@@ -41,7 +41,8 @@ class ELSASwin(SwinTransformer):
             their classifier does not.
         out_indices: stages whose maps are returned, ascending.
         frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
-        with_cp: recompute each block in the backward pass instead of keeping its activations.
+        with_cp: recompute each block in the backward pass instead of keeping its activations; True, or the stages, as
+            in ``(0, 1)``.
         autocast_dtype: 'bfloat16' computes the backbone in it, also where the rest of the model does not (on the CPU as
             well); the maps are float32 then, for heads that know no bfloat16.
         out_dtype: type of the maps; None leaves them as they come, float32 with `autocast_dtype`.

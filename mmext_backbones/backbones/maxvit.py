@@ -107,7 +107,8 @@ class MaxViT(DenseBackbone):
         norm_eval: keep batch norm in eval mode, for few images a GPU; its weights still train.
         out_indices: stages whose maps are returned, ascending.
         frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
-        with_cp: recompute each block in the backward pass instead of keeping its activations.
+        with_cp: recompute each block in the backward pass instead of keeping its activations; True, or the stages, as
+            in ``(0, 1)``.
         autocast_dtype: 'bfloat16' computes the backbone in it, also where the rest of the model does not (on the CPU as
             well); the maps are float32 then, for heads that know no bfloat16.
         out_dtype: type of the maps; None leaves them as they come, float32 with `autocast_dtype`.
@@ -117,6 +118,7 @@ class MaxViT(DenseBackbone):
         ValueError: if an argument or the shape of the input is out of range.
     """
 
+    BLOCK_CLASSES = (MaxViTBlock,)
     ARCHS: Mapping[str, Mapping] = {
         'tiny': {'embed_dims': (64, 128, 256, 512), 'depths': (2, 2, 5, 2), 'stem_dims': 64},
         'small': {'embed_dims': (96, 192, 384, 768), 'depths': (2, 2, 5, 2), 'stem_dims': 64},
@@ -136,7 +138,7 @@ class MaxViT(DenseBackbone):
         norm_eval: bool = False,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
-        with_cp: bool = False,
+        with_cp: bool | Sequence[int] = False,
         autocast_dtype: str | None = None,
         out_dtype: str | None = None,
         init_cfg: dict | None = None,
@@ -196,7 +198,7 @@ class MaxViT(DenseBackbone):
         outs = []
         for i, stage in enumerate(self.stages):
             for block in stage.blocks:
-                x = self.run_block(block, x, window_size)
+                x = self.run_block(i, block, x, window_size)
             if i in self.out_indices:
                 outs.append(self.output(i, x))
         return tuple(outs)

@@ -75,7 +75,8 @@ class Sequencer2D(DenseBackbone):
         drop_path_rate: stochastic depth of the last block; linear from 0 over all blocks.
         out_indices: levels, or without the pyramid stages, whose maps are returned, ascending.
         frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages, with `norm0` to `norm{n-1}`.
-        with_cp: recompute each block in the backward pass instead of keeping its activations.
+        with_cp: recompute each block in the backward pass instead of keeping its activations; True, or the stages, as
+            in ``(0, 1)``.
         autocast_dtype: 'bfloat16' computes the backbone in it, also where the rest of the model does not (on the CPU as
             well); the maps are float32 then, for heads that know no bfloat16.
         out_dtype: type of the maps; None leaves them as they come, float32 with `autocast_dtype`.
@@ -85,6 +86,7 @@ class Sequencer2D(DenseBackbone):
         ValueError: if an argument or the shape of the input is out of range.
     """
 
+    BLOCK_CLASSES = (TransformerBlock,)
     ARCHS: Mapping[str, Mapping] = {
         'small': {'embed_dims': (192, 384, 384, 384), 'depths': (4, 3, 8, 3), 'hidden_dims': (48, 96, 96, 96)},
         'medium': {'embed_dims': (192, 384, 384, 384), 'depths': (4, 3, 14, 3), 'hidden_dims': (48, 96, 96, 96)},
@@ -101,7 +103,7 @@ class Sequencer2D(DenseBackbone):
         drop_path_rate: float = 0.1,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
-        with_cp: bool = False,
+        with_cp: bool | Sequence[int] = False,
         autocast_dtype: str | None = None,
         out_dtype: str | None = None,
         init_cfg: dict | None = None,
@@ -163,9 +165,9 @@ class Sequencer2D(DenseBackbone):
         x = zero_pad(x, (0, pad_w, 0, pad_h))
         x = self.patch_embed(x)  # [B, H/p, W/p, C]
         maps = []
-        for stage in self.stages:
+        for i, stage in enumerate(self.stages):
             for block in stage.blocks:
-                x = self.run_block(block, x)
+                x = self.run_block(i, block, x)
             maps.append(x)
             if stage.downsample is not None:
                 x = stage.downsample(x)

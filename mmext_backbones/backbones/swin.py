@@ -48,7 +48,8 @@ class SwinTransformer(DenseBackbone):
             their classifier does not.
         out_indices: stages whose maps are returned, ascending.
         frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
-        with_cp: recompute each block in the backward pass instead of keeping its activations.
+        with_cp: recompute each block in the backward pass instead of keeping its activations; True, or the stages, as
+            in ``(0, 1)``.
         autocast_dtype: 'bfloat16' computes the backbone in it, also where the rest of the model does not (on the CPU as
             well); the maps are float32 then, for heads that know no bfloat16.
         out_dtype: type of the maps; None leaves them as they come, float32 with `autocast_dtype`.
@@ -58,6 +59,7 @@ class SwinTransformer(DenseBackbone):
         ValueError: if an argument or the shape of the input is out of range.
     """
 
+    BLOCK_CLASSES = (TransformerBlock,)
     ARCHS: Mapping[str, Mapping] = {
         'tiny': {'embed_dims': 96, 'depths': (2, 2, 6, 2), 'num_heads': (3, 6, 12, 24)},
         'small': {'embed_dims': 96, 'depths': (2, 2, 18, 2), 'num_heads': (3, 6, 12, 24)},
@@ -77,7 +79,7 @@ class SwinTransformer(DenseBackbone):
         shift_single_window: bool = True,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
-        with_cp: bool = False,
+        with_cp: bool | Sequence[int] = False,
         autocast_dtype: str | None = None,
         out_dtype: str | None = None,
         init_cfg: dict | None = None,
@@ -146,7 +148,7 @@ class SwinTransformer(DenseBackbone):
         outs = []
         for i, stage in enumerate(self.stages):
             for block in stage.blocks:
-                x = self.run_block(block, x)
+                x = self.run_block(i, block, x)
             if i in self.out_indices:
                 outs.append(self.output(i, x))
             if stage.downsample is not None:

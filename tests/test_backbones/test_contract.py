@@ -89,10 +89,10 @@ def test_outputs_do_not_depend_on_out_indices(cls):
 
 
 @each_class
-@pytest.mark.parametrize('frozen_stages', [-1, 1])
-def test_checkpointing_changes_neither_outputs_nor_gradients(cls, frozen_stages):
+@pytest.mark.parametrize(('frozen_stages', 'checkpointed'), [(-1, True), (1, True), (-1, (1, 3))], ids=str)
+def test_checkpointing_changes_neither_outputs_nor_gradients(cls, frozen_stages, checkpointed):
     results = []
-    for with_cp in (False, True):
+    for with_cp in (False, checkpointed):
         model = small(cls, with_cp=with_cp, frozen_stages=frozen_stages, drop_path_rate=0.5).train()
         torch.manual_seed(2)  # the same paths dropped; the recomputation must restore the generator's state too
         x = image(40, 72, batch=2).requires_grad_()
@@ -122,7 +122,17 @@ def test_checkpointing_keeps_less(cls):
             outs = small(cls, with_cp=with_cp)(image(64, 96))
         return sum(s.nbytes() for s in storages.values()), outs
 
-    assert saved_bytes(True)[0] < 0.5 * saved_bytes(False)[0]
+    all_stages, first_stage, nothing = (saved_bytes(with_cp)[0] for with_cp in (True, (0,), False))
+    assert all_stages < 0.5 * nothing
+    assert all_stages < first_stage < nothing
+
+
+@each_class
+def test_blocks_are_those_of_block_classes(cls):
+    """What sharding and checkpointing by class would find: all blocks, and nothing else."""
+    model = small(cls)
+    blocks = [block for stage in model.stages for block in stage.blocks]
+    assert [module for module in model.modules() if isinstance(module, cls.BLOCK_CLASSES)] == blocks
 
 
 @each_class
@@ -259,6 +269,9 @@ def test_inference_mode_leaves_training_usable(cls):
         ({'frozen_stages': 5}, 'frozen_stages=5'),
         ({'frozen_stages': 3, 'out_indices': (0, 1)}, 'frozen_stages=3: .* up to [12],'),
         ({'in_channels': 0}, 'in_channels=0'),
+        ({'with_cp': (0, 4)}, r'with_cp=\(0, 4\): expected True, False or distinct stages from 0 to 3'),
+        ({'with_cp': (1, 1)}, r'with_cp=\(1, 1\)'),
+        ({'with_cp': 1}, 'with_cp=1'),
         ({'drop_path_rate': 1.5}, 'drop_path_rate=1.5'),
     ],
 )

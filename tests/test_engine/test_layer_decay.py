@@ -107,7 +107,7 @@ def flow_of_gradients(backbone):
     backbone = copy.deepcopy(backbone).eval().requires_grad_()
     blocks, maps = [], []
 
-    def run_block(block, x, *context):
+    def run_block(stage, block, x, *context):
         blocks.append(block)
         maps.append(x)
         return block(x, *context)
