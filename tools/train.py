@@ -12,6 +12,7 @@ import sys
 os.environ.setdefault('GOMP_SPINCOUNT', '5000')
 
 from mmext_backbones.engine.runs import add_options, train
+from mmext_backbones.engine.scaling import STRATEGY_NAMES
 from mmext_backbones.errors import run_cli
 
 
@@ -22,7 +23,9 @@ def main(argv: list[str]) -> None:
         '--resume', nargs='?', const='auto', metavar='CHECKPOINT', help='go on from this, or from the last checkpoint'
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision (needs a GPU)')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the batch of a step')
+    parser.add_argument('--strategy', choices=STRATEGY_NAMES, help='how processes share a model, see docs/scaling.md')
+    parser.add_argument('--accumulate', type=int, default=1, metavar='N', help='step the optimizer every N batches')
     parser.add_argument('--seed', type=int, help='of every random choice')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -37,6 +40,8 @@ def main(argv: list[str]) -> None:
         launcher=args.launcher,
         auto_scale_lr=args.auto_scale_lr,
         seed=args.seed,
+        strategy=args.strategy,
+        accumulate=args.accumulate,
     )
 
 

@@ -95,7 +95,7 @@ def check_checkpoints(cfg: Config) -> None:
     names = [cfg.get('load_from')]
     names += [node.get('checkpoint') for _, node in walk(cfg.model) if node.get('type') == 'Pretrained']
     for name in names:
-        if isinstance(name, str):
+        if isinstance(name, str) and not (cfg.get('resume') and Path(name).is_dir()):  # DeepSpeed resumes from folders
             check_checkpoint(name)
 
 
@@ -113,6 +113,12 @@ def check_checkpoint(path: str) -> dict | None:
     """
     if '://' in path:
         return None
+    if Path(path).is_dir():
+        folder, name = os.path.split(os.path.normpath(path))
+        raise UserError(
+            f'checkpoint {path!r} is a folder: expected a file. From one that DeepSpeed wrote, make the file\n'
+            f'  python {folder}/zero_to_fp32.py {folder} {folder}/fp32 --tag {name} --max_shard_size 1000GB'
+        )
     if not Path(path).is_file():
         known = [str(other) for other in Path(path).parent.glob('*.pth')]
         raise UserError(f'checkpoint {path!r}: there is no such file.{did_you_mean(path, known)}')

@@ -32,7 +32,9 @@ from .checks import check_checkpoint, check_checkpoints, check_data, check_match
 from .config_files import load_config
 from .instance_tta import META_KEYS
 from .predictions import evaluate_predictions, find_predictions, save_predictions
+from .processes import check_launcher, fit_processes, join_processes, locked, world_size
 from .results import describe, record_classes, results_name, write_results
+from .scaling import accumulate_batches, fit_strategy, scale_lr, use_strategy
 from .screen import Chatter, quiet, say, say_changes, say_plan, say_summary, shorten_console
 
 __all__ = [
@@ -114,6 +116,8 @@ def train(
     launcher: str = 'none',
     auto_scale_lr: bool = False,
     seed: int | None = None,
+    strategy: str | None = None,
+    accumulate: int = 1,
 ) -> dict[str, float]:
     """Trains a config and validates it on the way.
 
@@ -126,8 +130,11 @@ def train(
         bf16: The backbone in bfloat16, the rest in float32; on the CPU as well.
         cfg_options: Dotted config keys with values, applied after everything else.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-        auto_scale_lr: Scale the learning rate from the config's base batch size to the actual one.
+        auto_scale_lr: Scale the learning rate from the config's base batch size to that of a step, over all processes
+            and accumulated batches.
         seed: Of every random choice; drawn when None.
+        strategy: One of `scaling.STRATEGY_NAMES`; the config's own when None.
+        accumulate: Batches behind a step of the optimizer, see `scaling.accumulate_batches`.
 
     Returns:
         The metrics of the last validation; empty if there was none.
@@ -136,11 +143,14 @@ def train(
         UserError: if something that was asked for cannot be done.
     """
     started = time.time()
-    cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher, bf16)
+    cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher, bf16, strategy)
     if amp:
         _use_amp(cfg)
-    if auto_scale_lr:
-        _scale_lr(cfg)
+    if accumulate != 1:
+        changes += accumulate_batches(cfg, accumulate)
+    changes += fit_strategy(cfg, launcher, train=True)
+    if auto_scale_lr or (cfg.get('auto_scale_lr') or {}).get('enable'):
+        changes += scale_lr(cfg, world_size(launcher))
     if seed is not None:
         cfg.randomness = ConfigDict({**(cfg.get('randomness') or {}), 'seed': seed})
     _set_resume(cfg, resume)
@@ -201,6 +211,7 @@ def test(
     started = time.time()
     _check_sources(checkpoint, predictions, out=out, tta=tta, show_dir=show_dir, launcher=launcher)
     cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher, bf16)
+    changes += fit_strategy(cfg, launcher, train=False)
     if cfg.get('test_dataloader') is None or cfg.get('test_evaluator') is None:
         raise UserError(f'config {config!r} has no test_dataloader or no test_evaluator: there is nothing to test on.')
     if tta:
@@ -300,10 +311,17 @@ def apply_options(cfg: Config, options: dict[str, Any] | None) -> None:
 
 
 def _prepare(
-    config: str, shapes: bool, work_dir: str | None, options: dict[str, Any] | None, launcher: str, bf16: bool
+    config: str,
+    shapes: bool,
+    work_dir: str | None,
+    options: dict[str, Any] | None,
+    launcher: str,
+    bf16: bool,
+    strategy: str | None = None,
 ) -> tuple[Config, list[Change]]:
     """What both runs do first: the config, Shapes, the options (last, so that the user wins), the device."""
     quiet()
+    check_launcher(launcher)
     cfg = load_config(config)
     if cfg.get('model') is None:
         raise UserError(f'config {config!r} has no model: is it a part that other configs inherit?')
@@ -314,8 +332,10 @@ def _prepare(
         changes += use_shapes(cfg, data_dir, **({'iters': iters} if iters else {}))
     if bf16:
         changes += _use_bf16(cfg)
+    if strategy is not None:
+        changes += use_strategy(cfg, strategy)
     apply_options(cfg, options)
-    changes += _fit_device(cfg, launcher)
+    changes += _fit_device(cfg, launcher) + fit_processes(cfg, launcher)
     if cfg.default_scope == 'mmpretrain':
         for split in ('train', 'val', 'test'):
             loader = cfg.get(f'{split}_dataloader')
@@ -330,9 +350,10 @@ def _prepare(
 def make_default_shapes() -> Path:
     """The Shapes data set of the default parameters, drawn now if it is not there yet."""
     path = default_shapes_dir()
-    if not path.exists():
-        say(f'Drawing the Shapes data set in {path} ...')
-    return make_shapes(path)
+    with locked(path.parent / '.lock'):  # one process draws, and the others find it drawn
+        if not path.exists():
+            say(f'Drawing the Shapes data set in {path} ...')
+        return make_shapes(path)
 
 
 def _fit_device(cfg: Config, launcher: str) -> list[Change]:
@@ -368,15 +389,6 @@ def _use_amp(cfg: Config) -> None:
         raise UserError(f'--amp works with optim_wrapper.type=OptimWrapper, and this config has {kind!r}.')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-
-
-def _scale_lr(cfg: Config) -> None:
-    if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-        raise UserError(
-            '--auto-scale-lr: the config does not say for which batch its learning rate is meant. '
-            'Add auto_scale_lr=dict(base_batch_size=...) to it.'
-        )
-    cfg.auto_scale_lr.enable = True
 
 
 def _set_resume(cfg: Config, resume: str | None) -> None:
@@ -460,6 +472,12 @@ class _Run:
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
         return shorten_console(super().build_logger(*args, **kwargs), testing=self._train_loop is None)
 
+    def build_strategy(self, *args: Any, **kwargs: Any) -> Any:
+        """Of a FlexibleRunner, whose strategy has the log."""
+        strategy = super().build_strategy(*args, **kwargs)
+        shorten_console(strategy.logger, testing=self._train_loop is None)
+        return strategy
+
 
 def build_runner(cfg: Config, *, train: bool = True) -> Runner:
     """The runner of a config; `runner_type` is honoured.
@@ -474,8 +492,12 @@ def build_runner(cfg: Config, *, train: bool = True) -> Runner:
             cfg[key] = None
         for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
             cfg[key] = None
+    join_processes(cfg)
     runner_class = RUNNERS.get(cfg.get('runner_type', 'Runner'))
-    return type(runner_class.__name__, (_Run, runner_class), {}).from_cfg(cfg)
+    runner = type(runner_class.__name__, (_Run, runner_class), {}).from_cfg(cfg)
+    if isinstance(runner.model, dict):  # a FlexibleRunner would build it when it starts
+        runner.model = runner.strategy.build_model(runner.model)
+    return runner
 
 
 def _log_to_file(cfg: Config) -> None:

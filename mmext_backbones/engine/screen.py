@@ -11,10 +11,12 @@ from typing import TextIO
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
 from ..datasets.shapes_config import NOT_SET, Change, shorten
 from .results import PerClass, per_class_lines
+from .scaling import step_batch
 
 __all__ = ['Chatter', 'metric_table', 'quiet', 'say', 'say_changes', 'say_plan', 'say_summary', 'shorten_console']
 
@@ -139,9 +141,11 @@ def say_plan(runner: Runner, cfg: Config) -> None:
     millions = sum(parameter.numel() for parameter in runner.model.parameters()) / 1e6
     loop = cfg.train_cfg
     length = f'{loop.max_iters} iterations' if 'max_iters' in loop else f'{loop.max_epochs} epochs'
-    batch = cfg.train_dataloader.get('batch_size') or '?'
+    batch, processes = cfg.train_dataloader.get('batch_size') or '?', get_world_size()
+    step = step_batch(cfg, processes)
+    whole = f' ({step} a step, over {processes} process{"es" * (processes > 1)})' if step not in (None, batch) else ''
     say(
-        f'\nTraining {cfg.model.type} ({millions:.1f} M parameters) for {length} of {batch} images a process '
+        f'\nTraining {cfg.model.type} ({millions:.1f} M parameters) for {length} of {batch} images a process{whole} '
         f'on {get_device()}. Log: {os.path.relpath(Path(runner.log_dir) / (runner.timestamp + ".log"))}\n'
     )
 
@@ -176,7 +180,8 @@ def say_summary(
     if last.is_file() and last.stat().st_mtime >= started:
         checkpoint = os.path.relpath(last.read_text().strip())
         say(f'{"checkpoint":<12} {checkpoint}')
-        say(f'{"test it":<12} python tools/test.py {config} {checkpoint}{" --shapes" if shapes else ""}')
+        if os.path.isfile(checkpoint):  # DeepSpeed writes folders
+            say(f'{"test it":<12} python tools/test.py {config} {checkpoint}{" --shapes" if shapes else ""}')
     minutes, seconds = divmod(round(time.time() - started), 60)
     say(f'{"took":<12} {minutes} min {seconds:02d} s')
 

@@ -198,11 +198,6 @@ def test_amp_without_a_gpu():
         runs._use_amp(Config({'optim_wrapper': {'type': 'OptimWrapper'}}))
 
 
-def test_scale_lr_without_a_base():
-    with pytest.raises(UserError, match='base_batch_size'):
-        runs._scale_lr(Config({}))
-
-
 def test_tta_that_cannot_be():
     for model in ({'type': 'CondInst', 'mask_head': {'type': 'CondInstMaskHead'}}, {'type': 'Mask2Former'}):
         masks = Config({'default_scope': 'mmdet', 'model': model, 'test_evaluator': {'metric': ['bbox', 'segm']}})

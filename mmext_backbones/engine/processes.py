@@ -1,0 +1,116 @@
+"""Runs of several processes: what the launchers and mmengine leave open, on GPUs and on the CPU.
+
+mmengine (0.10.7) starts processes for GPUs only: it asks for a CUDA device before it joins a group, and hands the
+number of one to every wrapper of a model. Without a GPU the group is joined here, with gloo, and the wrappers get no
+device.
+"""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import is_distributed
+
+from ..datasets.shapes_config import Change, ConfigEditor
+from ..errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ['check_launcher', 'fit_processes', 'join_processes', 'locked', 'world_size']
+
+# launcher -> what it sets: the number of processes, the number of this one on its machine, and what else is read
+VARIABLES = {
+    'pytorch': ('WORLD_SIZE', 'LOCAL_RANK', 'RANK', 'MASTER_ADDR', 'MASTER_PORT'),
+    'slurm': ('SLURM_NTASKS', 'SLURM_LOCALID', 'SLURM_PROCID', 'SLURM_NODELIST'),
+    'mpi': ('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_RANK', 'MASTER_ADDR'),
+}
+STARTERS = {
+    'pytorch': 'torchrun, e.g. tools/dist_train.sh CONFIG NUM_PROCESSES',
+    'slurm': 'srun, e.g. tools/slurm_train.sh PARTITION JOB_NAME CONFIG',
+    'mpi': 'mpirun of Open MPI, with MASTER_ADDR set',
+}
+
+
+def world_size(launcher: str) -> int:
+    """The number of processes of the run, before they know each other."""
+    return 1 if launcher == 'none' else int(os.environ[VARIABLES[launcher][0]])
+
+
+def check_launcher(launcher: str) -> None:
+    """Whether this process was started as `launcher` says, and has a GPU to itself where there are any.
+
+    Raises:
+        UserError: if it was not.
+    """
+    if launcher == 'none':
+        return
+    size, local_rank, *_ = VARIABLES[launcher]
+    missing = [name for name in VARIABLES[launcher] if name not in os.environ]
+    if missing:
+        raise UserError(
+            f'--launcher {launcher}: {", ".join(missing)} is not set, so nothing started this process as one of '
+            f'several. Start it with {STARTERS[launcher]}; or leave --launcher out for a single process.'
+        )
+    count, local = torch.cuda.device_count(), int(os.environ[local_rank])
+    if get_device() == 'cuda' and local >= count:
+        raise UserError(
+            f'--launcher {launcher}: process {local} of this machine has no GPU, {count} can be seen here. Start one '
+            f'process for each GPU (of {os.environ[size]} in all).'
+        )
+    if get_device() == 'cpu' and launcher != 'pytorch':
+        raise UserError(f'--launcher {launcher} needs GPUs, and torch sees none here. pytorch works on the CPU.')
+
+
+def fit_processes(cfg: Config, launcher: str) -> list[Change]:
+    """Without a GPU: gloo, and wrappers of the model that ask for no device. Returns what a person should know."""
+    if launcher == 'none' or get_device() != 'cpu':
+        return []
+    editor = ConfigEditor(cfg)
+    editor.set('env_cfg.dist_cfg.backend', 'gloo')
+    changes = list(editor.changes)
+    if cfg.get('runner_type', 'Runner') == 'Runner':
+        if cfg.get('model_wrapper_cfg') is None:  # mmengine's own choice for this case, which it makes for GPUs only
+            unused = bool(cfg.get('find_unused_parameters'))
+            wrapper = {'type': 'MMDistributedDataParallel', 'broadcast_buffers': False}
+            cfg.model_wrapper_cfg = {**wrapper, 'find_unused_parameters': unused}
+        cfg.model_wrapper_cfg.device_ids = None
+    elif str((cfg.get('strategy') or {}).get('type', 'DDPStrategy')) == 'DDPStrategy':
+        wrapper = (cfg.get('strategy') or {}).get('model_wrapper') or {'broadcast_buffers': False}
+        cfg.strategy = {'type': 'DDPStrategy', **(cfg.get('strategy') or {})}
+        cfg.strategy.model_wrapper = {'type': 'MMDistributedDataParallel', **wrapper, 'device_ids': None}
+    return changes
+
+
+def join_processes(cfg: Config) -> None:
+    """Without a GPU: joins the group, as a runner would do on GPUs."""
+    if cfg.get('launcher', 'none') == 'none' or get_device() != 'cpu' or is_distributed():
+        return
+    options = dict(cfg.env_cfg.dist_cfg)
+    if 'timeout' in options:
+        options['timeout'] = datetime.timedelta(seconds=options['timeout'])
+    torch.distributed.init_process_group(**options)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time, of all that see the same disk; a process that dies lets go.
+
+    Where the system or the disk has no such locks, nothing is held back.
+
+    Args:
+        path: A file for the lock, made if it is not there, and left empty.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a') as file:
+        with contextlib.suppress(OSError):
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file lets go

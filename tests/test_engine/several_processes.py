@@ -1,0 +1,116 @@
+"""What test_strategies.py runs in processes of their own: a tiny Swin that learns, under any strategy."""
+
+import datetime
+import os
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import all_reduce, get_rank
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, MODELS
+from torch import nn
+from torch.utils.data import Dataset
+
+from mmext_backbones.backbones import SwinTransformer
+from mmext_backbones.engine.processes import fit_processes
+from mmext_backbones.engine.runs import build_runner
+
+ARCH = {'embed_dims': 16, 'depths': (2, 2), 'num_heads': (1, 2)}
+IMAGES = 64
+
+
+@DATASETS.register_module()
+class NoiseImages(Dataset):
+    """Noise around a level that is to be found; the same for every process and call."""
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, index: int) -> dict:
+        generator = torch.Generator().manual_seed(index)
+        level = torch.randn((), generator=generator)
+        return {'image': level + 0.1 * torch.randn(3, 16, 16, generator=generator), 'target': level}
+
+
+@MODELS.register_module()
+class Regressor(BaseModel):
+    """A number for each image, the mean of a linear map of the last features."""
+
+    def __init__(self, with_cp: bool | tuple[int, ...]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = SwinTransformer(ARCH, out_indices=(1,), drop_path_rate=0.0, window_size=2, with_cp=with_cp)
+        self.head = nn.Conv2d(32, 1, 1)
+
+    def forward(self, image: torch.Tensor, target: torch.Tensor, mode: str) -> dict | torch.Tensor:
+        coarse = self.backbone(image)[-1]
+        out = self.head(coarse).mean((1, 2, 3))
+        return {'loss': ((out - target) ** 2).mean()} if mode == 'loss' else out
+
+
+class KeepLosses(Hook):
+    """The mean loss of all processes, an iteration each."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        loss = outputs['loss'].detach().clone()
+        all_reduce(loss, 'mean')
+        self.losses.append(float(loss))
+
+
+def config(work_dir: Path, *, batch: int, iters: int, launcher: str, accumulate: int = 1, **entries) -> Config:
+    return Config(
+        {
+            'work_dir': str(work_dir),
+            'train_dataloader': {
+                'dataset': {'type': 'NoiseImages'},
+                'batch_size': batch,
+                'collate_fn': {'type': 'default_collate'},
+                'sampler': {'type': 'DefaultSampler', 'shuffle': False},
+            },
+            'train_cfg': {'by_epoch': False, 'max_iters': iters},
+            'optim_wrapper': {
+                'type': 'OptimWrapper',
+                'optimizer': {'type': 'AdamW', 'lr': 2e-3, 'eps': 1e-4, 'weight_decay': 0.05},
+                'accumulative_counts': accumulate,
+                'clip_grad': {'max_norm': 0.05},
+                'paramwise_cfg': {'custom_keys': {'blocks.1.norm1': {'decay_mult': 0.0, 'lr_mult': 0.5}}},
+            },
+            'param_scheduler': [{'type': 'LinearLR', 'start_factor': 0.1, 'by_epoch': False, 'begin': 0, 'end': 10}],
+            'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': 10}},
+            'env_cfg': {'dist_cfg': {'backend': 'gloo'}},
+            'randomness': {'seed': 3},
+            'launcher': launcher,
+            **entries,
+        }
+    )
+
+
+def run(work_dir: Path, *, batch: int, iters: int = 20, with_cp=False, launcher: str = 'none', **entries) -> dict:
+    """Trains; the losses, and the weights of the last checkpoint."""
+    cfg = config(work_dir, batch=batch, iters=iters, launcher=launcher, **entries)
+    fit_processes(cfg, launcher)
+    cfg.model = {'type': 'Regressor', 'with_cp': with_cp}
+    runner = build_runner(cfg)
+    keep = KeepLosses()
+    runner.register_hook(keep)
+    runner.train()
+    return {'losses': keep.losses, 'checkpoint': str(work_dir / f'iter_{iters}.pth')}
+
+
+def worker(rank: int, size: int, port: int, jobs: dict[str, dict], out: str) -> None:
+    """One of several processes: runs every job one after the other, and the first process writes down what came."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR='127.0.0.1')
+    os.environ['MASTER_PORT'] = str(port)
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', timeout=datetime.timedelta(seconds=60))
+    results = {}
+    for name, job in jobs.items():
+        results[name] = run(Path(out) / name, launcher='pytorch', **job)
+    if get_rank() == 0:
+        torch.save(results, Path(out) / 'results.pth')
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,116 @@
+"""Two processes on the CPU do what one process does with their batches together, whole or sharded."""
+
+import multiprocessing
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmext_backbones.engine.strategies import FSDPStrategy, block_classes
+from tests.test_engine import several_processes
+
+FSDP = {'runner_type': 'FlexibleRunner', 'strategy': {'type': 'mmext_backbones.FSDPStrategy'}}
+ACCUMULATED = {'iters': 40, 'accumulate': 2, 'param_scheduler': None}
+TIMEOUT = 300  # seconds for both processes, which take 15 on an idle machine
+# Sums over the batch in another order: a few roundings of float32 at values of order one, after 20 steps of AdamW
+CLOSE = {'rtol': 0, 'atol': 5e-6}
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """Every run by name: its losses and its last checkpoint."""
+    folder = tmp_path_factory.mktemp('strategies')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    done = {
+        'one': several_processes.run(folder / 'one', batch=4),
+        'one, even rate': several_processes.run(folder / 'even', batch=4, param_scheduler=None),
+        'accumulated': several_processes.run(folder / 'accumulated', batch=2, **ACCUMULATED),
+    }
+    half = folder / 'one' / 'iter_10.pth'
+    jobs = {
+        'ddp': {'batch': 2},
+        'fsdp': {'batch': 2, **FSDP},
+        'fsdp, checkpointed': {'batch': 2, 'with_cp': (0,), **FSDP},
+        'fsdp, accumulated': {'batch': 1, **ACCUMULATED, **FSDP},
+        'fsdp, resumed': {'batch': 2, 'resume': True, 'load_from': str(folder / 'fsdp' / 'iter_10.pth'), **FSDP},
+        'fsdp, resumed from one': {'batch': 2, 'resume': True, 'load_from': str(half), **FSDP},
+    }
+    in_two_processes(jobs, folder)
+    done |= torch.load(folder / 'results.pth')
+    half = folder / 'fsdp' / 'iter_10.pth'
+    done['one, resumed from fsdp'] = several_processes.run(folder / 'back', batch=4, resume=True, load_from=str(half))
+    torch.set_num_threads(threads)
+    return done
+
+
+def in_two_processes(jobs: dict[str, dict], folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context('spawn')
+    both = [
+        context.Process(target=several_processes.worker, args=(rank, 2, port, jobs, str(folder))) for rank in range(2)
+    ]
+    for process in both:
+        process.start()
+    try:
+        for process in both:
+            process.join(TIMEOUT)
+        assert [process.exitcode for process in both] == [0, 0], 'a process failed, or took too long'
+    finally:
+        for process in both:
+            process.kill()
+
+
+def weights(run: dict) -> dict[str, torch.Tensor]:
+    return torch.load(run['checkpoint'], weights_only=False)['state_dict']
+
+
+def test_it_learns(runs):
+    assert sum(runs['one']['losses'][-4:]) < 0.6 * sum(runs['one']['losses'][:4])
+
+
+@pytest.mark.parametrize('name', ['ddp', 'fsdp', 'fsdp, checkpointed'])
+def test_two_processes_are_one_with_twice_the_batch(runs, name):
+    assert len(runs[name]['losses']) == 20
+    assert runs[name]['losses'] == pytest.approx(runs['one']['losses'], rel=0, abs=CLOSE['atol'])
+    torch.testing.assert_close(weights(runs[name]), weights(runs['one']), **CLOSE)
+
+
+@pytest.mark.parametrize('name', ['accumulated', 'fsdp, accumulated'])
+def test_accumulated_batches_are_one_batch(runs, name):
+    losses = runs[name]['losses']
+    steps = [(first + second) / 2 for first, second in zip(losses[::2], losses[1::2], strict=True)]
+    assert steps == pytest.approx(runs['one, even rate']['losses'], rel=0, abs=CLOSE['atol'])
+    torch.testing.assert_close(weights(runs[name]), weights(runs['one, even rate']), **CLOSE)
+
+
+@pytest.mark.parametrize('name', ['fsdp, resumed', 'fsdp, resumed from one', 'one, resumed from fsdp'])
+def test_a_run_goes_on_with_or_without_shards(runs, name):
+    assert runs[name]['losses'] == pytest.approx(runs['one']['losses'][10:], rel=0, abs=CLOSE['atol'])
+    torch.testing.assert_close(weights(runs[name]), weights(runs['one']), **CLOSE)
+
+
+def test_a_sharded_run_leaves_a_plain_checkpoint(runs):
+    """Loaded by a plain model with every key, and the optimizer's options are those of the plain run."""
+    model = several_processes.Regressor(with_cp=False)
+    model.load_state_dict(weights(runs['fsdp']), strict=True)
+    plain, sharded = (
+        torch.load(runs[name]['checkpoint'], weights_only=False)['optimizer']['param_groups']
+        for name in ('one', 'fsdp')
+    )
+    # custom_keys over two levels: the half rate of one norm would be lost in the names of wrapped blocks
+    for key in ('lr', 'weight_decay'):
+        assert [group[key] for group in sharded] == pytest.approx([group[key] for group in plain])
+    assert len({group['lr'] for group in plain}) == 2
+
+
+def test_units_are_the_blocks_of_every_backbone():
+    assert {cls.__name__ for cls in block_classes()} == {'TransformerBlock', 'MaxViTBlock'}
+
+
+def test_flat_parameters_are_refused():
+    with pytest.raises(ValueError, match='use_orig_params=False: expected True'):
+        FSDPStrategy(model_wrapper={'use_orig_params': False})
