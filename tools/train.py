@@ -1,6 +1,9 @@
 """Trains a detection, segmentation or classification config.
 
 python tools/train.py configs/elsa_swin_t_maskrcnn_1x.py --shapes
+
+SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end a training in good order: it finishes the iteration, writes a checkpoint and
+exits with code 75; the same command with --resume goes on from there. A second signal stops it at once.
 """
 
 import argparse

@@ -1,11 +1,14 @@
 """What plugs into mmengine beside the models."""
 
 from .batch_norm import BatchNormMomentumHook
+from .checkpoint_files import WholeCheckpointHook
 from .hooks import CurvesHook, PredictionsHook
 from .instance_tta import InstanceTTAModel
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .predictions import DumpSmallResults
+from .preemption import PreemptionHook
 from .random_state import RandomStateHook
+from .resuming import PositionHook
 from .strategies import FSDPStrategy, wrap_blocks
 
 __all__ = [
@@ -15,7 +18,10 @@ __all__ = [
     'FSDPStrategy',
     'InstanceTTAModel',
     'LayerDecayOptimWrapperConstructor',
+    'PositionHook',
     'PredictionsHook',
+    'PreemptionHook',
     'RandomStateHook',
+    'WholeCheckpointHook',
     'wrap_blocks',
 ]

@@ -22,6 +22,7 @@ from mmengine.structures import PixelData
 from mmengine.visualization import Visualizer
 
 from ..registry import HOOKS
+from .files import unless_full, write_whole
 
 __all__ = ['CurvesHook', 'PredictionsHook']
 
@@ -85,20 +86,22 @@ class CurvesHook(Hook):
             return
         for key, value in (metrics or {}).items():
             if isinstance(value, (int, float)) and math.isfinite(value):
-                self.metrics.setdefault(key, []).append((runner.iter, float(value)))
+                points = [point for point in self.metrics.get(key, []) if point[0] < runner.iter]  # it may be repeated
+                self.metrics[key] = [*points, (runner.iter, float(value))]
         self._write(runner)
 
     def after_train(self, runner: Runner) -> None:
         if is_main_process():
             self._write(runner)
 
+    @unless_full('curves')
     def _write(self, runner: Runner) -> None:
         self._add_losses(runner, runner.iter)
         if not self.losses:  # a validation without training
             return
         work_dir = Path(runner.work_dir)
         points = {'interval': self.interval, 'losses': self.losses, 'metrics': self.metrics}
-        (work_dir / 'curves.json').write_text(json.dumps(points))
+        write_whole(work_dir / 'curves.json', json.dumps(points))
         self._draw(work_dir / 'curves.png', title=work_dir.name)
 
     def _draw(self, path: Path, title: str) -> None:

@@ -1,32 +1,31 @@
 """A resumed run draws the random numbers that the unbroken one would have drawn."""
 
 import random
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..registry import HOOKS
 
-__all__ = ['RandomStateHook']
+__all__ = ['RandomStateHook', 'random_state', 'set_random_state']
 
 KEY = 'mmext_random_state'
 
 
 @HOOKS.register_module()
 class RandomStateHook(Hook):
-    """Keeps the state of every random generator in the checkpoints and goes on from it.
+    """Keeps the state of every random generator of every process in the checkpoints and goes on from it.
 
-    mmengine restores the model, the optimizer and the schedules, and skips the data that was seen; the generators
-    start anew, so that sampling of regions, dropout and augmentation differ from an unbroken run's. Validation draws
-    from a state of its own: a resumed run skips the one that followed its checkpoint.
+    mmengine restores the model, the optimizer and the schedules; the generators start anew, so that sampling of regions
+    and dropout differ from an unbroken run's. Validation draws from a state of its own, so that it makes no difference
+    whether it is repeated.
 
-    Of several processes each would need a state of its own, which mmengine's checkpoints have no place for: there this
-    hook does nothing.
+    With several processes, a runner of this package calls `before_save_on_all_processes`; any other runner keeps the
+    state of the first process alone, and nothing is restored.
     """
 
     priority = 'VERY_HIGH'
@@ -34,24 +33,38 @@ class RandomStateHook(Hook):
     def __init__(self) -> None:
         self._loaded: dict[str, Any] | None = None
         self._before_val: dict[str, Any] | None = None
+        self._gathered: list[dict[str, Any]] | None = None
+
+    def before_save_on_all_processes(self, runner: Runner) -> None:
+        self._gathered = all_gather_object(self._state())
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if get_world_size() == 1:
-            checkpoint[KEY] = random_state()
+        checkpoint[KEY] = self._gathered or [self._state()]
+        self._gathered = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self._loaded = checkpoint.get(KEY)
+        states = checkpoint.get(KEY) or []
+        states = [states] if isinstance(states, dict) else states  # of one process, as it was kept at first
+        if states and len(states) != get_world_size():
+            runner.logger.warning(
+                f'The checkpoint has the random states of {len(states)} processes, and {get_world_size()} run now: '
+                'random choices will differ from those of the run before.'
+            )
+            states = []
+        self._loaded = states[get_rank()] if states else None
 
     def before_train(self, runner: Runner) -> None:
-        loop = runner.train_loop
-        if self._loaded is None or loop.iter == 0 or get_world_size() > 1:
-            return  # weights alone were loaded
-        if isinstance(loop, IterBasedTrainLoop):  # it skips the data that was seen after this
-            loop.dataloader_iterator = _after(loop.dataloader_iterator, loop.iter, self._restore)
+        if runner.iter == 0:
+            self._loaded = None  # weights alone were loaded
+        self._restore()  # for what is saved before the first iteration
 
     def before_train_epoch(self, runner: Runner) -> None:
-        if self._loaded is not None and runner.iter > 0 and not isinstance(runner.train_loop, IterBasedTrainLoop):
+        if not isinstance(runner.train_loop, IterBasedTrainLoop):
             self._restore()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        self._restore()  # after all that a start draws
+        self._loaded = None
 
     def before_val(self, runner: Runner) -> None:
         self._before_val = random_state()
@@ -59,11 +72,14 @@ class RandomStateHook(Hook):
     def after_val(self, runner: Runner) -> None:
         if self._before_val is not None:
             set_random_state(self._before_val)
+        self._before_val = None
+
+    def _state(self) -> dict[str, Any]:
+        return random_state() if self._before_val is None else self._before_val
 
     def _restore(self) -> None:
         if self._loaded is not None:
             set_random_state(self._loaded)
-            self._loaded = None
 
 
 def random_state() -> dict[str, Any]:
@@ -83,16 +99,8 @@ def set_random_state(state: dict[str, Any]) -> None:
     version, words, gauss = state['python']
     random.setstate((version, tuple(words.tolist()), gauss))
     kind, keys, position, has_gauss, cached = state['numpy']
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state['torch'].cpu())
     if len(state['cuda']) == torch.cuda.device_count():
         for device, value in enumerate(state['cuda']):
             torch.cuda.set_rng_state(value.cpu(), device)
-
-
-def _after(batches: Iterator, num: int, call: Callable[[], None]) -> Iterator:
-    """The same batches; `call` is called once, before the one that follows the first `num`."""
-    for _ in range(num):
-        yield next(batches)
-    call()
-    yield from batches

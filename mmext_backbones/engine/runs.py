@@ -21,7 +21,7 @@ from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from ..datasets.shapes import default_shapes_dir, make_shapes
 from ..datasets.shapes_config import Change, ConfigEditor, use_shapes, walk
@@ -34,8 +34,10 @@ from .instance_tta import META_KEYS
 from .predictions import evaluate_predictions, find_predictions, save_predictions
 from .processes import check_launcher, fit_processes, join_processes, locked, world_size
 from .results import describe, record_classes, results_name, write_results
+from .resuming import find_checkpoint, read_meta
 from .scaling import accumulate_batches, fit_strategy, scale_lr, use_strategy
 from .screen import Chatter, quiet, say, say_changes, say_plan, say_summary, shorten_console
+from .steady import SteadyRun
 
 __all__ = [
     'add_options',
@@ -48,7 +50,9 @@ __all__ = [
 
 CURVES_HOOK = 'mmext_backbones.CurvesHook'
 PREDICTIONS_HOOK = 'mmext_backbones.PredictionsHook'
-RANDOM_STATE_HOOK = 'mmext_backbones.RandomStateHook'
+CHECKPOINT_HOOK = 'mmext_backbones.WholeCheckpointHook'
+# in this order: a validation is noted as complete, the random state is put back, then a stop may be written
+INTERRUPTION_HOOKS = [f'mmext_backbones.{name}' for name in ('RandomStateHook', 'PositionHook', 'PreemptionHook')]
 INSTANCE_TTA_MODEL = 'mmext_backbones.InstanceTTAModel'
 
 # What mmengine and the tools read from a config, for the sake of misspelt options.
@@ -141,6 +145,7 @@ def train(
 
     Raises:
         UserError: if something that was asked for cannot be done.
+        Preempted: after a signal that asks to stop: a `SystemExit`, when a checkpoint is written.
     """
     started = time.time()
     cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher, bf16, strategy)
@@ -154,10 +159,12 @@ def train(
     if seed is not None:
         cfg.randomness = ConfigDict({**(cfg.get('randomness') or {}), 'seed': seed})
     _set_resume(cfg, resume)
-    _add_hooks(cfg, [{'type': CURVES_HOOK}, {'type': PREDICTIONS_HOOK}, {'type': RANDOM_STATE_HOOK}])
+    _add_hooks(cfg, [{'type': hook} for hook in (CURVES_HOOK, PREDICTIONS_HOOK, *INTERRUPTION_HOOKS)])
+    _keep_checkpoints_whole(cfg)
 
     check_data(cfg, ('train', 'val'))
     check_checkpoints(cfg)
+    _keep_seed(cfg)
     say_changes(changes, shapes)
     with contextlib.redirect_stdout(Chatter(sys.stdout)):
         runner = build_runner(cfg)
@@ -398,11 +405,29 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
     if resume != 'auto':
         cfg.load_from = resume
         return
-    # mmengine looks for the last checkpoint only if nothing is named to load from
-    cfg.load_from = find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir, 'last_checkpoint').is_file() else None
+    cfg.load_from = find_checkpoint(cfg.work_dir, say)
     if cfg.load_from is None:
         say(f'Nothing to resume in {cfg.work_dir}: training starts from the beginning.')
         cfg.resume = False
+
+
+def _keep_seed(cfg: Config) -> None:
+    """A resumed training has the seed of its checkpoint from the start: the order of the data follows from it."""
+    seed = read_meta(cfg.load_from).get('seed') if cfg.get('resume') and cfg.get('load_from') else None
+    if seed is None:
+        return
+    asked = (cfg.get('randomness') or {}).get('seed')
+    if asked not in (None, seed):
+        say(f'Seed {seed}, of the checkpoint, instead of {asked}: a resumed training keeps its own.')
+    cfg.randomness = ConfigDict({**(cfg.get('randomness') or {}), 'seed': seed})
+
+
+def _keep_checkpoints_whole(cfg: Config) -> None:
+    """Our checkpoint hook in place of mmengine's; another one stays."""
+    hooks = cfg.setdefault('default_hooks', ConfigDict())
+    hook = hooks.setdefault('checkpoint', ConfigDict(type='CheckpointHook'))
+    if hook is not None and hook.type in ('CheckpointHook', 'mmengine.CheckpointHook'):
+        hook.type = CHECKPOINT_HOOK
 
 
 def _use_tta(cfg: Config) -> None:
@@ -460,7 +485,7 @@ def _add_hooks(cfg: Config, hooks: Sequence[dict]) -> None:
 # The runner
 
 
-class _Run:
+class _Run(SteadyRun):
     """For a Runner class. The environment, the config and the hooks go to the log file, not over the screen; and the
     file that weights come from may hold nothing but them, which averaging hooks do not expect."""
 

@@ -1,6 +1,5 @@
 """Patch embedding and patch merging: the two places where a Swin-like network lowers its resolution."""
 
-import torch
 from torch import Tensor, nn
 
 from mmext_backbones.ops.padding import zero_pad

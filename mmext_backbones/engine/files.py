@@ -1,0 +1,95 @@
+"""Files that are whole or not there: written beside their place, then renamed; and what is done on a full disk."""
+
+import errno
+import functools
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.logging import print_log
+
+__all__ = ['PARTIAL', 'is_full', 'is_local', 'move_into_place', 'remove', 'unless_full', 'write_whole']
+
+PARTIAL = '.partial'  # the end of the name of a file that is being written
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_local(folder: str | Path, backend_args: dict | None = None, client_args: dict | None = None) -> bool:
+    """Whether mmengine writes to this folder as to a disk; what it writes elsewhere is its backend's business."""
+    if client_args is not None:
+        return client_args.get('backend') == 'disk'
+    return isinstance(get_file_backend(str(folder), backend_args=backend_args), LocalBackend)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, a quota or a limit on the size of files is used up."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def write_whole(path: Path, text: str) -> None:
+    """As `Path.write_text`; who reads, also after a kill or a power cut, finds the text of before or this one."""
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        partial.write_text(text)
+        move_into_place(partial, path)
+    except OSError:
+        remove(partial)
+        raise
+
+
+def move_into_place(partial: Path, path: Path) -> None:
+    """Renames a file or a folder that is complete to what it is meant to be; on the disk before this returns."""
+    for file in [partial, *partial.rglob('*')] if partial.is_dir() else [partial]:
+        _sync(file)
+    if path.is_dir():
+        shutil.rmtree(path)  # no folder can be renamed onto another
+    os.replace(partial, path)
+    _sync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, or nothing."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def unless_full(what: str) -> Callable[[Callable], Callable]:
+    """Decorates a function that writes something a training can do without: on a full disk it warns, once.
+
+    Args:
+        what: What is not written then, for the warning.
+    """
+
+    def decorate(write: Callable) -> Callable:
+        warned = False
+
+        @functools.wraps(write)
+        def written(*args: Any, **kwargs: Any) -> Any:
+            nonlocal warned
+            try:
+                return write(*args, **kwargs)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                if not warned:
+                    warned = True
+                    print_log(f'{what}: not written ({error.strerror}). Training goes on.', 'current', logging.WARNING)
+
+        return written
+
+    return decorate
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,133 @@
+"""A training that is asked to stop ends its iteration, writes a checkpoint and exits with a code of its own."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from ..registry import HOOKS
+from .checkpoint_files import LAST, WholeCheckpointHook
+from .files import write_whole
+
+__all__ = ['EXIT_CODE', 'Preempted', 'PreemptionHook', 'any_process', 'release_signals']
+
+EXIT_CODE = os.EX_TEMPFAIL  # 75: try again later
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+_received: list[int] = []
+_handlers: dict[int, Any] = {}  # those in place before
+
+
+class Preempted(SystemExit):
+    """A training was asked to stop, and has: a checkpoint is written. Ends the process with `EXIT_CODE`.
+
+    Attributes:
+        checkpoint: The file to go on from.
+    """
+
+    def __init__(self, checkpoint: str) -> None:
+        super().__init__(EXIT_CODE)
+        self.checkpoint = checkpoint
+
+
+def watch_signals() -> None:
+    """From here on the first SIGTERM, SIGINT or SIGUSR1 is noted; the second does what it did before."""
+    _received.clear()
+    for number in SIGNALS:
+        _handlers.setdefault(number, signal.signal(number, _note))
+
+
+def release_signals() -> None:
+    """Puts back what `watch_signals` has replaced."""
+    while _handlers:
+        number, handler = _handlers.popitem()
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    release_signals()
+    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0:
+        # a plain write: a signal may come in the middle of a print
+        os.write(
+            2, f'\n{signal.Signals(number).name}: stopping after this iteration; once more stops at once.\n'.encode()
+        )
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """Stops a training at SIGTERM, SIGINT or SIGUSR1, which batch systems send some time before they kill it.
+
+    The iteration is finished (with accumulated gradients, the step of the optimizer is), a checkpoint is written, and
+    `Preempted` ends the process. A validation is broken off, and made up for by the run that goes on; with several
+    processes, which need not have equally many batches of it, it is finished first. Once one process is asked to stop,
+    all stop after the same iteration.
+
+    Signals are watched between the start of the first iteration and the end of the training; before and after, and from
+    the second one on, they do what they did without this hook.
+    """
+
+    priority = 'LOWEST'
+
+    def before_train(self, runner: Runner) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            runner.logger.warning('Signals cannot be watched: Python delivers them to the main thread only.')
+            return
+        watch_signals()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        updated = getattr(runner.optim_wrapper, 'should_update', lambda: True)
+        if any_process(bool(_received)) and updated():
+            _stop(runner, runner.iter + 1)
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Any = None
+    ) -> None:
+        if get_world_size() == 1 and _received:
+            for hook in runner.hooks:
+                if isinstance(hook, EMAHook):
+                    hook.after_val_epoch(runner)  # the model has the average weights during validation
+            _stop(runner, runner.iter)
+
+    def after_val(self, runner: Runner) -> None:
+        if any_process(bool(_received)):
+            _stop(runner, runner.iter)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether it is true for any process; called by all of them, which wait for each other."""
+    if get_world_size() == 1:
+        return flag
+    flags = torch.tensor(int(flag))
+    all_reduce(flags, 'max')
+    return bool(flags)
+
+
+def _stop(runner: Runner, iteration: int) -> None:
+    """Writes a checkpoint of this many iterations and raises `Preempted`."""
+    hook = next((hook for hook in runner.hooks if isinstance(hook, WholeCheckpointHook)), None)
+    if hook is not None:
+        by_epoch = hook.by_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop)
+        step = f'{runner.epoch}_iter_{iteration}' if by_epoch else iteration
+        checkpoint = hook.save_for_resume(runner, step, runner.epoch, iteration)
+    else:
+        checkpoint = str(Path(runner.work_dir, f'iter_{iteration}.pth'))
+        meta = {'epoch': runner.epoch, 'iter': iteration}
+        runner.save_checkpoint(runner.work_dir, Path(checkpoint).name, meta=meta, by_epoch=False)
+        if is_main_process():
+            write_whole(Path(runner.work_dir, LAST), checkpoint)
+    runner.logger.info(
+        f'Stopped after iteration {iteration}, as asked. Checkpoint: {checkpoint}. The same command with --resume goes '
+        f'on from there. Exit code {EXIT_CODE}.'
+    )
+    runner.visualizer.close()
+    raise Preempted(checkpoint)

@@ -1,0 +1,160 @@
+"""Going on where a training stopped: which checkpoint, and the place in the data it stands for."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+
+from ..registry import HOOKS
+from ..weights.fitting import WeightsError
+from ..weights.loading import read_file
+from .checkpoint_files import LAST
+from .files import unless_full, write_whole
+
+__all__ = ['PositionHook', 'find_checkpoint', 'read_meta']
+
+KEY = 'mmext_position'
+VALIDATED = 'last_validation'  # the file in the work dir that names the iteration of the last complete validation
+
+
+def find_checkpoint(work_dir: str | Path, say: Callable[[str], None]) -> str | None:
+    """The checkpoint to resume from: the last one, or the newest that is whole if that one is damaged or gone.
+
+    Args:
+        work_dir: Of the run.
+        say: Told what is damaged and what is taken instead.
+
+    Returns:
+        Its path, or None if there is none.
+    """
+    note = Path(work_dir, LAST)
+    last = note.read_text().strip() if note.is_file() else ''
+    if '://' in last or (last and Path(last).is_dir()):  # elsewhere, or a folder of DeepSpeed or FSDP
+        return last
+    if last:
+        problem = _problem(last)
+        if problem is None:
+            return last
+        say(f'The last checkpoint cannot be resumed: {problem}')
+    folders = dict.fromkeys([Path(last).parent if last else Path(work_dir), Path(work_dir)])
+    found: dict[str, int] = {}
+    for path in (str(path) for folder in folders for path in sorted(folder.glob('*.pth'))):
+        if path != last and _problem(path) is None:
+            checkpoint = read_file(path, 'cpu', mmap=True)
+            if 'optimizer' in checkpoint:  # not the best ones, which are there to be tested
+                found[path] = checkpoint['meta']['iter']
+    if not found:
+        return None
+    newest = max(found, key=found.get)
+    say(f'The newest whole checkpoint is {newest}, of iteration {found[newest]}: going on from there.')
+    return newest
+
+
+def read_meta(path: str) -> dict[str, Any]:
+    """What a checkpoint says of its run (``epoch``, ``iter``, ``seed``, ...); empty if it is not one local file."""
+    if '://' in path or not Path(path).is_file():
+        return {}
+    checkpoint = read_file(path, 'cpu', mmap=True)
+    return checkpoint.get('meta', {}) if isinstance(checkpoint, dict) else {}
+
+
+def _problem(path: str) -> str | None:
+    """Why a training cannot go on from this file; None if it can."""
+    try:
+        meta = read_meta(path) if Path(path).is_file() else None
+    except (WeightsError, OSError) as error:
+        return str(error)
+    if meta is None:
+        return f'{path}: there is no such file'
+    return None if 'iter' in meta else f'{path} does not say of which iteration it is'
+
+
+@HOOKS.register_module()
+class PositionHook(Hook):
+    """Starts a resumed training at the batch that comes next, also within an epoch.
+
+    A validation that was due at the checkpoint and was not finished is made up for first. Its runner numbers the
+    batches of the training, see `SteadyRun`; batches of a loader that cannot number them are skipped by loading them in
+    an iteration-based loop, and an epoch begins anew in an epoch-based one, as mmengine does it.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, int] = {}
+        self._done = 0  # batches of the first epoch
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint[KEY] = {'batches': len(runner.train_dataloader), 'processes': get_world_size()}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._loaded = checkpoint.get(KEY) or {}
+
+    def before_train(self, runner: Runner) -> None:
+        loop = runner.train_loop
+        validated = Path(runner.work_dir, VALIDATED)
+        validated_at = int(validated.read_text()) if validated.is_file() else None
+        if validated_at is not None and validated_at > runner.iter and is_main_process():
+            validated.unlink()  # of a training that this one repeats
+        if runner.iter == 0 or not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
+            return
+        batches = getattr(runner, 'numbered_batches', None)
+        if isinstance(loop, IterBasedTrainLoop):
+            if batches is not None and runner.first_batch == loop.iter:
+                # mmengine takes as many batches as there were iterations: these cost nothing
+                loop.dataloader_iterator = itertools.chain(itertools.repeat(None, loop.iter), loop.dataloader_iterator)
+        elif batches is not None:
+            self._done = self._batches_done(runner)
+        if self._done == 0 and _validation_due(runner) and validated_at != runner.iter:
+            runner.logger.info(f'The validation after iteration {runner.iter} was not finished: now it is.')
+            runner.val_loop.run()
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        loop = runner.train_loop
+        if not isinstance(loop, EpochBasedTrainLoop) or getattr(runner, 'numbered_batches', None) is None:
+            return
+        done, self._done = self._done, 0
+        runner.numbered_batches.start_at(loop.epoch, done)
+        if done:
+            runner.logger.info(f'Going on at batch {done + 1} of {len(loop.dataloader)} of epoch {loop.epoch + 1}.')
+            run_iter = loop.run_iter
+            loop.run_iter = lambda index, batch: run_iter(index + done, batch)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        vars(runner.train_loop).pop('run_iter', None)
+
+    def after_val(self, runner: Runner) -> None:
+        if is_main_process():
+            _note_validation(Path(runner.work_dir, VALIDATED), runner.iter)
+
+    def _batches_done(self, runner: Runner) -> int:
+        """Batches of the current epoch that came before the checkpoint."""
+        now = {'batches': len(runner.train_dataloader), 'processes': get_world_size()}
+        done = runner.iter - runner.epoch * now['batches']
+        if done != 0 and {**now, **self._loaded} != now:
+            runner.logger.warning(
+                f'The checkpoint is of {self._loaded["processes"]} processes with {self._loaded["batches"]} batches an '
+                f'epoch, and these are {now["processes"]} with {now["batches"]}: epoch {runner.epoch + 1} begins anew.'
+            )
+            return 0
+        return done if 0 <= done <= now['batches'] else 0
+
+
+def _validation_due(runner: Runner) -> bool:
+    """Whether the loop validates at the place of the checkpoint; a resumed one would not come by again."""
+    loop = runner.train_loop
+    if runner.val_loop is None:
+        return False
+    loop._decide_current_val_interval()
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    step, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    return step >= loop.val_begin and (step % loop.val_interval == 0 or step == last)
+
+
+@unless_full('the note of the last validation')
+def _note_validation(path: Path, iteration: int) -> None:
+    write_whole(path, f'{iteration}\n')

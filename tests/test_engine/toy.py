@@ -1,0 +1,124 @@
+"""A training small enough to be interrupted many times: milliseconds an iteration, random in all it can be."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+from mmext_backbones.engine.runs import INTERRUPTION_HOOKS, _keep_seed, build_runner
+
+COUNT = itertools.count()
+
+
+@DATASETS.register_module(name='ToyNoise')
+class Noise(Dataset):
+    """Points and the side of a plane they are on; the points are moved at random, as images are augmented."""
+
+    metainfo = {'classes': ('one', 'two')}
+
+    def __init__(self, length: int = 26) -> None:
+        self.points = np.random.default_rng(0).standard_normal((length, 8)).astype(np.float32)
+        self.loaded = []
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: int) -> dict:
+        self.loaded.append(index)
+        moved = self.points[index] + 0.1 * np.random.standard_normal(8).astype(np.float32)
+        return {'x': torch.from_numpy(moved), 'y': torch.tensor(int(self.points[index, 0] > 0))}
+
+
+@MODELS.register_module(name='ToyModel')
+class Toy(BaseModel):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor, mode: str = 'tensor') -> object:
+        out = self.layers(x)
+        return {'loss': nn.functional.cross_entropy(out, y)} if mode == 'loss' else [(out, y)]
+
+
+@METRICS.register_module(name='ToyAccuracy')
+class Accuracy(BaseMetric):
+    def process(self, data_batch: dict, data_samples: list) -> None:
+        self.results += [float((out.argmax(1) == y).float().mean()) for out, y in data_samples]
+
+    def compute_metrics(self, results: list) -> dict:
+        np.random.rand(), torch.rand(1)  # a validation that draws
+        return {'accuracy': sum(results) / len(results)}
+
+
+class At(Hook):
+    """Calls a function after an iteration of the training, or of the validation that follows it."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, iteration: int, call: object, stage: str = 'after_train_iter') -> None:
+        self.iteration = iteration
+        setattr(self, stage, lambda runner, *args, **kwargs: self._call(runner, stage, call))
+
+    def _call(self, runner: Runner, stage: str, call: object) -> None:
+        if runner.iter + ('train' in stage) == self.iteration:
+            call()
+
+
+def make_run(
+    work_dir: Path, loop: str = 'epoch', resume: str | None = None, hooks: tuple = (), workers: int = 0, **options
+) -> Runner:
+    """A runner for 3 epochs or 21 iterations of 7 batches of 4 images an epoch; `options` are dotted config keys."""
+    by_epoch = loop == 'epoch'
+    length = {'max_epochs': 3} if by_epoch else {'max_iters': 21, 'val_interval': 7}
+    sampler = {'epoch': 'DefaultSampler', 'iter': 'InfiniteSampler', 'finite': 'DefaultSampler'}[loop]
+    loader = {'batch_size': 4, 'num_workers': workers, 'collate_fn': {'type': 'default_collate'}}
+    cfg = Config(
+        {
+            'model': {'type': 'ToyModel'},
+            'work_dir': str(work_dir),
+            'train_cfg': {'by_epoch': by_epoch, **length},
+            'val_cfg': {},
+            'train_dataloader': {
+                **loader, 'dataset': {'type': 'ToyNoise'}, 'sampler': {'type': sampler, 'shuffle': True},
+            },
+            'val_dataloader': {
+                **loader, 'num_workers': 0, 'dataset': {'type': 'ToyNoise'},
+                'sampler': {'type': 'DefaultSampler', 'shuffle': False},
+            },
+            'val_evaluator': {'type': 'ToyAccuracy'},
+            'optim_wrapper': {'optimizer': {'type': 'AdamW', 'lr': 0.01}},
+            'param_scheduler': [
+                {'type': 'LinearLR', 'start_factor': 0.1, 'by_epoch': False, 'begin': 0, 'end': 10},
+                {'type': 'MultiStepLR', 'by_epoch': by_epoch, 'milestones': [2] if by_epoch else [14], 'gamma': 0.5},
+            ],
+            'default_hooks': {
+                'checkpoint': {
+                    'type': 'mmext_backbones.WholeCheckpointHook', 'by_epoch': by_epoch,
+                    'interval': 1 if by_epoch else 5, 'max_keep_ckpts': 2,
+                },
+                'logger': {'type': 'LoggerHook', 'interval': 1},
+            },
+            'custom_hooks': [{'type': name} for name in INTERRUPTION_HOOKS],
+            'randomness': {'seed': 3},
+            'load_from': resume,
+            'resume': resume is not None,
+            'experiment_name': f'toy_{next(COUNT)}',
+            'log_level': 'WARNING',
+        }
+    )  # fmt: skip
+    cfg.merge_from_dict(options)
+    _keep_seed(cfg)
+    runner = build_runner(cfg)
+    for hook in hooks:
+        runner.register_hook(hook)
+    return runner
