@@ -51,7 +51,9 @@ class WholeCheckpointHook(CheckpointHook):
                 runner.logger.info(f'{leftover} was not written to its end: removed.')
                 remove(leftover)
 
-    def save_for_resume(self, runner: Runner, step: int | str, epoch: int, iteration: int) -> str:
+    def save_for_resume(
+        self, runner: Runner, step: int | str, epoch: int, iteration: int, *, again: bool = False
+    ) -> str:
         """Writes a checkpoint now, with all that going on needs, whatever the interval and the options say.
 
         Args:
@@ -59,14 +61,16 @@ class WholeCheckpointHook(CheckpointHook):
             step: For the name of the file.
             epoch: Epochs that are done.
             iteration: Iterations that are done.
+            again: Also if one was written at this place already: what a validation found came after it.
 
         Returns:
-            The checkpoint; the one before, if it was written at the same place.
+            The checkpoint.
 
         Raises:
             NoRoom: on a full disk.
         """
-        if self.written_at != (epoch, iteration) or not (self.save_optimizer and self.save_param_scheduler):
+        complete = self.save_optimizer and self.save_param_scheduler
+        if again or self.written_at != (epoch, iteration) or not complete:
             options = self.save_optimizer, self.save_param_scheduler
             self.save_optimizer = self.save_param_scheduler = True
             try:

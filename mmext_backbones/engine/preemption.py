@@ -70,13 +70,13 @@ class PreemptionHook(Hook):
     processes, which need not have equally many batches of it, it is finished first. Once one process is asked to stop,
     all stop after the same iteration.
 
-    Signals are watched between the start of the first iteration and the end of the training; before and after, and from
-    the second one on, they do what they did without this hook.
+    Signals are watched from the time when the data is there to the end of the training; before and after, and from the
+    second one on, they do what they did without this hook.
     """
 
     priority = 'LOWEST'
 
-    def before_train(self, runner: Runner) -> None:
+    def before_run(self, runner: Runner) -> None:
         if threading.current_thread() is not threading.main_thread():
             runner.logger.warning('Signals cannot be watched: Python delivers them to the main thread only.')
             return
@@ -100,7 +100,7 @@ class PreemptionHook(Hook):
 
     def after_val(self, runner: Runner) -> None:
         if any_process(bool(_received)):
-            _stop(runner, runner.iter)
+            _stop(runner, runner.iter, again=True)
 
 
 def any_process(flag: bool) -> bool:
@@ -112,13 +112,13 @@ def any_process(flag: bool) -> bool:
     return bool(flags)
 
 
-def _stop(runner: Runner, iteration: int) -> None:
-    """Writes a checkpoint of this many iterations and raises `Preempted`."""
+def _stop(runner: Runner, iteration: int, *, again: bool = False) -> None:
+    """Writes a checkpoint of this many iterations (`again`: also if there is one) and raises `Preempted`."""
     hook = next((hook for hook in runner.hooks if isinstance(hook, WholeCheckpointHook)), None)
     if hook is not None:
         by_epoch = hook.by_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop)
         step = f'{runner.epoch}_iter_{iteration}' if by_epoch else iteration
-        checkpoint = hook.save_for_resume(runner, step, runner.epoch, iteration)
+        checkpoint = hook.save_for_resume(runner, step, runner.epoch, iteration, again=again)
     else:
         checkpoint = str(Path(runner.work_dir, f'iter_{iteration}.pth'))
         meta = {'epoch': runner.epoch, 'iter': iteration}

@@ -66,8 +66,10 @@ def _problem(path: str) -> str | None:
     """Why a training cannot go on from this file; None if it can."""
     try:
         meta = read_meta(path) if Path(path).is_file() else None
-    except (WeightsError, OSError) as error:
+    except WeightsError as error:
         return str(error)
+    except OSError as error:  # torch looks for the end of a file that has none
+        return f'{path} cannot be read: {error}'
     if meta is None:
         return f'{path}: there is no such file'
     return None if 'iter' in meta else f'{path} does not say of which iteration it is'

@@ -2,15 +2,17 @@
 
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.model import MMDistributedDataParallel
 
 from mmext_backbones.engine.preemption import EXIT_CODE, Preempted
 from mmext_backbones.engine.resuming import find_checkpoint
 
-from .toy import At, make_run
+from .toy import At, LogCapture, fork, forked, free_port, make_hooks, make_run, wait
 
 
 def stop() -> None:
@@ -46,9 +48,12 @@ def interrupted(folder: Path, iteration: int, stage: str = 'after_train_iter', *
     return runner, checkpoint
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-@pytest.mark.parametrize(('loop', 'iteration'), [('epoch', 10), ('epoch', 14), ('iter', 10), ('finite', 10)])
-def test_a_stopped_training_goes_on_exactly_there(loop, iteration, workers, tmp_path):
+@pytest.mark.parametrize(
+    ('loop', 'iteration', 'workers'),
+    [('epoch', 10, 0), ('epoch', 10, 2), ('epoch', 14, 0), ('iter', 10, 0), ('iter', 10, 2), ('finite', 10, 0)],
+)
+def test_a_stopped_training_goes_on_exactly_there(loop, iteration, workers, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)  # two after each epoch
     unbroken = make_run(tmp_path / 'unbroken', loop)
     unbroken.train()
     runner, checkpoint = interrupted(tmp_path / 'broken', iteration, loop=loop, workers=workers)
@@ -59,3 +64,112 @@ def test_a_stopped_training_goes_on_exactly_there(loop, iteration, workers, tmp_
     assert list(accuracies) == list(unbroken.message_hub.get_scalar('val/accuracy').data[0])
     if workers == 0:  # what came before is not loaded again
         assert len(runner.train_dataloader.dataset.loaded) <= (21 - iteration) * 4
+
+
+@pytest.mark.parametrize('loop', ['epoch', 'iter'])
+@pytest.mark.parametrize('stage', ['after_val_iter', 'after_val_epoch'])
+def test_a_stop_during_validation(stage, loop, tmp_path):
+    """With average weights, which stand in for the model's own at that time."""
+    options = {'loop': loop, 'custom_hooks': [*make_hooks(), {'type': 'EMAHook', 'momentum': 0.1}]}
+    options['default_hooks.checkpoint.save_best'] = 'accuracy'
+    unbroken = make_run(tmp_path / 'unbroken', **options)
+    unbroken.train()
+    for iteration in (14, 21):
+        folder = tmp_path / f'{iteration}'
+        runner, _ = interrupted(folder, iteration, stage, **options)
+        assert_equal(state(runner), state(unbroken))
+        expected = unbroken.message_hub.get_scalar('val/accuracy').data[0]
+        assert list(runner.message_hub.get_scalar('val/accuracy').data[0]) == list(expected)
+        assert runner.message_hub.get_info('best_score') == unbroken.message_hub.get_info('best_score')
+        names = [sorted(path.name for path in where.glob('best_*.pth')) for where in (folder, tmp_path / 'unbroken')]
+        assert names[0] == names[1]
+        assert len(names[0]) == 1
+
+
+def test_a_stop_waits_for_the_step_of_accumulated_gradients(tmp_path):
+    options = {'loop': 'iter', 'optim_wrapper.accumulative_counts': 3}
+    unbroken = make_run(tmp_path / 'unbroken', **options)
+    unbroken.train()
+    runner, checkpoint = interrupted(tmp_path / 'broken', 10, **options)
+    assert Path(checkpoint).name == 'iter_12.pth'
+    assert_equal(state(runner), state(unbroken))
+
+
+def test_the_seed_of_the_checkpoint_stays(tmp_path, capsys):
+    """Without a seed one is drawn; the order of the data follows from it, and is kept."""
+    options = {'loop': 'iter', 'randomness': {}}
+    with pytest.raises(Preempted) as stopped:
+        make_run(tmp_path, hooks=[At(10, stop)], **options).train()
+    seed = torch.load(stopped.value.checkpoint, weights_only=True)['meta']['seed']
+    runner = make_run(tmp_path, resume=stopped.value.checkpoint, **options)
+    assert (runner.seed, runner.train_dataloader.sampler.seed) == (seed, seed)
+    make_run(tmp_path, resume=stopped.value.checkpoint, **{**options, 'randomness': {'seed': seed + 1}})
+    assert f'Seed {seed}, of the checkpoint, instead of {seed + 1}' in capsys.readouterr().out
+
+
+def test_other_data_begins_the_epoch_anew(tmp_path):
+    with pytest.raises(Preempted) as stopped:
+        make_run(tmp_path, hooks=[At(10, stop)]).train()
+    options = {'train_dataloader.batch_size': 2}
+    runner = make_run(tmp_path, resume=stopped.value.checkpoint, **options)
+    with LogCapture(runner) as log:
+        runner.train()
+    assert 'with 7 batches an epoch' in log.text
+    assert 'epoch 2 begins anew' in log.text
+
+
+def test_no_checkpoint_hook(tmp_path):
+    unbroken = make_run(tmp_path / 'unbroken', 'iter')
+    unbroken.train()
+    runner, checkpoint = interrupted(tmp_path / 'broken', 8, loop='iter', **{'default_hooks.checkpoint': None})
+    assert Path(checkpoint).name == 'iter_8.pth'
+    assert_equal(state(runner), state(unbroken))
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    """Twice in one iteration: the second has its usual effect, and signals are as before after the training."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_run(tmp_path / 'one', hooks=[At(10, twice)]).train()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not list((tmp_path / 'one').glob('*iter*.pth'))
+
+    def child() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert forked(lambda: make_run(tmp_path / 'two', hooks=[At(10, child)]).train()) == -signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize('loop', ['epoch', 'iter'])
+def test_processes_agree_and_keep_their_random_states(loop, tmp_path):
+    """Two processes, of which one is asked to stop; their dropout differs, and goes on in both."""
+    options = {'loop': loop, 'randomness': {'seed': 3, 'diff_rank_seed': True}}
+    options |= {'train_dataloader.batch_size': 2, 'train_dataloader.dataset.length': 28}
+
+    def train(rank: int, port: int, folder: Path, resume: str | None = None, stopped: int | None = None) -> None:
+        torch.distributed.init_process_group(
+            'gloo', f'tcp://127.0.0.1:{port}', timedelta(seconds=60), world_size=2, rank=rank
+        )
+        runner = make_run(folder, resume=resume, hooks=[At(10, stop)] if rank == stopped else [], **options)
+        runner.model = MMDistributedDataParallel(runner.model)  # mmengine does it on GPUs only
+        runner.train()
+        if rank == 0:
+            torch.save(state(runner), folder / 'state.pth')
+
+    def run(folder: Path, **kwargs) -> list[int]:
+        port = free_port()
+        return wait([fork(lambda rank=rank: train(rank, port, folder, **kwargs)) for rank in (0, 1)])
+
+    assert run(tmp_path / 'unbroken') == [0, 0]
+    assert run(tmp_path / 'broken', stopped=1) == [EXIT_CODE, EXIT_CODE]
+    checkpoint = find_checkpoint(tmp_path / 'broken', print)
+    assert Path(checkpoint).name == ('epoch_1_iter_10.pth' if loop == 'epoch' else 'iter_10.pth')
+    assert run(tmp_path / 'broken', resume=checkpoint) == [0, 0]
+    assert_equal(*(torch.load(tmp_path / name / 'state.pth') for name in ('broken', 'unbroken')))

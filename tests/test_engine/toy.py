@@ -1,6 +1,11 @@
 """A training small enough to be interrupted many times: milliseconds an iteration, random in all it can be."""
 
 import itertools
+import logging
+import os
+import socket
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +28,8 @@ COUNT = itertools.count()
 class Noise(Dataset):
     """Points and the side of a plane they are on; the points are moved at random, as images are augmented."""
 
-    metainfo = {'classes': ('one', 'two')}
-
     def __init__(self, length: int = 26) -> None:
+        self.metainfo = {'classes': ('one', 'two')}
         self.points = np.random.default_rng(0).standard_normal((length, 8)).astype(np.float32)
         self.loaded = []
 
@@ -74,6 +78,63 @@ class At(Hook):
             call()
 
 
+class LogCapture:
+    """What a runner logs inside, at any level."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.logger = runner.logger
+        self.handler = logging.Handler(logging.DEBUG)
+        self.lines = []
+        self.handler.emit = lambda record: self.lines.append(record.getMessage())
+
+    @property
+    def text(self) -> str:
+        return '\n'.join(self.lines)
+
+    def __enter__(self) -> 'LogCapture':
+        self.logger.addHandler(self.handler)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.logger.handlers.remove(self.handler)
+
+
+def fork(call: Callable[[], object]) -> int:
+    """Starts a process that runs a function and ends; its id."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            call()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def wait(pids: list[int]) -> list[int]:
+    """Exit codes of processes; that of one ended by a signal is the signal, negative."""
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+def forked(call: Callable[[], object]) -> int:
+    return wait([fork(call)])[0]
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        return server.getsockname()[1]
+
+
+def make_hooks() -> list[dict]:
+    return [{'type': name} for name in INTERRUPTION_HOOKS]
+
+
 def make_run(
     work_dir: Path, loop: str = 'epoch', resume: str | None = None, hooks: tuple = (), workers: int = 0, **options
 ) -> Runner:
@@ -108,7 +169,7 @@ def make_run(
                 },
                 'logger': {'type': 'LoggerHook', 'interval': 1},
             },
-            'custom_hooks': [{'type': name} for name in INTERRUPTION_HOOKS],
+            'custom_hooks': make_hooks(),
             'randomness': {'seed': 3},
             'load_from': resume,
             'resume': resume is not None,
