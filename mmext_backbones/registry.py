@@ -8,6 +8,7 @@ needs ``custom_imports``.
 from importlib import import_module
 from typing import Any
 
+from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import METRICS as ROOT_METRICS
@@ -49,6 +50,7 @@ MODELS = LazyRegistry(
     scope=SCOPE,
     locations=['mmext_backbones.backbones', 'mmext_backbones.engine'],
 )
+DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['mmext_backbones.datasets.guard'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['mmext_backbones.engine'])
 METRICS = Registry('metric', parent=ROOT_METRICS, scope=SCOPE, locations=['mmext_backbones.engine'])
 STRATEGIES = Registry('strategy', parent=ROOT_STRATEGIES, scope=SCOPE, locations=['mmext_backbones.engine'])

@@ -15,7 +15,7 @@ ALLOWED = {
     'weights': set(),
     'registry': set(),
     'errors': set(),
-    'datasets': {'errors'},
+    'datasets': {'errors', 'registry'},
     'heads': {'registry', 'weights'},
     'engine': {'datasets', 'errors', 'registry', 'weights'},
     'benchmark': {'backbones', 'errors', 'layers', 'ops', 'weights'},

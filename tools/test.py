@@ -44,6 +44,7 @@ def main(argv: list[str]) -> None:
         bf16=args.bf16,
         cfg_options=args.cfg_options,
         launcher=args.launcher,
+        bad_data=args.bad_data,
     )
 
 

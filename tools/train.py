@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
         bf16=args.bf16,
         cfg_options=args.cfg_options,
         launcher=args.launcher,
+        bad_data=args.bad_data,
         auto_scale_lr=args.auto_scale_lr,
         seed=args.seed,
         strategy=args.strategy,

@@ -1,12 +1,10 @@
 """What a run needs on disk, looked at before anything is built: data and checkpoints."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from mmengine.config import Config
 
@@ -16,7 +14,7 @@ from ..weights.fitting import WeightsError, fit, unwrap
 from ..weights.layouts import family_of, recognise
 from ..weights.loading import read_file
 
-__all__ = ['check_checkpoint', 'check_checkpoints', 'check_data', 'check_match', 'naming_empty_images']
+__all__ = ['check_checkpoint', 'check_checkpoints', 'check_data', 'check_match']
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> None:
@@ -61,29 +59,6 @@ def _first_missing(path: Path) -> Path:
         if not parent.exists():
             return parent
     return path
-
-
-@contextlib.contextmanager
-def naming_empty_images(cfg: Config, splits: Sequence[str]) -> Iterator[None]:
-    """OpenCV refuses an empty file without saying which: looks for it.
-
-    Raises:
-        UserError: naming the empty files.
-    """
-    try:
-        yield
-    except cv2.error as error:
-        if 'buf.empty()' not in str(error):
-            raise
-        folders = {path for split in splits for path in _paths(cfg.get(f'{split}_dataloader')) if path.is_dir()}
-        files = (file for folder in sorted(folders) for file in sorted(folder.rglob('*')))
-        empty = [str(file) for file in files if file.is_file() and file.stat().st_size == 0]
-        if not empty:
-            raise
-        raise UserError(
-            f'image {empty[0]!r} is an empty file{f", and {len(empty) - 1} more are" if len(empty) > 1 else ""}. '
-            'Fetch it again, or take it out of the data.'
-        ) from error
 
 
 def check_checkpoints(cfg: Config) -> None:

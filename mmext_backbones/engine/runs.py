@@ -28,7 +28,8 @@ from ..datasets.shapes_config import Change, ConfigEditor, use_shapes, walk
 from ..errors import UserError, add_traceback_option, did_you_mean
 from ..registry import MODELS
 from ..weights.fitting import unwrap
-from .checks import check_checkpoint, check_checkpoints, check_data, check_match, naming_empty_images
+from .bad_data import MODES, GuardedData, telling_bad_data
+from .checks import check_checkpoint, check_checkpoints, check_data, check_match
 from .config_files import load_config
 from .instance_tta import META_KEYS
 from .predictions import evaluate_predictions, find_predictions, save_predictions
@@ -59,7 +60,7 @@ INSTANCE_TTA_MODEL = 'mmext_backbones.InstanceTTAModel'
 KNOWN_KEYS = [
     *list(inspect.signature(Runner.__init__).parameters)[1:],
     *('auto_scale_lr', 'runner_type', 'strategy', 'compile', 'tta_model', 'tta_pipeline', 'model_wrapper_cfg'),
-    *('sync_bn', 'find_unused_parameters', 'activation_checkpointing', 'efficient_conv_bn_eval'),
+    *('sync_bn', 'find_unused_parameters', 'activation_checkpointing', 'efficient_conv_bn_eval', 'bad_data'),
 ]
 
 # Changes that do not matter to a test.
@@ -103,6 +104,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--bf16', action='store_true', help='the backbone in bfloat16, the rest in float32; on the CPU as well'
     )
+    parser.add_argument(
+        '--bad-data', choices=MODES, help='stop at data that cannot be used (default), or leave it out and say so'
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
     add_traceback_option(parser)
@@ -122,6 +126,7 @@ def train(
     seed: int | None = None,
     strategy: str | None = None,
     accumulate: int = 1,
+    bad_data: str | None = None,
 ) -> dict[str, float]:
     """Trains a config and validates it on the way.
 
@@ -139,6 +144,8 @@ def train(
         seed: Of every random choice; drawn when None.
         strategy: One of `scaling.STRATEGY_NAMES`; the config's own when None.
         accumulate: Batches behind a step of the optimizer, see `scaling.accumulate_batches`.
+        bad_data: What to do with data that cannot be used: ``'stop'``, or ``'skip'``, which leaves it out and says so
+            at the end; the config's `bad_data`, or ``'stop'``, when None.
 
     Returns:
         The metrics of the last validation; empty if there was none.
@@ -148,7 +155,7 @@ def train(
         Preempted: after a signal that asks to stop: a `SystemExit`, when a checkpoint is written.
     """
     started = time.time()
-    cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher, bf16, strategy)
+    cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher, bf16, bad_data, strategy)
     if amp:
         _use_amp(cfg)
     if accumulate != 1:
@@ -169,7 +176,7 @@ def train(
     with contextlib.redirect_stdout(Chatter(sys.stdout)):
         runner = build_runner(cfg)
     say_plan(runner, cfg)
-    with contextlib.redirect_stdout(Chatter(sys.stdout)), naming_empty_images(cfg, ('train', 'val')):
+    with contextlib.redirect_stdout(Chatter(sys.stdout)), telling_bad_data(runner):
         runner.train()
     metrics = {
         name.removeprefix('val/'): buffer.current()
@@ -193,6 +200,7 @@ def test(
     bf16: bool = False,
     cfg_options: dict[str, Any] | None = None,
     launcher: str = 'none',
+    bad_data: str | None = None,
 ) -> dict[str, float]:
     """Evaluates a checkpoint, or predictions that an earlier test saved.
 
@@ -208,6 +216,7 @@ def test(
         bf16: As for `train`.
         cfg_options: As for `train`.
         launcher: As for `train`.
+        bad_data: As for `train`.
 
     Returns:
         The metrics. They and those of each class are also left as a file, see `results`.
@@ -217,7 +226,7 @@ def test(
     """
     started = time.time()
     _check_sources(checkpoint, predictions, out=out, tta=tta, show_dir=show_dir, launcher=launcher)
-    cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher, bf16)
+    cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher, bf16, bad_data)
     changes += fit_strategy(cfg, launcher, train=False)
     if cfg.get('test_dataloader') is None or cfg.get('test_evaluator') is None:
         raise UserError(f'config {config!r} has no test_dataloader or no test_evaluator: there is nothing to test on.')
@@ -241,7 +250,7 @@ def test(
             runner = build_runner(cfg, train=False)
         if state is not None:
             check_match(runner.model, state, checkpoint, shapes)
-        with contextlib.redirect_stdout(Chatter(sys.stdout)), naming_empty_images(cfg, ('test',)):
+        with contextlib.redirect_stdout(Chatter(sys.stdout)), telling_bad_data(runner):
             per_class = record_classes(runner.test_evaluator)
             num_images = len(runner.test_dataloader.dataset)
             metrics = runner.test()
@@ -324,6 +333,7 @@ def _prepare(
     options: dict[str, Any] | None,
     launcher: str,
     bf16: bool,
+    bad_data: str | None,
     strategy: str | None = None,
 ) -> tuple[Config, list[Change]]:
     """What both runs do first: the config, Shapes, the options (last, so that the user wins), the device."""
@@ -349,6 +359,8 @@ def _prepare(
             if loader is not None:
                 loader.setdefault('collate_fn', {'type': 'default_collate'})
     cfg.launcher = launcher
+    if bad_data is not None:
+        cfg.bad_data = bad_data
     name = Path(cfg.filename).stem + ('_shapes' if shapes else '')
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / name)
     return cfg, changes
@@ -485,7 +497,7 @@ def _add_hooks(cfg: Config, hooks: Sequence[dict]) -> None:
 # The runner
 
 
-class _Run(SteadyRun):
+class _Run(GuardedData, SteadyRun):
     """For a Runner class. The environment, the config and the hooks go to the log file, not over the screen; and the
     file that weights come from may hold nothing but them, which averaging hooks do not expect."""
 

@@ -1,0 +1,102 @@
+"""Whether the data and the model mean the same classes."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .faults import BadDataError
+from .shapes_config import walk
+
+__all__ = ['check_folders', 'check_num_classes', 'class_folders']
+
+FEW = 6  # names that a message lists
+
+
+def check_num_classes(model: dict, classes: Sequence[str] | None, split: str) -> None:
+    """Every head of the model against the classes of a data set.
+
+    Args:
+        model: The config's.
+        classes: Of the data set; None if it has none, which nothing can disagree with.
+        split: ``'train'``, ``'val'`` or ``'test'``.
+
+    Raises:
+        BadDataError: saying what to set.
+    """
+    if not classes or any(re.search(r'language_model|text_encoder', path) for path, _ in walk(model)):
+        return
+    wrong = {
+        f'{path}.num_classes'.replace('model.module.', 'model.'): node['num_classes']
+        for path, node in walk(model, 'model')
+        if _counts_classes(path, node) and node['num_classes'] != len(classes)
+    }
+    if not wrong:
+        return
+    options = ' '.join(f'{path}={len(classes)}' for path in wrong)
+    told = ', '.join(f'{path} is {number}' for path, number in wrong.items())
+    raise BadDataError(
+        f'the {split} data has {len(classes)} classes ({_few(classes)}), and {told}.\n'
+        f'If the data is right, set --cfg-options {options}\n'
+        f'If the model is right, name its classes in the config: {split}_dataloader.dataset.metainfo.classes',
+        'classes',
+    )
+
+
+def _counts_classes(path: str, node: dict) -> bool:
+    """Whether `num_classes` is the data's: a first stage knows objects only, an STDC edge head edges."""
+    number = node.get('num_classes')
+    if not isinstance(number, int) or number <= 0:
+        return False
+    elsewhere = r'\.(backbone|rpn_head|semantic_head)(\.|$)|_cfg(\.|$)'
+    return not re.search(elsewhere, path) and node.get('type') != 'STDCHead'
+
+
+def class_folders(dataset: Any) -> list[str] | None:
+    """The folders that an image-folder data set takes for classes, in order; None for any other data set."""
+    if getattr(dataset, 'ann_file', None) or not getattr(dataset, 'with_label', False):
+        return None
+    prefix = getattr(dataset, 'img_prefix', None)
+    if not isinstance(prefix, str) or '://' in prefix or not Path(prefix).is_dir():
+        return None
+    return sorted(path.name for path in Path(prefix).iterdir() if path.is_dir())
+
+
+def check_folders(dataset: Any, others: Sequence[str] | None = None) -> None:
+    """The folders of an image-folder data set against its classes, and against the folders of another split.
+
+    Args:
+        dataset: Built, but not initialised.
+        others: The class folders of the training data.
+
+    Raises:
+        BadDataError: saying what to set.
+    """
+    folders = class_folders(dataset)
+    if folders is None:
+        return
+    where, classes = dataset.img_prefix, dataset.metainfo.get('classes')
+    if classes is not None and len(classes) != len(folders):
+        raise BadDataError(
+            f'{where!r} has {len(folders)} class folders ({_few(folders)}), and the config names {len(classes)} '
+            f'classes.\nSet metainfo=dict(classes=[...]) of every data set in the config to the {len(folders)} names, '
+            f'in the alphabetical order of their folders, and model.head.num_classes={len(folders)}.',
+            'classes',
+        )
+    if classes is not None and set(classes) == set(folders) and list(classes) != folders:
+        raise BadDataError(
+            f'{where!r}: classes are numbered in the alphabetical order of their folders ({_few(folders)}), and the '
+            f'config has another ({_few(classes)}). Write them in that order.',
+            'classes',
+        )
+    if others is not None and folders != list(others):
+        odd = sorted(set(folders) ^ set(others))
+        raise BadDataError(
+            f'{where!r} has other class folders than the training data ({_few(odd)}): classes are numbered by their '
+            'folders, so each split needs all of them. An empty folder will do.',
+            'classes',
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ', '.join(names[:FEW]) + (', ...' if len(names) > FEW else '')

@@ -1,0 +1,140 @@
+"""What a run does with data that cannot be used: stop there, or leave it out and say so at the end.
+
+The config's ``bad_data``, ``'stop'`` or ``'skip'``, decides; `datasets.guard` does the work.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from ..datasets.classes import check_num_classes, class_folders
+from ..datasets.faults import collect
+from ..datasets.guard import check_coco, guard_of, leaves
+from ..datasets.shapes_config import walk
+from ..errors import UserError
+from .screen import say
+
+__all__ = ['MODES', 'GuardedData', 'needs_masks', 'telling_bad_data']
+
+MODES = ('stop', 'skip')
+TOLD = 5  # faults on the screen; the file has all
+
+
+class GuardedData:
+    """For a Runner class: its data sets are guarded, and mean the classes that the model does."""
+
+    _split: str | None = None
+    _class_folders: list[str] | None = None
+
+    def build_train_loop(self, loop: Any) -> Any:
+        return self._build('train', super().build_train_loop, loop)
+
+    def build_val_loop(self, loop: Any) -> Any:
+        return self._build('val', super().build_val_loop, loop)
+
+    def build_test_loop(self, loop: Any) -> Any:
+        return self._build('test', super().build_test_loop, loop)
+
+    def _build(self, split: str, build: Callable[[Any], Any], loop: Any) -> Any:
+        self._split = split
+        try:
+            loop = build(loop)
+        finally:
+            self._split = None
+        if hasattr(loop, 'evaluator'):
+            self._guard_evaluator(loop)
+        return loop
+
+    @property
+    def _skip(self) -> bool:
+        mode = self.cfg.get('bad_data') or MODES[0]
+        if mode not in MODES:
+            raise UserError(f"bad_data={mode!r}: expected 'stop' or 'skip'")
+        return mode == 'skip'
+
+    def build_dataloader(self, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
+        split = self._split
+        if split is None or not isinstance(dataloader, dict) or not isinstance(dataloader.get('dataset'), dict):
+            return super().build_dataloader(dataloader, *args, **kwargs)
+        if self._skip and split != 'train':
+            say(f'Reading the {split} data once, to leave out what cannot be used ...')
+        guarded = {
+            'type': 'mmext_backbones.GuardedDataset',
+            'dataset': dataloader['dataset'],
+            'split': split,
+            'skip': self._skip,
+            'masks': needs_masks(self.cfg),
+            'folder': str(bad_data_folder(self)),
+            'class_folders': self._class_folders,
+            'workers': dataloader.get('num_workers', 0),
+        }
+        loader = super().build_dataloader({**dataloader, 'dataset': guarded}, *args, **kwargs)
+        leaf = next(leaves(loader.dataset))
+        if split == 'train':
+            self._class_folders = class_folders(leaf)
+        metainfo = getattr(loader.dataset, 'metainfo', None) or {}
+        check_num_classes(self.cfg.model, metainfo.get('classes'), split)
+        return loader
+
+    def _guard_evaluator(self, loop: Any) -> None:
+        """COCO's metric reads the annotations itself: it must not count what the data set is without."""
+        left_out = {
+            info.get('img_id')
+            for leaf in leaves(loop.dataloader.dataset)
+            for info in getattr(guard_of(leaf), 'left_out', ())
+        }
+        for metric in loop.evaluator.metrics:
+            coco = getattr(metric, '_coco_api', None)
+            if coco is None or not hasattr(coco, 'createIndex'):
+                continue
+            before = coco.dataset
+            check_coco(coco, 'the annotation file of the evaluator', None, self._skip, needs_masks(self.cfg))
+            if left_out:
+                images = [image for image in coco.dataset['images'] if image['id'] not in left_out]
+                annotations = [entry for entry in coco.dataset['annotations'] if entry['image_id'] not in left_out]
+                coco.dataset = {**coco.dataset, 'images': images, 'annotations': annotations}
+            if coco.dataset is not before:
+                coco.createIndex()
+                coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs  # mmdet's names for them
+
+
+def needs_masks(cfg: Config) -> bool:
+    """Whether a config learns or measures instance masks."""
+    parts = [cfg.get(f'{split}_{kind}') for split in ('train', 'val', 'test') for kind in ('dataloader', 'evaluator')]
+    nodes = [node for part in parts for _, node in walk(part)]
+    return any(node.get('with_mask') for node in nodes) or any('segm' in (node.get('metric') or ()) for node in nodes)
+
+
+def bad_data_folder(runner: Runner) -> Path:
+    """Where the processes of a run note what they left out."""
+    return Path(runner.log_dir) / 'bad_data'
+
+
+@contextlib.contextmanager
+def telling_bad_data(runner: Runner) -> Iterator[None]:
+    """Says what a run left out when it ends, however it ends; the whole list is in ``bad_data/report.json``."""
+    try:
+        yield
+    finally:
+        found = collect(bad_data_folder(runner)) if is_main_process() else {}
+        if found:
+            path = bad_data_folder(runner) / 'report.json'
+            report = {split: [fault._asdict() for fault in faults] for split, faults in found.items()}
+            part = path.with_suffix('.part')
+            part.write_text(json.dumps(report, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+            os.replace(part, path)
+            for split, faults in found.items():
+                say(f'\nLeft out of the {split} data, images and annotations: {len(faults)}')
+                for fault in faults[:TOLD]:
+                    say(f'  {fault.kind:<20} {fault}')
+                if len(faults) > TOLD:
+                    say(f'  ... and {len(faults) - TOLD} more')
+            say(f'The whole list: {os.path.relpath(path)}')
