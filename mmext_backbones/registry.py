@@ -50,7 +50,7 @@ MODELS = LazyRegistry(
     scope=SCOPE,
     locations=['mmext_backbones.backbones', 'mmext_backbones.engine'],
 )
-DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['mmext_backbones.datasets.guard'])
+DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['mmext_backbones.datasets.guarded'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['mmext_backbones.engine'])
 METRICS = Registry('metric', parent=ROOT_METRICS, scope=SCOPE, locations=['mmext_backbones.engine'])
 STRATEGIES = Registry('strategy', parent=ROOT_STRATEGIES, scope=SCOPE, locations=['mmext_backbones.engine'])

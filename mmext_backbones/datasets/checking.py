@@ -13,7 +13,8 @@ from ..registry import DATASETS
 from .classes import check_num_classes, class_folders
 from .examining import examine
 from .faults import KINDS, BadDataError, Fault
-from .guard import guard_of, leaves
+from .guard import guard_of
+from .guarded import leaves
 from .shapes_config import shorten
 
 __all__ = ['check_splits', 'count_errors', 'report_lines', 'write_report']

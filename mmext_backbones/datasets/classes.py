@@ -24,11 +24,13 @@ def check_num_classes(model: dict, classes: Sequence[str] | None, split: str) ->
     Raises:
         BadDataError: saying what to set.
     """
-    if not classes or any(re.search(r'language_model|text_encoder', path) for path, _ in walk(model)):
+    nodes = list(walk(model, 'model'))
+    panoptic = any(node.get('num_stuff_classes') for _, node in nodes)  # its heads share the classes
+    if not classes or panoptic or any(re.search(r'language_model|text_encoder', path) for path, _ in nodes):
         return
     wrong = {
         f'{path}.num_classes'.replace('model.module.', 'model.'): node['num_classes']
-        for path, node in walk(model, 'model')
+        for path, node in nodes
         if _counts_classes(path, node) and node['num_classes'] != len(classes)
     }
     if not wrong:

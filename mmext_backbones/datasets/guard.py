@@ -1,91 +1,19 @@
-"""Data sets that name what is wrong with them, and can do without it.
-
-`GuardedDataset` builds any data set of mmdet, mmseg or mmpretrain and stands guard at the two places where data comes
-in: a COCO file is checked when it is read (`coco_entries`), and each sample when the loader's process prepares it. A
-good sample passes as it would without: the same steps, the same random numbers.
-"""
+"""What stands guard before the samples of a data set, where the loader's process prepares them."""
 
 import functools
-import inspect
-from collections.abc import Iterator, Sequence
-from copy import deepcopy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset, Compose
-from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.registry import DATASETS as ROOT_DATASETS
+from mmengine.dist import is_main_process
 
-from ..errors import UserError
-from ..registry import DATASETS
-from .classes import check_folders
-from .coco_entries import check_categories, check_entries
-from .examining import examine
 from .faults import KINDS, BadDataError, Fault, record, stop
 from .image_files import file_fault, map_fault, unreadable
 
-__all__ = ['Guard', 'check_coco', 'guard_of', 'guarded_dataset', 'leaves']
+__all__ = ['Guard', 'guard_of']
 
 IN_A_ROW = 100  # samples without a good one, after which it is no matter of some bad files
-
-
-@DATASETS.register_module(name='GuardedDataset')
-def guarded_dataset(
-    dataset: dict,
-    split: str,
-    skip: bool = False,
-    masks: bool = False,
-    folder: str | None = None,
-    class_folders: Sequence[str] | None = None,
-    workers: int = 0,
-) -> Any:
-    """Builds a data set, with its wrappers, and sets a `Guard` before each of those inside.
-
-    With `skip`, bad samples of the training data are noticed when their turn comes, and others take their place. A
-    measure over substitutes would be none: data to validate or test on is read once beforehand, and its bad samples
-    are no longer in it.
-
-    Args:
-        dataset: Its config.
-        split: What it is for: ``'train'``, ``'val'`` or ``'test'``.
-        skip: Leave out what is bad instead of stopping there.
-        masks: Whether the masks of a COCO file are needed.
-        folder: Where what was left out is recorded; nowhere when None.
-        class_folders: Those of the training data, which an image-folder data set must have as well.
-        workers: Processes that read beforehand.
-
-    Returns:
-        The data set itself.
-
-    Raises:
-        BadDataError: if the data set as a whole cannot be used, or, without `skip`, for a bad annotation.
-    """
-    built = ROOT_DATASETS.build(_lazy(deepcopy(dataset)))
-    for leaf in leaves(built):
-        if hasattr(leaf, 'prepare_data') and hasattr(leaf, 'full_init'):
-            faults = _initialise(leaf, skip, masks, class_folders)
-            leaf.prepare_data = Guard(leaf, split, skip, folder, faults)
-            if skip and split != 'train':
-                _leave_out(leaf, workers)
-    if hasattr(built, 'full_init'):
-        built.full_init()
-    return built
-
-
-def leaves(dataset: Any) -> Iterator[Any]:
-    """The data sets inside wrappers, or the data set itself."""
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    if inner == [None]:
-        yield dataset
-        return
-    for child in inner:
-        yield from leaves(child)
-
-
-def guard_of(leaf: Any) -> 'Guard | None':
-    """The guard of a data set; None if it has none."""
-    guard = vars(leaf).get('prepare_data')
-    return guard if isinstance(guard, Guard) else None
 
 
 class Guard:
@@ -158,7 +86,7 @@ class Guard:
             info: The sample's entry in the data set.
         """
         path = str(info.get('img_path'))
-        label, classes = info.get('gt_label'), self.dataset.metainfo.get('classes')
+        label, classes = info.get('gt_label'), self._classes
         for number in np.atleast_1d(label).tolist() if label is not None and classes else ():
             if not 0 <= number < len(classes):
                 return Fault('label', path, f'label {number}, and there are {len(classes)} classes, from 0')
@@ -171,6 +99,11 @@ class Guard:
                 if fault is not None:
                     return fault
         return None
+
+    @functools.cached_property
+    def _classes(self) -> Sequence[str] | None:
+        """Kept, because `metainfo` is copied at every look."""
+        return self.dataset.metainfo.get('classes')
 
     @functools.cached_property
     def _local(self) -> bool:
@@ -216,7 +149,7 @@ class Guard:
         if shape is not None and labels.shape != tuple(shape[:2]):
             detail = f'is {labels.shape[1]} x {labels.shape[0]} pixels, its picture {shape[1]} x {shape[0]}'
             return Fault('map size', path, detail)
-        classes = self.dataset.metainfo.get('classes')
+        classes = self._classes
         if self._semantic and classes:
             ignored = {255, getattr(self.dataset, 'ignore_index', 255)}
             wrong = set(np.flatnonzero(np.bincount(labels.ravel())[len(classes) :]) + len(classes)) - ignored
@@ -242,97 +175,7 @@ class Guard:
         return Fault('pipeline', path, f'{name} fails on it: {type(error).__name__}: {reason}')
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Building
-
-
-def _lazy(dataset: dict) -> dict:
-    """The config of a data set, and of those inside it, that reads no annotations yet."""
-    for child in [dataset.get('dataset'), *(dataset.get('datasets') or ())]:
-        if isinstance(child, dict):
-            _lazy(child)
-    with ROOT_DATASETS.switch_scope_and_registry(None) as registry:
-        cls = dataset['type'] if inspect.isclass(dataset['type']) else registry.get(dataset['type'])
-    parameters = inspect.signature(cls).parameters.values() if cls is not None else ()
-    if any(parameter.name == 'lazy_init' or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        dataset['lazy_init'] = True
-    return dataset
-
-
-def _leave_out(leaf: Any, workers: int) -> None:
-    """Takes the samples that cannot be used out of a data set. One process of a distributed run looks for them."""
-    guard = leaf.prepare_data
-    answer = [None]
-    if is_main_process():
-        answer = [[faults[0] if faults else None for faults in examine(guard, workers=workers, notes=False)]]
-    broadcast_object_list(answer)
-    bad = {index: fault for index, fault in enumerate(answer[0]) if fault is not None}
-    if not bad:
-        return
-    if is_main_process() and guard.folder is not None:
-        record(guard.folder, guard.split, bad.values())
-    if len(bad) == len(leaf):
-        raise BadDataError(f'the {guard.split} data has no sample that can be used. The first one is {bad[0]}')
-    guard.left_out = [leaf.get_data_info(index) for index in bad]
-    leaf.get_subset_([index for index in range(len(leaf)) if index not in bad])
-
-
-def _initialise(leaf: Any, skip: bool, masks: bool, class_folders: Sequence[str] | None) -> list[Fault]:
-    """Reads the annotations of a data set, and answers with what is wrong with them."""
-    where = getattr(leaf, 'ann_file', '') or getattr(leaf, 'data_prefix', '')
-    faults: list[Fault] = []
-    api = getattr(leaf, 'COCOAPI', None)
-    if api is not None and api.__name__ != 'COCOPanoptic':
-        leaf.COCOAPI = _checking(api, leaf.ann_file, leaf.metainfo.get('classes'), skip, masks, faults)
-    check_folders(leaf, class_folders)
-    try:
-        leaf.full_init()
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        raise BadDataError(f'{error.filename!r}: the data set needs it, and there is no such file.') from error
-    except Exception as error:
-        if not leaf.data_list:
-            raise _no_samples(leaf, where, error) from error
-        raise _unusable(where, error) from error
-    finally:
-        vars(leaf).pop('COCOAPI', None)
-    if len(leaf) == 0:  # a sampler without end would wait for the first sample for ever
-        raise _no_samples(leaf, where)
-    return faults
-
-
-def _unusable(where: Any, error: Exception) -> BadDataError:
-    return BadDataError(f'{where!r}: cannot be read as annotations: {type(error).__name__}: {str(error)[:300]}')
-
-
-def _no_samples(leaf: Any, where: Any, error: Exception | None = None) -> BadDataError:
-    if error is not None and 'concatenate' not in str(error):
-        return _unusable(where, error)
-    suffix = f' File names end in {leaf.img_suffix!r}.' if hasattr(leaf, 'img_suffix') else ''
-    return BadDataError(f'{where!r}: the data set has no samples.{suffix} {KINDS["no samples"].remedy}', 'no samples')
-
-
-def _checking(api: type, path: str, classes: Any, skip: bool, masks: bool, faults: list[Fault]) -> type:
-    """pycocotools' reader, as mmdet has it, that checks what it read before it is indexed."""
-
-    def create_index(self: Any) -> None:
-        faults.extend(check_coco(self, path, classes, skip, masks))
-        api.createIndex(self)
-
-    return type(api.__name__, (api,), {'createIndex': create_index})
-
-
-def check_coco(coco: Any, path: str, classes: Any, skip: bool, masks: bool) -> list[Fault]:
-    """Checks the content of a COCO reader and takes out of it what is bad.
-
-    Raises:
-        BadDataError: for what `check_categories` refuses; without `skip`, for any error.
-    """
-    check_categories(coco.dataset, path, classes)
-    faults, data = check_entries(coco.dataset, path, masks)
-    errors = [fault for fault in faults if KINDS[fault.kind].level == 'error']
-    if errors and not skip:
-        raise stop(errors)
-    coco.dataset = data
-    return faults
+def guard_of(leaf: Any) -> Guard | None:
+    """The guard of a data set; None if it has none."""
+    guard = vars(leaf).get('prepare_data')
+    return guard if isinstance(guard, Guard) else None

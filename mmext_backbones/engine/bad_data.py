@@ -1,6 +1,6 @@
 """What a run does with data that cannot be used: stop there, or leave it out and say so at the end.
 
-The config's ``bad_data``, ``'stop'`` or ``'skip'``, decides; `datasets.guard` does the work.
+The config's ``bad_data``, ``'stop'`` or ``'skip'``, decides; `datasets.guarded` does the work.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 
 from ..datasets.classes import check_num_classes, class_folders
 from ..datasets.faults import collect
-from ..datasets.guard import check_coco, guard_of, leaves
+from ..datasets.guard import guard_of
+from ..datasets.guarded import checked_annotations, leaves
 from ..datasets.shapes_config import walk
 from ..errors import UserError
 from .screen import say
@@ -44,14 +45,20 @@ class GuardedData:
         return self._build('test', super().build_test_loop, loop)
 
     def _build(self, split: str, build: Callable[[Any], Any], loop: Any) -> Any:
+        reading = contextlib.nullcontext() if split == 'train' else checked_annotations(self._skip, self._masks)
         self._split = split
         try:
-            loop = build(loop)
+            with reading:
+                loop = build(loop)
         finally:
             self._split = None
-        if hasattr(loop, 'evaluator'):
-            self._guard_evaluator(loop)
+        if split != 'train':
+            _leave_out_of_metrics(loop)
         return loop
+
+    @property
+    def _masks(self) -> bool:
+        return needs_masks(self.cfg)
 
     @property
     def _skip(self) -> bool:
@@ -71,7 +78,7 @@ class GuardedData:
             'dataset': dataloader['dataset'],
             'split': split,
             'skip': self._skip,
-            'masks': needs_masks(self.cfg),
+            'masks': self._masks,
             'folder': str(bad_data_folder(self)),
             'class_folders': self._class_folders,
             'workers': dataloader.get('num_workers', 0),
@@ -84,26 +91,20 @@ class GuardedData:
         check_num_classes(self.cfg.model, metainfo.get('classes'), split)
         return loader
 
-    def _guard_evaluator(self, loop: Any) -> None:
-        """COCO's metric reads the annotations itself: it must not count what the data set is without."""
-        left_out = {
-            info.get('img_id')
-            for leaf in leaves(loop.dataloader.dataset)
-            for info in getattr(guard_of(leaf), 'left_out', ())
-        }
-        for metric in loop.evaluator.metrics:
-            coco = getattr(metric, '_coco_api', None)
-            if coco is None or not hasattr(coco, 'createIndex'):
-                continue
-            before = coco.dataset
-            check_coco(coco, 'the annotation file of the evaluator', None, self._skip, needs_masks(self.cfg))
-            if left_out:
-                images = [image for image in coco.dataset['images'] if image['id'] not in left_out]
-                annotations = [entry for entry in coco.dataset['annotations'] if entry['image_id'] not in left_out]
-                coco.dataset = {**coco.dataset, 'images': images, 'annotations': annotations}
-            if coco.dataset is not before:
-                coco.createIndex()
-                coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs  # mmdet's names for them
+
+def _leave_out_of_metrics(loop: Any) -> None:
+    """COCO's metric reads the annotations itself: it must not count images that the data set is without."""
+    guards = [guard_of(leaf) for leaf in leaves(loop.dataloader.dataset)]
+    left_out = {info.get('img_id') for guard in guards if guard is not None for info in guard.left_out}
+    for metric in loop.evaluator.metrics if left_out else ():
+        coco = getattr(metric, '_coco_api', None)
+        if coco is None or not hasattr(coco, 'createIndex'):
+            continue
+        images = [image for image in coco.dataset['images'] if image['id'] not in left_out]
+        annotations = [entry for entry in coco.dataset['annotations'] if entry['image_id'] not in left_out]
+        coco.dataset = {**coco.dataset, 'images': images, 'annotations': annotations}
+        coco.createIndex()
+        coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs  # mmdet's names for them
 
 
 def needs_masks(cfg: Config) -> bool:
