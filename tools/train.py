@@ -30,6 +30,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--strategy', choices=STRATEGY_NAMES, help='how processes share a model, see docs/scaling.md')
     parser.add_argument('--accumulate', type=int, default=1, metavar='N', help='step the optimizer every N batches')
     parser.add_argument('--seed', type=int, help='of every random choice')
+    parser.add_argument(
+        '--on-nonfinite',
+        choices=['stop', 'skip'],
+        help='after a loss or gradients that are not finite: stop with a message (default), or leave out the step',
+    )
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     train(
@@ -46,6 +51,7 @@ def main(argv: list[str]) -> None:
         seed=args.seed,
         strategy=args.strategy,
         accumulate=args.accumulate,
+        on_nonfinite=args.on_nonfinite,
     )
 
 

@@ -5,6 +5,7 @@ from .checkpoint_files import WholeCheckpointHook
 from .hooks import CurvesHook, PredictionsHook
 from .instance_tta import InstanceTTAModel
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .nonfinite import NonFiniteHook
 from .predictions import DumpSmallResults
 from .preemption import PreemptionHook
 from .random_state import RandomStateHook
@@ -18,6 +19,7 @@ __all__ = [
     'FSDPStrategy',
     'InstanceTTAModel',
     'LayerDecayOptimWrapperConstructor',
+    'NonFiniteHook',
     'PositionHook',
     'PredictionsHook',
     'PreemptionHook',

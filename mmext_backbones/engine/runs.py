@@ -54,6 +54,7 @@ PREDICTIONS_HOOK = 'mmext_backbones.PredictionsHook'
 CHECKPOINT_HOOK = 'mmext_backbones.WholeCheckpointHook'
 # in this order: a validation is noted as complete, the random state is put back, then a stop may be written
 INTERRUPTION_HOOKS = [f'mmext_backbones.{name}' for name in ('RandomStateHook', 'PositionHook', 'PreemptionHook')]
+NONFINITE_HOOK = 'mmext_backbones.NonFiniteHook'
 INSTANCE_TTA_MODEL = 'mmext_backbones.InstanceTTAModel'
 
 # What mmengine and the tools read from a config, for the sake of misspelt options.
@@ -127,6 +128,7 @@ def train(
     strategy: str | None = None,
     accumulate: int = 1,
     bad_data: str | None = None,
+    on_nonfinite: str | None = None,
 ) -> dict[str, float]:
     """Trains a config and validates it on the way.
 
@@ -146,6 +148,8 @@ def train(
         accumulate: Batches behind a step of the optimizer, see `scaling.accumulate_batches`.
         bad_data: What to do with data that cannot be used: ``'stop'``, or ``'skip'``, which leaves it out and says so
             at the end; the config's `bad_data`, or ``'stop'``, when None.
+        on_nonfinite: ``'stop'`` or ``'skip'``: what a loss or gradients that are not finite lead to, see
+            `NonFiniteHook`; as the config says, or else stop, when None.
 
     Returns:
         The metrics of the last validation; empty if there was none.
@@ -166,8 +170,10 @@ def train(
     if seed is not None:
         cfg.randomness = ConfigDict({**(cfg.get('randomness') or {}), 'seed': seed})
     _set_resume(cfg, resume)
-    _add_hooks(cfg, [{'type': hook} for hook in (CURVES_HOOK, PREDICTIONS_HOOK, *INTERRUPTION_HOOKS)])
+    _add_hooks(cfg, [{'type': hook} for hook in (CURVES_HOOK, PREDICTIONS_HOOK, NONFINITE_HOOK, *INTERRUPTION_HOOKS)])
     _keep_checkpoints_whole(cfg)
+    if on_nonfinite is not None:
+        next(hook for hook in cfg.custom_hooks if hook['type'] == NONFINITE_HOOK)['action'] = on_nonfinite
 
     check_data(cfg, ('train', 'val'))
     check_checkpoints(cfg)
