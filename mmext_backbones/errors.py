@@ -18,7 +18,15 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
-__all__ = ['UserError', 'add_traceback_option', 'did_you_mean', 'explain', 'run_cli', 'unreadable_checkpoint']
+__all__ = [
+    'UserError',
+    'add_traceback_option',
+    'did_you_mean',
+    'explain',
+    'ran_out',
+    'run_cli',
+    'unreadable_checkpoint',
+]
 
 TRACEBACK_ENV = 'MMEXT_TRACEBACK'
 _PACKAGE = __name__.partition('.')[0]
@@ -47,10 +55,47 @@ def unreadable_checkpoint(path: str, reason: object) -> UserError:
 def explain(error: BaseException) -> str | None:
     """One message for a mistake that is recognised, in `error` or in what it was raised from; None for all else."""
     for link in _causes(error):
-        for recognise in (_user_error, _own_value_error, _unknown_type, _bad_arguments, _checkpoint, _image, _file):
+        for recognise in (
+            _user_error,
+            _own_value_error,
+            _unknown_type,
+            _bad_arguments,
+            _memory,
+            _checkpoint,
+            _image,
+            _file,
+        ):
             message = recognise(link)
             if message is not None:
                 return message
+    return None
+
+
+_RAN_OUT = {
+    'shared': r'Bus error|unable to (?:open|allocate) shared memory|unable to (?:mmap|write to file|resize) .*torch_',
+    'gpu': r'(?:CUDA|HIP|MPS backend|XPU|NPU)\b.*out of memory|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED',
+    'host': r"not enough memory|can't allocate memory|Cannot allocate memory|Insufficient memory|signal: Killed",
+}
+
+
+def ran_out(error: BaseException) -> tuple[str, str] | None:
+    """Which memory an error says has run out, in itself or in what it was raised from, and the line that says so.
+
+    The first is ``'gpu'``, ``'host'`` or ``'shared'`` (what loader workers hand over their batches in).
+    """
+    for link in _causes(error):
+        if isinstance(link, UserError):
+            return None
+        lines = str(link).strip().splitlines() or [type(link).__name__]
+        if isinstance(link, (RuntimeError, OSError, MemoryError)) or type(link).__module__.startswith('cv2'):
+            for kind, pattern in _RAN_OUT.items():
+                for line in reversed(lines):  # what a worker sent ends in its error
+                    if re.search(pattern, line):
+                        return kind, line.strip()
+        if isinstance(link, MemoryError):
+            return 'host', lines[-1].strip()
+        if type(link).__name__ == 'OutOfMemoryError':  # torch's
+            return 'gpu', lines[0].strip()
     return None
 
 
@@ -149,6 +194,16 @@ def _unknown_key(cls: type, key: str) -> str:
         f'{cls.__name__} ({cls.__module__}) accepts no key {key!r}.{did_you_mean(key, accepted)}\n'
         f'It accepts: {", ".join(accepted)}.'
     )
+
+
+def _memory(error: BaseException) -> str | None:
+    """Outside of a run, which knows its settings; see `engine.memory`."""
+    found = ran_out(error)
+    if found is None:
+        return None
+    kind, reason = found
+    what = {'gpu': 'the GPU', 'host': 'this machine', 'shared': 'what processes share (/dev/shm)'}[kind]
+    return f'the memory of {what} ran out: {reason}'
 
 
 def _checkpoint(error: BaseException) -> str | None:

@@ -32,6 +32,7 @@ from .bad_data import MODES, GuardedData, telling_bad_data
 from .checks import check_checkpoint, check_checkpoints, check_data, check_match
 from .config_files import load_config
 from .instance_tta import META_KEYS
+from .memory import naming_memory_settings
 from .predictions import evaluate_predictions, find_predictions, save_predictions
 from .processes import check_launcher, fit_processes, join_processes, locked, world_size
 from .results import describe, record_classes, results_name, write_results
@@ -179,10 +180,14 @@ def train(
     check_checkpoints(cfg)
     _keep_seed(cfg)
     say_changes(changes, shapes)
-    with contextlib.redirect_stdout(Chatter(sys.stdout)):
+    with contextlib.redirect_stdout(Chatter(sys.stdout)), naming_memory_settings(cfg, 'train'):
         runner = build_runner(cfg)
     say_plan(runner, cfg)
-    with contextlib.redirect_stdout(Chatter(sys.stdout)), telling_bad_data(runner):
+    with (
+        contextlib.redirect_stdout(Chatter(sys.stdout)),
+        naming_memory_settings(cfg, 'train'),
+        telling_bad_data(runner),
+    ):
         runner.train()
     metrics = {
         name.removeprefix('val/'): buffer.current()
@@ -256,7 +261,11 @@ def test(
             runner = build_runner(cfg, train=False)
         if state is not None:
             check_match(runner.model, state, checkpoint, shapes)
-        with contextlib.redirect_stdout(Chatter(sys.stdout)), telling_bad_data(runner):
+        with (
+            contextlib.redirect_stdout(Chatter(sys.stdout)),
+            naming_memory_settings(cfg, 'test'),
+            telling_bad_data(runner),
+        ):
             per_class = record_classes(runner.test_evaluator)
             num_images = len(runner.test_dataloader.dataset)
             metrics = runner.test()
