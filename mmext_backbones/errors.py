@@ -68,6 +68,10 @@ def explain(error: BaseException) -> str | None:
             message = recognise(link)
             if message is not None:
                 return message
+    for link in _causes(error):
+        message = _component(link)
+        if message is not None:
+            return message
     return None
 
 
@@ -217,6 +221,36 @@ def _checkpoint(error: BaseException) -> str | None:
             path = os.fspath(source) if named else getattr(source, 'name', 'in memory')
             return str(unreadable_checkpoint(str(path), error))
     return None
+
+
+def _component(error: BaseException) -> str | None:
+    """Which component of the config failed, where nothing more is known: while it was built, or as a step of the data.
+
+    A mistake in the config and a bug of the component look the same from here, so the type of the error is told.
+    """
+    told = f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}'
+    for build in _builds(error):
+        cls, args = build.get('obj_cls'), build.get('args', build.get('cfg'))
+        if cls is None or not isinstance(cls, type):
+            return f'a component of the config cannot be built: {told}\nIts entry: {_shown(args)}{_SEE}'
+        return f'{cls.__name__} ({cls.__module__}) cannot be built from its config: {told}\nIt: {_shown(args)}{_SEE}'
+    for frame, _ in reversed(_frames(error)):
+        module, function = frame.f_globals.get('__name__', ''), frame.f_code.co_name
+        if module == 'mmengine.dataset.base_dataset' and function == '__call__' and 't' in frame.f_locals:
+            step = type(frame.f_locals['t'])
+            return f'{step.__name__} ({step.__module__}), a step of the data pipeline, fails: {told}{_SEE}'
+        match = re.fullmatch(r'(?:build|register|set|setup)_(\w+)', function)
+        if match and module.startswith(('mmengine.runner', 'mmengine._strategy', 'mmengine.visualization')):
+            return f"the config's {match.group(1)} cannot be used: {told}{_SEE}"
+    return None
+
+
+_SEE = '\nIf it is a bug instead: --traceback shows where.'
+
+
+def _shown(value: object) -> str:
+    text = ' '.join(repr(value).split())
+    return text if len(text) <= 300 else f'{text[:296]} ...'
 
 
 _IMAGE = (

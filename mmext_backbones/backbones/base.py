@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmext_backbones.ops.padding import crop
-from mmext_backbones.weights.fitting import Report, WeightsError, fit, unwrap
+from mmext_backbones.weights.fitting import Report, WeightsError, check_values, fit, unwrap
 from mmext_backbones.weights.layouts import family_of, recognise, under
 from mmext_backbones.weights.loading import read
 
@@ -244,7 +244,10 @@ class DenseBackbone(BaseModule):
                 fill the backbone. Nothing has been loaded then.
         """
         tensors = unwrap(read(checkpoint, map_location), checkpoint)
-        tensors, report = fit(tensors, self.state_dict(), family_of(type(self)), checkpoint, prefix)
+        check_values(tensors, checkpoint)
+        wanted = self.state_dict()
+        tensors, report = fit(tensors, wanted, family_of(type(self)), checkpoint, prefix)
+        check_values(tensors, checkpoint, wanted)
         if strict and not report.complete:
             raise WeightsError(
                 f'{type(self).__name__}: the weights do not fit\n{report}\n'

@@ -10,11 +10,11 @@ from mmengine.config import Config
 
 from ..datasets.shapes_config import walk
 from ..errors import UserError, did_you_mean
-from ..weights.fitting import WeightsError, fit, unwrap
+from ..weights.fitting import WeightsError, check_values, fit, unwrap
 from ..weights.layouts import family_of, recognise
 from ..weights.loading import read_file
 
-__all__ = ['check_checkpoint', 'check_checkpoints', 'check_data', 'check_match']
+__all__ = ['by_name_of', 'check_checkpoint', 'check_checkpoints', 'check_data', 'check_match']
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> None:
@@ -98,9 +98,11 @@ def check_checkpoint(path: str) -> dict | None:
         known = [str(other) for other in Path(path).parent.glob('*.pth')]
         raise UserError(f'checkpoint {path!r}: there is no such file.{did_you_mean(path, known)}')
     try:
-        return unwrap(read_file(path, 'cpu', mmap=True), path)
+        weights = unwrap(read_file(path, 'cpu', mmap=True), path)
+        check_values(weights, path)
     except WeightsError as error:
         raise UserError(f'checkpoint {error}') from error
+    return weights
 
 
 def check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes: bool) -> None:
@@ -108,6 +110,26 @@ def check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes: 
 
     Raises:
         UserError: if some are missing or of another shape.
+    """
+    weights, wanted = by_name_of(model, weights, checkpoint)
+    wrong = [key for key, value in wanted.items() if key not in weights or weights[key].shape != value.shape]
+    if wrong:
+        hint = 'It may come from another config' + ('.' if shapes else ', or from a run with --shapes.')
+        raise UserError(
+            f'checkpoint {checkpoint!r} does not fit this model: {len(wrong)} of {len(wanted)} tensors are missing or '
+            f'of another shape ({", ".join(wrong[:3])}{", ..." if len(wrong) > 3 else ""}). {hint}'
+        )
+    try:
+        check_values(weights, f'checkpoint {checkpoint!r}', wanted)
+    except WeightsError as error:
+        raise UserError(str(error)) from error
+
+
+def by_name_of(model: torch.nn.Module, weights: dict, checkpoint: str) -> tuple[dict, dict]:
+    """Weights of any known layout by the names of a model, and the tensors of the model but for counters.
+
+    Raises:
+        WeightsError: if they are of a known layout and not whole.
     """
     model = model.module if hasattr(model, 'module') else model
     wanted = {key: value for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')}
@@ -120,10 +142,4 @@ def check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes: 
         backbone, _ = fit(weights, model.backbone.state_dict(), family, f'checkpoint {checkpoint!r}')
         weights = {key: value for key, value in weights.items() if not key.startswith('backbone.')}
         weights |= {f'backbone.{key}': value for key, value in backbone.items()}
-    wrong = [key for key, value in wanted.items() if key not in weights or weights[key].shape != value.shape]
-    if wrong:
-        hint = 'It may come from another config' + ('.' if shapes else ', or from a run with --shapes.')
-        raise UserError(
-            f'checkpoint {checkpoint!r} does not fit this model: {len(wrong)} of {len(wanted)} tensors are missing or '
-            f'of another shape ({", ".join(wrong[:3])}{", ..." if len(wrong) > 3 else ""}). {hint}'
-        )
+    return weights, wanted

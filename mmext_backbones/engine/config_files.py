@@ -37,6 +37,8 @@ def load_config(config: str) -> Config:
         return read(name)
     except UserError:
         raise
+    except SystemExit as error:
+        raise UserError(f'config {name!r} cannot be read: it ends the program ({type(error).__name__})') from error
     except Exception as error:  # whatever a config does wrong: it is a program
         raise UserError(f'config {name!r} cannot be read: {_told(error, name)}') from error
 
@@ -107,6 +109,10 @@ def _told(error: Exception, name: str) -> str:
     if isinstance(error, SyntaxError):
         file = error.filename if os.path.isfile(error.filename or '') else files[-1]
         return f'{_place(file, error.lineno, name)}{type(error).__name__}: {error.msg}'
+    if isinstance(error, RecursionError):
+        circle = _circle(files)
+        if circle:
+            return f'its bases are a circle: {circle}'
     missing = _missing_base(frames, files, name)
     if missing:
         return missing
@@ -116,6 +122,15 @@ def _told(error: Exception, name: str) -> str:
     place = next((place for place in ran if place[0] in files), None)
     place = place or next((place for place in ran if _own(place[0])), (files[-1], None))  # a module that it imports
     return _place(*place, name) + what
+
+
+def _circle(files: list[str]) -> str | None:
+    """``'a.py -> b.py -> a.py'`` from the files that were being read, outermost first."""
+    order = list(dict.fromkeys(file for file in files if os.path.isfile(file)))
+    names = {file: os.path.relpath(file) for file in order}
+    if len(files) < 3 * max(len(order), 1):  # a circle is run through many times
+        return None
+    return ' -> '.join([*names.values(), names[order[0]]])
 
 
 def _place(file: str, line: int | None, name: str) -> str:

@@ -45,7 +45,9 @@ def find_checkpoint(work_dir: str | Path, say: Callable[[str], None]) -> str | N
     for path in (str(path) for folder in folders for path in sorted(folder.glob('*.pth'))):
         if path != last and _problem(path) is None:
             checkpoint = read_file(path, 'cpu', mmap=True)
-            if 'optimizer' in checkpoint:  # not the best ones, which are there to be tested
+            if (
+                'optimizer' in checkpoint or 'optim_wrapper' in checkpoint
+            ):  # not the best ones, which are there to be tested
                 found[path] = checkpoint['meta']['iter']
     if not found:
         return None

@@ -30,6 +30,7 @@ from ..registry import MODELS
 from ..weights.fitting import unwrap
 from .bad_data import MODES, GuardedData, telling_bad_data
 from .checks import check_checkpoint, check_checkpoints, check_data, check_match
+from .config_checks import check_config, check_needed
 from .config_files import load_config
 from .instance_tta import META_KEYS
 from .memory import naming_memory_settings
@@ -39,6 +40,7 @@ from .results import describe, record_classes, results_name, write_results
 from .resuming import find_checkpoint, read_meta
 from .scaling import accumulate_batches, fit_strategy, scale_lr, use_strategy
 from .screen import Chatter, quiet, say, say_changes, say_plan, say_summary, shorten_console
+from .starting import CarefulStart, check_resume
 from .steady import SteadyRun
 
 __all__ = [
@@ -161,6 +163,7 @@ def train(
     """
     started = time.time()
     cfg, changes = _prepare(config, shapes, work_dir, cfg_options, launcher, bf16, bad_data, strategy)
+    check_needed(cfg)
     if amp:
         _use_amp(cfg)
     if accumulate != 1:
@@ -178,6 +181,7 @@ def train(
 
     check_data(cfg, ('train', 'val'))
     check_checkpoints(cfg)
+    check_resume(cfg)
     _keep_seed(cfg)
     say_changes(changes, shapes)
     with contextlib.redirect_stdout(Chatter(sys.stdout)), naming_memory_settings(cfg, 'train'):
@@ -359,6 +363,7 @@ def _prepare(
         raise UserError(f'config {config!r} has no model: is it a part that other configs inherit?')
     changes = []
     if shapes:
+        check_config(cfg)
         data_dir = make_default_shapes()
         iters = (options or {}).get('train_cfg.max_iters')
         changes += use_shapes(cfg, data_dir, **({'iters': iters} if iters else {}))
@@ -367,6 +372,7 @@ def _prepare(
     if strategy is not None:
         changes += use_strategy(cfg, strategy)
     apply_options(cfg, options)
+    check_config(cfg)
     changes += _fit_device(cfg, launcher) + fit_processes(cfg, launcher)
     if cfg.default_scope == 'mmpretrain':
         for split in ('train', 'val', 'test'):
@@ -512,7 +518,7 @@ def _add_hooks(cfg: Config, hooks: Sequence[dict]) -> None:
 # The runner
 
 
-class _Run(GuardedData, SteadyRun):
+class _Run(GuardedData, SteadyRun, CarefulStart):
     """For a Runner class. The environment, the config and the hooks go to the log file, not over the screen; and the
     file that weights come from may hold nothing but them, which averaging hooks do not expect."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import swin
-from .fitting import WeightsError, guess, unwrap
+from .fitting import WeightsError, check_values, guess, unwrap
 from .layouts import FAMILIES, OWN, recognise, under
 from .loading import read
 
@@ -64,6 +64,7 @@ def convert_file(source: str, target: str | os.PathLike, *, to: str = 'ours', fo
     if not path.parent.is_dir():
         raise WeightsError(f'{target}: there is no folder {path.parent}')
     tensors = unwrap(read(source), source)
+    check_values(tensors, source)
     backbone, family, layout, prefix = to_ours(tensors, source)
     back = TARGETS[to]
     if back is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .layouts import FAMILIES, OWN, recognise, under
 from .resize import resize_patch_kernel, resize_window_table
 
-__all__ = ['Report', 'WeightsError', 'fit', 'guess', 'unwrap']
+__all__ = ['Report', 'WeightsError', 'check_values', 'fit', 'guess', 'unwrap']
 
 # what a file may lack: the norms of output maps and the pyramid are not in a classifier; counters matter to no one
 FRESH = re.compile(r'norm\d\..*|upsample\..*|.*\.num_batches_tracked')
@@ -77,21 +77,52 @@ def unwrap(content: Any, source: str) -> dict[str, Tensor]:
     """The tensors by name, from what a checkpoint file holds: alone, or under `state_dict`, `model` or their averages.
 
     Raises:
-        WeightsError: if there are none.
+        WeightsError: if there are none, or something else stands among the weights.
     """
+    found = False
     for _ in range(2):  # {'model': {'state_dict': ...}} exists
         if not isinstance(content, Mapping):
             break
         for key in ('state_dict', 'model', 'state_dict_ema', 'model_ema'):
             if isinstance(content.get(key), Mapping):
-                content = content[key]
+                content, found = content[key], True
                 break
     if not isinstance(content, Mapping):
         raise WeightsError(f'{source} holds a {type(content).__name__}: expected a state dict')
+    strange = [key for key, value in content.items() if not isinstance(value, (Tensor, int, float, Mapping))]
+    if found and strange:
+        kind = type(content[strange[0]]).__name__
+        raise WeightsError(f'{source}: among its weights {strange[0]} is a {kind}, and no tensor')
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise WeightsError(f'{source} holds no tensors')
     return tensors
+
+
+def check_values(tensors: Mapping[str, Tensor], source: str, wanted: Mapping[str, Tensor] | None = None) -> None:
+    """Looks at every value: a tensor may have the right name and shape and still spoil the model.
+
+    Args:
+        tensors: Weights by name.
+        source: Where they came from, for messages.
+        wanted: The tensors they are to fill, by the same names. Floating point numbers of any precision may be filled
+            into another one; integers, booleans and complex numbers may not.
+
+    Raises:
+        WeightsError: naming the first tensors that cannot be used, and why.
+    """
+    bad = {}
+    for key, tensor in tensors.items():
+        goal = (wanted or {}).get(key)
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            bad[key] = 'has no values' if tensor.is_meta else 'is sparse or quantised'
+        elif tensor.is_complex() or (goal is not None and goal.is_floating_point() and not tensor.is_floating_point()):
+            bad[key] = f'holds {str(tensor.dtype).removeprefix("torch.")} numbers'
+        elif tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            bad[key] = 'holds NaN or infinity'
+    if bad:
+        shown = ', '.join(f'{key} {why}' for key, why in list(bad.items())[:3])
+        raise WeightsError(f'{source} cannot be used: {shown}{", ..." if len(bad) > 3 else ""} ({len(bad)} in all)')
 
 
 def fit(

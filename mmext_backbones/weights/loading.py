@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
-from zipfile import BadZipFile, is_zipfile
+from zipfile import is_zipfile
 
 import torch
 from mmengine.dist import barrier, get_dist_info
@@ -25,8 +25,6 @@ from mmengine.runner import CheckpointLoader
 from .fitting import WeightsError
 
 __all__ = ['check_address', 'read', 'register_schemes']
-
-DAMAGED = (RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError, KeyError, ValueError, AttributeError)
 
 
 def read(source: str | os.PathLike, map_location: Any = 'cpu') -> Any:
@@ -57,7 +55,9 @@ def read_file(filename: str, map_location: Any = None, *, mmap: bool = False) ->
         if 'Unsupported operand' in str(error):
             raise WeightsError(f'{path} cannot be read: no checkpoint of torch, or a damaged one') from error
         raise WeightsError(_refusal(path, error)) from error
-    except DAMAGED as error:
+    except ImportError:
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as it has bytes
         first_line = str(error).strip().partition('\n')[0]
         raise WeightsError(
             f'{path} cannot be read: {first_line or type(error).__name__} (a truncated or damaged file? fetch it again)'
