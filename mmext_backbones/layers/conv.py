@@ -1,4 +1,4 @@
-"""Convolutions padded as TensorFlow pads them."""
+"""Convolutions with functions of ours beside them: padded as TensorFlow pads them, or of a product."""
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,17 @@ class SameConv2d(nn.Conv2d):
         if kernel < stride:
             total = max(0, total)
         return total // 2, total - total // 2
+
+
+class FilterConv2d(nn.Conv2d):
+    """The filter convolution of ELSA: stride 1, zeros around the map, as many channels out as in.
+
+    A class of its own, so that `functional` knows that `ops.product_conv` may stand for it.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, group_width: int) -> None:
+        groups = channels // group_width
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=groups)
 
 
 def same_conv(

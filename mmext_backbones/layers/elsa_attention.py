@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
-from mmext_backbones.ops import elsa
+from mmext_backbones.ops import elsa, product_conv
 
-from .functional import norm_linear
+from .conv import FilterConv2d
+from .functional import functional, norm_linear
 from .linear import linear
 
 
@@ -43,9 +44,7 @@ class ELSAAttention(nn.Module):
 
         # qkv and filter_proj are pointwise convolutions in the source and keep the initialisation of those
         self.qkv = nn.Linear(embed_dims, 2 * self.qk_dims + embed_dims)
-        self.filter_conv = nn.Conv2d(
-            self.qk_dims, self.qk_dims, kernel_size, padding=kernel_size // 2, groups=self.qk_dims // group_width
-        )
+        self.filter_conv = FilterConv2d(self.qk_dims, kernel_size, group_width)
         self.filter_act = nn.GELU()
         self.filter_proj = nn.Linear(self.qk_dims, kernel_size**2 * num_heads)
         self.ghost_head = nn.Parameter(torch.zeros(embed_dims, kernel_size, kernel_size))
@@ -56,8 +55,7 @@ class ELSAAttention(nn.Module):
     def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
         """The attention of x, or of norm(x)."""
         q, k, v = norm_linear(x, norm, self.qkv).split((self.qk_dims, self.qk_dims, x.shape[-1]), dim=-1)
-        filters = self.filter_conv((q * k).permute(0, 3, 1, 2))
-        logits = self.filter_proj(self.filter_act(filters).permute(0, 2, 3, 1))  # [B, H, W, heads * k * k]
+        logits = self.filter_proj(self.filter_act(self.filters(q, k)))  # [B, H, W, heads * k * k]
         x = elsa(
             v.permute(0, 3, 1, 2),
             logits.permute(0, 3, 1, 2),
@@ -67,3 +65,10 @@ class ELSAAttention(nn.Module):
             backend=self.backend,
         )
         return self.proj_drop(self.proj(x.permute(0, 2, 3, 1)))
+
+    def filters(self, q: Tensor, k: Tensor) -> Tensor:
+        """What the filters are read from: the convolution of q * k, all [B, H, W, qk_dims]."""
+        conv = self.filter_conv
+        if functional(conv):
+            return product_conv(q, k, conv.weight, conv.bias)
+        return conv((q * k).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

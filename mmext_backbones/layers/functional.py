@@ -8,12 +8,13 @@ from torch.nn.modules import module as torch_modules
 
 from mmext_backbones.ops.recompute import BatchNorm, LayerNorm, Linear, recompute
 
-from .conv import SameConv2d
+from .conv import FilterConv2d, SameConv2d
 
 # module without children -> whether a function of ours can stand for this one
 FUNCTIONAL: dict[type[nn.Module], Callable[[nn.Module], bool]] = {
     nn.Linear: lambda linear: True,
     SameConv2d: lambda conv: True,
+    FilterConv2d: lambda conv: True,
     nn.GELU: lambda gelu: True,
     nn.LayerNorm: lambda norm: norm.weight is not None and norm.bias is not None,
     nn.BatchNorm2d: lambda norm: norm.affine and norm.track_running_stats and norm.momentum is not None,

@@ -3,6 +3,7 @@
 from .bilstm2d import bilstm2d
 from .elsa import elsa, elsa_reference
 from .partition import grid_merge, grid_partition, padding_mask, window_merge, window_partition
+from .product_conv import product_conv, product_conv_reference
 from .window_attention import relative_position_index, shifted_window_mask, window_attention
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     'grid_merge',
     'grid_partition',
     'padding_mask',
+    'product_conv',
+    'product_conv_reference',
     'relative_position_index',
     'shifted_window_mask',
     'window_attention',

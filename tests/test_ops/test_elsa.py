@@ -185,7 +185,8 @@ def test_torch_compile_sees_one_node():
     compiled = torch.compile(attention, backend=record, dynamic=True)
     for H, W in ((8, 9), (11, 7)):
         x = torch.randn(1, H, W, 24)
-        torch.testing.assert_close(compiled(x), attention(x), rtol=0, atol=0)
+        # compilers see torch's convolution of the filters, which sums in another order than ours (ops.product_conv)
+        torch.testing.assert_close(compiled(x), attention(x))
     assert len(graphs) == 1  # no break, no compilation for the second size
 
 
