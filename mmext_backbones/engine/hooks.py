@@ -90,18 +90,26 @@ class CurvesHook(Hook):
                 self.metrics[key] = [*points, (runner.iter, float(value))]
         self._write(runner)
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if is_main_process():
+            self._save(runner)  # for a run that goes on from this checkpoint
+
     def after_train(self, runner: Runner) -> None:
         if is_main_process():
             self._write(runner)
+
+    @unless_full('curves')
+    def _save(self, runner: Runner) -> None:
+        points = {'interval': self.interval, 'losses': self.losses, 'metrics': self.metrics}
+        write_whole(Path(runner.work_dir) / 'curves.json', json.dumps(points))
 
     @unless_full('curves')
     def _write(self, runner: Runner) -> None:
         self._add_losses(runner, runner.iter)
         if not self.losses:  # a validation without training
             return
+        self._save(runner)
         work_dir = Path(runner.work_dir)
-        points = {'interval': self.interval, 'losses': self.losses, 'metrics': self.metrics}
-        write_whole(work_dir / 'curves.json', json.dumps(points))
         self._draw(work_dir / 'curves.png', title=work_dir.name)
 
     def _draw(self, path: Path, title: str) -> None:

@@ -147,10 +147,9 @@ def test_a_second_signal_stops_at_once(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize('loop', ['epoch', 'iter'])
-def test_processes_agree_and_keep_their_random_states(loop, tmp_path):
+def test_processes_agree_and_keep_their_random_states(tmp_path):
     """Two processes, of which one is asked to stop; their dropout differs, and goes on in both."""
-    options = {'loop': loop, 'randomness': {'seed': 3, 'diff_rank_seed': True}}
+    options = {'randomness': {'seed': 3, 'diff_rank_seed': True}}
     options |= {'train_dataloader.batch_size': 2, 'train_dataloader.dataset.length': 28}
 
     def train(rank: int, port: int, folder: Path, resume: str | None = None, stopped: int | None = None) -> None:
@@ -170,6 +169,6 @@ def test_processes_agree_and_keep_their_random_states(loop, tmp_path):
     assert run(tmp_path / 'unbroken') == [0, 0]
     assert run(tmp_path / 'broken', stopped=1) == [EXIT_CODE, EXIT_CODE]
     checkpoint = find_checkpoint(tmp_path / 'broken', print)
-    assert Path(checkpoint).name == ('epoch_1_iter_10.pth' if loop == 'epoch' else 'iter_10.pth')
+    assert Path(checkpoint).name == 'epoch_1_iter_10.pth'
     assert run(tmp_path / 'broken', resume=checkpoint) == [0, 0]
     assert_equal(*(torch.load(tmp_path / name / 'state.pth') for name in ('broken', 'unbroken')))
