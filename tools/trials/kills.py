@@ -148,7 +148,7 @@ class Trial:
         said = []
         checkpoint = find_checkpoint(folder, said.append)
         at = torch.load(checkpoint, weights_only=True)['meta']['iter'] if checkpoint else 0
-        problems += [f'{folder.name}: {line}' for line in said]
+        problems += [f'{folder.name}: {line}' for line in said if 'cannot be resumed' in line]
         if done:
             lost = self.result['iterations_lost']
             lost[kind] = max(lost.get(kind, 0), done - at)
