@@ -77,7 +77,7 @@ def check_splits(
                 faults += _empty_classes(leaf)
                 folders = class_folders(leaf) if folders is None and split == 'train' else folders
             metainfo = getattr(built, 'metainfo', None) or {}
-            check_num_classes(cfg.model, metainfo.get('classes'), split)
+            check_num_classes(cfg, metainfo.get('classes'), split)
         except BadDataError as error:
             faults.append(Fault(error.kind, f'{split} data', str(error)))
         report[split] = {'data': shorten(dataset), 'samples': samples, 'faults': _by_kind(faults)}

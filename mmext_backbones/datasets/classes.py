@@ -13,25 +13,29 @@ __all__ = ['check_folders', 'check_num_classes', 'class_folders']
 FEW = 6  # names that a message lists
 
 
-def check_num_classes(model: dict, classes: Sequence[str] | None, split: str) -> None:
-    """Every head of the model against the classes of a data set.
+def check_num_classes(cfg: dict, classes: Sequence[str] | None, split: str) -> None:
+    """Every part of the model that has a number of classes, against the classes of a data set.
 
     Args:
-        model: The config's.
+        cfg: The whole config.
         classes: Of the data set; None if it has none, which nothing can disagree with.
         split: ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
         BadDataError: saying what to set.
     """
+    model = cfg['model']
     nodes = list(walk(model, 'model'))
     panoptic = any(node.get('num_stuff_classes') for _, node in nodes)  # its heads share the classes
     if not classes or panoptic or any(re.search(r'language_model|text_encoder', path) for path, _ in nodes):
         return
+    if 'data_preprocessor' not in model:
+        nodes += walk(cfg.get('data_preprocessor'), 'data_preprocessor')
+    mixing = bool((model.get('train_cfg') or {}).get('augments'))
     wrong = {
         f'{path}.num_classes'.replace('model.module.', 'model.'): node['num_classes']
         for path, node in nodes
-        if _counts_classes(path, node) and node['num_classes'] != len(classes)
+        if _counts_classes(path, node, mixing) and node['num_classes'] != len(classes)
     }
     if not wrong:
         return
@@ -45,11 +49,14 @@ def check_num_classes(model: dict, classes: Sequence[str] | None, split: str) ->
     )
 
 
-def _counts_classes(path: str, node: dict) -> bool:
-    """Whether `num_classes` is the data's: a first stage knows objects only, an STDC edge head edges."""
+def _counts_classes(path: str, node: dict, mixing: bool) -> bool:
+    """Whether `num_classes` is the data's: a first stage knows objects only, an STDC edge head edges, and mmpretrain
+    reads that of a preprocessor only where labels become scores, as for mixed pictures."""
     number = node.get('num_classes')
     if not isinstance(number, int) or number <= 0:
         return False
+    if path.endswith('data_preprocessor'):
+        return bool(mixing or node.get('to_onehot') or node.get('batch_augments'))
     elsewhere = r'\.(backbone|rpn_head|semantic_head)(\.|$)|_cfg(\.|$)'
     return not re.search(elsewhere, path) and node.get('type') != 'STDCHead'
 

@@ -151,8 +151,8 @@ class Guard:
             return Fault('map size', path, detail)
         classes = self._classes
         if self._semantic and classes:
-            ignored = {255, getattr(self.dataset, 'ignore_index', 255)}
-            wrong = set(np.flatnonzero(np.bincount(labels.ravel())[len(classes) :]) + len(classes)) - ignored
+            odd = (labels >= len(classes)) & (labels != 255)
+            wrong = set(np.unique(labels[odd])) - {getattr(self.dataset, 'ignore_index', 255)} if odd.any() else ()
             if wrong:
                 shift = ' after 1 is taken off each' if self.dataset.reduce_zero_label else ''
                 told = ', '.join(map(str, sorted(wrong)[:5]))

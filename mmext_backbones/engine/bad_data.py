@@ -88,7 +88,7 @@ class GuardedData:
         if split == 'train':
             self._class_folders = class_folders(leaf)
         metainfo = getattr(loader.dataset, 'metainfo', None) or {}
-        check_num_classes(self.cfg.model, metainfo.get('classes'), split)
+        check_num_classes(self.cfg, metainfo.get('classes'), split)
         return loader
 
 

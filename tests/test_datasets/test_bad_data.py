@@ -299,18 +299,24 @@ def test_a_refused_sample_is_drawn_anew(root, capfd):
 
 
 def test_classes_of_the_model():
-    model = {
-        'roi_head': {'bbox_head': [{'num_classes': 80}, {'num_classes': 3}]},
-        'rpn_head': {'num_classes': 1},
-        'backbone': {'num_classes': 1000},
-    }
+    def check(**model):
+        check_num_classes({'model': model, 'data_preprocessor': {'num_classes': 1000}}, ('a', 'b', 'c'), 'train')
+
     with pytest.raises(BadDataError) as caught:
-        check_num_classes(model, ('a', 'b', 'c'), 'train')
-    assert 'the train data has 3 classes (a, b, c)' in str(caught.value)
+        check(roi_head={'bbox_head': [{'num_classes': 80}, {'num_classes': 3}]}, backbone={'num_classes': 1000})
+    assert 'the train data has 3 classes (a, b, c), and model.roi_head.bbox_head.0.num_classes is 80' in str(
+        caught.value
+    )
     assert '--cfg-options model.roi_head.bbox_head.0.num_classes=3\n' in str(caught.value)
-    check_num_classes({'bbox_head': {'num_classes': 3}}, ('a', 'b', 'c'), 'train')
-    check_num_classes(model, None, 'train')
-    check_num_classes({**model, 'semantic_head': {'num_stuff_classes': 53}}, ('a', 'b', 'c'), 'train')  # panoptic
+    check(bbox_head={'num_classes': 3}, rpn_head={'num_classes': 1}, backbone={'num_classes': 1000})
+    check(head={'num_classes': 80}, semantic_head={'num_stuff_classes': 53})  # panoptic
+    check_num_classes({'model': {'head': {'num_classes': 80}}}, None, 'train')
+
+    # the preprocessor's number is read where pictures are mixed
+    with pytest.raises(BadDataError, match=r'and data_preprocessor\.num_classes is 1000'):
+        check(head={'num_classes': 3}, train_cfg={'augments': [{'type': 'Mixup'}]})
+    with pytest.raises(BadDataError, match=r'and model\.data_preprocessor\.num_classes is 9'):
+        check(data_preprocessor={'num_classes': 9, 'to_onehot': True})
 
 
 def test_another_number_of_class_folders(root, tmp_path, capfd):

@@ -24,6 +24,7 @@ train_dataloader = dict(**workers, dataset=dict(_delete_=True, data_prefix='clas
 val_dataloader = dict(**workers, dataset=dict(_delete_=True, data_prefix='classes/val', **data))
 test_dataloader = val_dataloader
 model = dict(
+    data_preprocessor=dict(num_classes=5),
     backbone=dict(arch=dict(_delete_=True, embed_dims=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))),
     head=dict(num_classes=5, in_channels=192, loss=dict(num_classes=5)),
     train_cfg=None)
