@@ -64,6 +64,7 @@ def explain(error: BaseException) -> str | None:
             _checkpoint,
             _image,
             _file,
+            _killed,
         ):
             message = recognise(link)
             if message is not None:
@@ -279,6 +280,19 @@ def _file(error: BaseException) -> str | None:
     if match is None or not (in_worker or in_dataset):
         return None
     return f'the data set lists {match.group(1)!r}, but there is no such file.'
+
+
+def _killed(error: BaseException) -> str | None:
+    """A process of a DataLoader that did not end by itself."""
+    match = re.search(
+        r'DataLoader worker \(pid\(?s?\)? [^)]+\) (is killed by signal: [^.]+|exited unexpectedly)', str(error)
+    )
+    if match is None or not isinstance(error, RuntimeError):
+        return None
+    return (
+        f'a process that loads data {match.group(1)}. The system kills one where memory runs out: try fewer '
+        'num_workers. If it is always at the same place, look at the data: python tools/check_dataset.py CONFIG'
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def _initialise(leaf: Any, skip: bool, masks: bool, class_folders: Sequence[str]
     faults: list[Fault] = []
     api = getattr(leaf, 'COCOAPI', None)
     if api is not None and api.__name__ != 'COCOPanoptic':
-        leaf.COCOAPI = _checking(api, leaf.ann_file, leaf.metainfo.get('classes'), skip, masks, faults)
+        leaf.COCOAPI = _checking(api, leaf, skip, masks, faults)
     check_folders(leaf, class_folders)
     try:
         leaf.full_init()
@@ -145,11 +145,13 @@ def _no_samples(leaf: Any, where: Any, error: Exception | None = None) -> BadDat
     return BadDataError(f'{where!r}: the data set has no samples.{suffix} {KINDS["no samples"].remedy}', 'no samples')
 
 
-def _checking(api: type, path: str, classes: Any, skip: bool, masks: bool, faults: list[Fault]) -> type:
+def _checking(api: type, leaf: Any, skip: bool, masks: bool, faults: list[Fault]) -> type:
     """pycocotools' reader, as mmdet has it, that checks what it read before it is indexed."""
+    path, classes = leaf.ann_file, leaf.metainfo.get('classes')
+    ordered = type(leaf).load_data_list.__qualname__.startswith('CocoDataset.')  # others sort the categories
 
     def create_index(self: Any) -> None:
-        faults.extend(_check_coco(self, path, classes, skip, masks))
+        faults.extend(_check_coco(self, path, classes, ordered, skip, masks))
         api.createIndex(self)
 
     return type(api.__name__, (api,), {'createIndex': create_index})
@@ -167,7 +169,7 @@ def checked_annotations(skip: bool, masks: bool) -> Iterator[None]:
 
     def checked(self: Any) -> None:
         if self.dataset:
-            _check_coco(self, 'the annotation file of the evaluator', None, skip, masks)
+            _check_coco(self, 'the annotation file of the evaluator', None, False, skip, masks)
         create_index(self)
 
     COCO.createIndex = checked
@@ -177,13 +179,13 @@ def checked_annotations(skip: bool, masks: bool) -> Iterator[None]:
         COCO.createIndex = create_index
 
 
-def _check_coco(coco: Any, path: str, classes: Any, skip: bool, masks: bool) -> list[Fault]:
+def _check_coco(coco: Any, path: str, classes: Any, ordered: bool, skip: bool, masks: bool) -> list[Fault]:
     """Checks the content of a COCO reader and takes out of it what is bad.
 
     Raises:
         BadDataError: for what `check_categories` refuses; without `skip`, for any error.
     """
-    check_categories(coco.dataset, path, classes)
+    check_categories(coco.dataset, path, classes, ordered)
     faults, data = check_entries(coco.dataset, path, masks)
     errors = [fault for fault in faults if KINDS[fault.kind].level == 'error']
     if errors and not skip:

@@ -2,8 +2,10 @@
 
 import gc
 import json
+import os
 import random
 import shutil
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -383,6 +385,9 @@ def test_what_is_dropped_with_an_image():
     assert [entry['id'] for entry in rest['annotations']] == [2]
     assert [entry['id'] for entry in rest['images']] == [2]
     assert len(data['annotations']) == 2  # the caller's own is as it was
+    del data['annotations']  # as files of test images have it
+    check_categories(data, 'x.json', ['a'])
+    assert check_entries(data, 'x.json', masks=True)[1]['annotations'] == []
     with pytest.raises(BadDataError, match='1 of the 2 classes of the config are no categories of this file: b'):
         check_categories(data, 'x.json', ['a', 'b'])
 
@@ -431,6 +436,21 @@ def test_error_in_a_worker_keeps_its_kind():
 
     with pytest.raises(BadDataError, match=r"^'a\.png': is an empty file\n"):
         next(iter(DataLoader(Failing(), num_workers=1)))
+
+
+def test_a_worker_that_is_killed():
+    class Dying(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(RuntimeError) as caught:
+        next(iter(DataLoader(Dying(), num_workers=1)))
+    message = explain(caught.value)
+    assert 'a process that loads data' in message
+    assert 'fewer num_workers' in message
 
 
 def test_report(root, tmp_path, capfd):
