@@ -149,9 +149,9 @@ def _user_error(error: BaseException) -> str | None:
 
 
 def _own_value_error(error: BaseException) -> str | None:
-    """A ValueError that this package raised on purpose, not one that broke out of a call it made."""
+    """An error that this package raised on purpose, not one that broke out of a call it made."""
     frames = _frames(error)
-    if not isinstance(error, ValueError) or not frames:
+    if not isinstance(error, (ValueError, FileNotFoundError)) or not frames:
         return None
     frame, line = frames[-1]
     ours = frame.f_globals.get('__name__', '').partition('.')[0] == _PACKAGE
@@ -163,7 +163,7 @@ def _own_value_error(error: BaseException) -> str | None:
 
 
 def _unknown_type(error: BaseException) -> str | None:
-    match = re.search(r'(\S+) is not in the (\S+?)::(\S+) registry', str(error))
+    match = re.search(r'(\S+) is not in the (\S+?)::(.+?) registry', str(error))
     if match is None or not isinstance(error, KeyError):
         return None
     name, scope, kind = match.groups()
@@ -225,10 +225,12 @@ def _checkpoint(error: BaseException) -> str | None:
 
 
 def _component(error: BaseException) -> str | None:
-    """Which component of the config failed, where nothing more is known: while it was built, or as a step of the data.
+    """Which component of the config failed, where nothing more is known: as it was built, or in its part of the run.
 
     A mistake in the config and a bug of the component look the same from here, so the type of the error is told.
     """
+    if not isinstance(error, (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError)):
+        return None  # of those kinds are the errors that a wrong value leads to
     told = f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}'
     for build in _builds(error):
         cls, args = build.get('obj_cls'), build.get('args', build.get('cfg'))
@@ -240,6 +242,14 @@ def _component(error: BaseException) -> str | None:
         if module == 'mmengine.dataset.base_dataset' and function == '__call__' and 't' in frame.f_locals:
             step = type(frame.f_locals['t'])
             return f'{step.__name__} ({step.__module__}), a step of the data pipeline, fails: {told}{_SEE}'
+        owner = frame.f_locals.get('self')
+        if (module, function) == ('mmengine.evaluator.metric', 'evaluate'):
+            return f'{type(owner).__name__} ({type(owner).__module__}), a metric, fails: {told}{_SEE}'
+        if (module, function) == ('mmengine.model.base_module', 'init_weights'):
+            return f'the init_cfg of {type(owner).__name__} ({type(owner).__module__}) cannot be used: {told}{_SEE}'
+        hook = frame.f_locals.get('hook') if function == 'call_hook' else None
+        if hook is not None and type(hook).__module__.partition('.')[0] != _PACKAGE:
+            return f'{type(hook).__name__} ({type(hook).__module__}), a hook, fails: {told}{_SEE}'
         match = re.fullmatch(r'(?:build|register|set|setup)_(\w+)', function)
         if match and module.startswith(('mmengine.runner', 'mmengine._strategy', 'mmengine.visualization')):
             return f"the config's {match.group(1)} cannot be used: {told}{_SEE}"

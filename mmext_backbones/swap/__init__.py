@@ -47,6 +47,8 @@ def swap_backbone(cfg: Config, name: str, *, weights: str | None = DEFAULT, keep
         raise ValueError('the config has no model: is it a part that other configs inherit?')
     cfg = copy.deepcopy(cfg)
     scope = cfg.get('default_scope')
+    if not isinstance(scope, (str, type(None))):
+        raise ValueError(f'default_scope={scope!r}: expected the name of a library, such as mmdet')
     with DefaultScope.overwrite_default_scope(scope) if scope else nullcontext():
         _swap(cfg, network, weights, keep_optimizer)
     return cfg

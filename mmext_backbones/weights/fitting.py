@@ -114,9 +114,10 @@ def check_values(tensors: Mapping[str, Tensor], source: str, wanted: Mapping[str
     bad = {}
     for key, tensor in tensors.items():
         goal = (wanted or {}).get(key)
+        to_be_real = goal.is_floating_point() if goal is not None else key.endswith(('.weight', '.bias'))
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             bad[key] = 'has no values' if tensor.is_meta else 'is sparse or quantised'
-        elif tensor.is_complex() or (goal is not None and goal.is_floating_point() and not tensor.is_floating_point()):
+        elif tensor.is_complex() or (to_be_real and not tensor.is_floating_point()):
             bad[key] = f'holds {str(tensor.dtype).removeprefix("torch.")} numbers'
         elif tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             bad[key] = 'holds NaN or infinity'

@@ -51,6 +51,8 @@ model = dict(backbone=dict(_delete_=True, type='mmext_backbones.SwinTransformer'
 """
 MEMORY = 24 * 2**30  # address space of a case, so that a huge number in a config ends in an error
 LIMIT = 90  # seconds
+# a class with its module, the name of a type, a key of the config, an entry of it
+COMPONENT = r"\b[A-Z]\w+ \(\w+\.[\w.]+\)|type='|config key \S|Its entry: "
 DUMPED = 'work/good.py'  # its config
 SWAP = ('--backbone', 'swin_t')
 GOOD = ('refused', 'taken')
@@ -206,7 +208,7 @@ def verdict(
     if code != 2 or 'rror: ' not in message:
         return f'ended with {code} and no message'
     said = message.partition('rror: ')[2]
-    if not any(name.lower() in said.lower() for name in names) and not re.search(r'\b[A-Z]\w+ \(\w+\.[\w.]+\)', said):
+    if not any(name.lower() in said.lower() for name in names) and not re.search(COMPONENT, said):
         return 'named nothing'
     return 'refused'
 
