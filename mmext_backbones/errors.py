@@ -227,17 +227,17 @@ def _checkpoint(error: BaseException) -> str | None:
 def _component(error: BaseException) -> str | None:
     """Which component of the config failed, where nothing more is known: as it was built, or in its part of the run.
 
-    A mistake in the config and a bug of the component look the same from here, so the type of the error is told.
+    A mistake in the config and a bug of the component look the same from here, so the type of the error is told. Only
+    errors of the kinds that a wrong value leads to are looked at.
     """
-    if not isinstance(error, (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError)):
-        return None  # of those kinds are the errors that a wrong value leads to
     told = f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}'
-    for build in _builds(error):
+    kinds = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError)
+    for build in _builds(error) if isinstance(error, (*kinds, RuntimeError)) else ():
         cls, args = build.get('obj_cls'), build.get('args', build.get('cfg'))
         if cls is None or not isinstance(cls, type):
             return f'a component of the config cannot be built: {told}\nIts entry: {_shown(args)}{_SEE}'
         return f'{cls.__name__} ({cls.__module__}) cannot be built from its config: {told}\nIt: {_shown(args)}{_SEE}'
-    for frame, _ in reversed(_frames(error)):
+    for frame, _ in reversed(_frames(error)) if isinstance(error, kinds) else ():
         module, function = frame.f_globals.get('__name__', ''), frame.f_code.co_name
         if module == 'mmengine.dataset.base_dataset' and function == '__call__' and 't' in frame.f_locals:
             step = type(frame.f_locals['t'])
