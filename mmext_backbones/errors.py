@@ -253,7 +253,20 @@ def _component(error: BaseException) -> str | None:
         match = re.fullmatch(r'(?:build|register|set|setup)_(\w+)', function)
         if match and module.startswith(('mmengine.runner', 'mmengine._strategy', 'mmengine.visualization')):
             return f"the config's {match.group(1)} cannot be used: {told}{_SEE}"
-    return None
+    return _network(error, told) if isinstance(error, (*kinds, RuntimeError)) else None
+
+
+def _network(error: BaseException, told: str) -> str | None:
+    """The innermost part of a network of the toolboxes, where a step of a run failed in it."""
+    frames = [frame for frame, _ in _frames(error)]
+    if not any(frame.f_code.co_name in ('train_step', 'val_step', 'test_step') for frame in frames):
+        return None
+    parts = [type(frame.f_locals['self']) for frame in frames if hasattr(frame.f_locals.get('self'), 'named_modules')]
+    parts = [cls for cls in parts if not cls.__module__.startswith(('torch.', 'mmengine.'))]
+    if not parts or parts[-1].__module__.partition('.')[0] not in ('mmdet', 'mmseg', 'mmpretrain'):
+        return None  # a bug of ours looks like a bug
+    name = f'{parts[-1].__name__} ({parts[-1].__module__})'
+    return f'{name} fails as the network runs: {told}\nParts of the model may not fit each other or the data.{_SEE}'
 
 
 _SEE = '\nIf it is a bug instead: --traceback shows where.'

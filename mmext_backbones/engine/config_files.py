@@ -4,6 +4,7 @@ mmengine reads a config by running it, in several ways, from copies, base after 
 rarely where, so the file and the line are looked up in the traceback.
 """
 
+import ast
 import difflib
 import os
 import sysconfig
@@ -43,6 +44,39 @@ def load_config(config: str) -> Config:
         raise UserError(f'config {name!r} cannot be read: {_told(error, name)}') from error
 
 
+def _circle(files: list[str], sound: set[str]) -> list[str]:
+    """The files of a circle of bases, which mmengine would follow for minutes; empty if there is none.
+
+    Args:
+        files: A file, after those that inherit it.
+        sound: Files that lead to no circle; more are added.
+    """
+    for base in _bases(files[-1]):
+        if base in files:
+            return [os.path.relpath(file) for file in (*files[files.index(base) :], base)]
+        found = [] if base in sound else _circle([*files, base], sound)
+        if found:
+            return found
+    sound.add(files[-1])
+    return []
+
+
+def _bases(file: str) -> list[str]:
+    """Paths that a file names under ``_base_``, without those of libraries; what is wrong with it is found later."""
+    try:
+        body = ast.parse(Path(file).read_text(encoding='utf-8')).body if file.endswith('.py') else []
+        named = [
+            ast.literal_eval(node.value)
+            for node in body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == '_base_'
+        ]
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return []
+    names = [name for value in named for name in (value if isinstance(value, (list, tuple)) else [value])]
+    local = [name for name in names if isinstance(name, str) and '::' not in name]
+    return [os.path.abspath(os.path.join(os.path.dirname(file), name)) for name in local]
+
+
 def _library_config(name: str) -> Config:
     wrong = _wrong_name(name)
     if wrong:
@@ -59,6 +93,9 @@ def _file(name: str) -> Config:
         raise UserError(f'config {name!r}: there is no such file.{did_you_mean(name, known)}')
     if path.suffix not in SUFFIXES:
         raise UserError(f'config {name!r} is no config: expected a file that ends in {", ".join(SUFFIXES)}.')
+    circle = _circle([os.path.abspath(name)], set())
+    if circle:
+        raise UserError(f'config {name!r} cannot be read: its bases are a circle: {" -> ".join(circle)}')
     return Config.fromfile(name)
 
 
@@ -109,10 +146,6 @@ def _told(error: Exception, name: str) -> str:
     if isinstance(error, SyntaxError):
         file = error.filename if os.path.isfile(error.filename or '') else files[-1]
         return f'{_place(file, error.lineno, name)}{type(error).__name__}: {error.msg}'
-    if isinstance(error, RecursionError):
-        circle = _circle(files)
-        if circle:
-            return f'its bases are a circle: {circle}'
     missing = _missing_base(frames, files, name)
     if missing:
         return missing
@@ -122,15 +155,6 @@ def _told(error: Exception, name: str) -> str:
     place = next((place for place in ran if place[0] in files), None)
     place = place or next((place for place in ran if _own(place[0])), (files[-1], None))  # a module that it imports
     return _place(*place, name) + what
-
-
-def _circle(files: list[str]) -> str | None:
-    """``'a.py -> b.py -> a.py'`` from the files that were being read, outermost first."""
-    order = list(dict.fromkeys(file for file in files if os.path.isfile(file)))
-    names = {file: os.path.relpath(file) for file in order}
-    if len(files) < 3 * max(len(order), 1):  # a circle is run through many times
-        return None
-    return ' -> '.join([*names.values(), names[order[0]]])
 
 
 def _place(file: str, line: int | None, name: str) -> str:

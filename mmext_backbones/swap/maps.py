@@ -25,7 +25,7 @@ def type_name(config: Any) -> str:
     cls = config.get('type') if isinstance(config, Mapping) else None
     if cls is None:
         return ''
-    return cls.rpartition('.')[2] if isinstance(cls, str) else cls.__name__
+    return cls.rpartition('.')[2] if isinstance(cls, str) else getattr(cls, '__name__', '')
 
 
 def backbone_maps(config: Mapping, in_channels: int = 3) -> list[Map]:
