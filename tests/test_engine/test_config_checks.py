@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
+from torch import nn
 
 from mmext_backbones.engine import runs
 from mmext_backbones.engine.config_checks import KINDS, check_config, check_needed
@@ -97,6 +99,30 @@ def test_a_component_that_cannot_be_built_is_named():
     assert "TypeError: 'int' object is not iterable" in text
     assert "'sizes': 3" in text
     assert '--traceback' in text
+
+
+@pytest.mark.parametrize(('module', 'named'), [('mmpretrain.heads', True), ('mmext_backbones.heads', False)])
+def test_a_part_of_a_network_that_fails_as_it_runs(module, named):
+    class Head(nn.Linear):
+        def forward(self, x):
+            return super().forward(x)
+
+    Head.__module__ = module
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = Head(4, 2)
+
+        def train_step(self):
+            return self.head(torch.zeros(1, 3))
+
+    with pytest.raises(RuntimeError) as caught:
+        Model().train_step()
+    text = explain(caught.value)
+    assert (text is not None) is named  # a bug of ours looks like a bug
+    if named:
+        assert text.startswith('Head (mmpretrain.heads) fails as the network runs: RuntimeError: mat1 and mat2 shapes')
 
 
 def test_bases_in_a_circle_and_configs_that_end_the_program(tmp_path):

@@ -1,6 +1,6 @@
 """Breaks checkpoints and configs in random ways and gives them to the tools: each run ends as it should.
 
-python tools/trials/broken_files.py --cases 400 --seed 0 -o broken_files.json
+python tools/trials/broken_files.py --cases 300 --seed 0 -o broken_files.json
 
 Each case is one file with one fault, given to one consumer: a backbone's init_cfg, load_from, --resume, tools/test.py,
 tools/convert_weights.py, the swap tool, tools/replay.py; or a config, given to tools/train.py, tools/test.py or the
@@ -316,7 +316,7 @@ def run_all(chosen: list[Case], seed: int, limit: float, say: Callable[[str], No
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--cases', type=int, default=400)
+    parser.add_argument('--cases', type=int, default=300)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--only', type=int, nargs='+', metavar='NUMBER', help='run these cases alone')
     parser.add_argument('--limit', type=float, default=LIMIT, help='seconds for a case')
