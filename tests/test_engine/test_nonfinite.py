@@ -332,6 +332,22 @@ def test_find_fault():
     assert find_fault([], []) is None
 
 
+def _one_of_two(rank, file, answers):
+    torch.distributed.init_process_group('gloo', init_method=f'file://{file}', rank=rank, world_size=2)
+    bad = [torch.tensor([math.nan if rank == 1 else 1.0])]
+    good = [torch.ones(1)]
+    found = [find_fault(bad, good), find_fault(good, bad), find_fault(good, good)]
+    answers.put((rank, found))
+    torch.distributed.destroy_process_group()
+
+
+def test_a_fault_of_one_process_is_one_of_all(tmp_path):
+    context = torch.multiprocessing.get_context('spawn')
+    answers = context.Queue()
+    torch.multiprocessing.spawn(_one_of_two, (str(tmp_path / 'meeting'), answers), nprocs=2)
+    assert dict(answers.get() for _ in range(2)) == {key: ['loss', 'gradient', None] for key in (0, 1)}
+
+
 def test_the_whole_step_waits_once(monkeypatch):
     """One transfer to the host for each update, none where gradients are only accumulated."""
     model = nn.Linear(4, 4)
