@@ -3,15 +3,20 @@
 Importing the package registers everything it offers and needs torch and mmengine only.
 """
 
+import sys
+
 __version__ = '0.1.0'
 
-from . import backbones, engine
-from .bases import register_bases
-from .weights.loading import register_schemes
-from .weights.safe_globals import allow_mmengine_checkpoints
+# `python -m mmext_backbones.doctor` tells what is missing: this package must not need it first
+if not (sys.argv[:1] == ['-m'] and 'mmext_backbones.doctor' in sys.orig_argv):
+    from . import backbones, engine
+    from .bases import register_bases
+    from .weights.loading import register_schemes
+    from .weights.safe_globals import allow_mmengine_checkpoints
 
-allow_mmengine_checkpoints()  # torch's safe mode reads what mmengine writes: --resume and test need no unsafe switch
-register_schemes()
-register_bases()
+    # torch's safe mode reads what mmengine writes: --resume and test need no unsafe switch
+    allow_mmengine_checkpoints()
+    register_schemes()
+    register_bases()
 
 __all__ = ['__version__', 'backbones', 'engine']

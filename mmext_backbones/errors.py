@@ -2,12 +2,13 @@
 
 `UserError` is raised where the mistake is known to be the caller's. `explain` recognises a few mistakes that surface
 deep inside the libraries: an unreadable image, an unknown component, an unknown key of a component, a damaged
-checkpoint. It answers None for everything else, and what it does not know keeps its traceback: a bug must look like
-a bug.
+checkpoint, a library that cannot be imported. It answers None for everything else, and what it does not know keeps its
+traceback: a bug must look like a bug.
 """
 
 import argparse
 import difflib
+import importlib
 import inspect
 import linecache
 import os
@@ -65,6 +66,7 @@ def explain(error: BaseException) -> str | None:
             _image,
             _file,
             _killed,
+            _library,
         ):
             message = recognise(link)
             if message is not None:
@@ -168,12 +170,37 @@ def _unknown_type(error: BaseException) -> str | None:
         return None
     name, scope, kind = match.groups()
     name = name.strip('\'"')
+    broken = _broken_scope(name)
+    if broken is not None:
+        return broken
     message = f'type={name!r}: {scope} knows no such {kind}.'
     for build in _builds(error):
         registry = build.get('registry')
         if registry is not None:
             return message + did_you_mean(name.rpartition('.')[2], _names(registry))
     return message
+
+
+def _broken_scope(name: str) -> str | None:
+    """Why the library that should know a component cannot be imported: mmengine goes on with a warning."""
+    from mmengine.registry import DefaultScope
+
+    default = DefaultScope.get_current_instance()
+    for scope in filter(None, (name.rpartition('.')[0], default and default.scope_name)):
+        try:
+            importlib.import_module(f'{scope}.registry')
+        except Exception as error:
+            return _library(error) or f'{name}: {scope} cannot be imported: {type(error).__name__}: {error}'
+    return None
+
+
+def _library(error: BaseException) -> str | None:
+    """A library that is missing, broken, or of a version that another one refuses; with the remedy."""
+    from .doctor.knowledge import diagnose
+
+    frames = _frames(error)
+    while_importing = bool(frames) and frames[-1][0].f_code.co_name == '<module>'
+    return diagnose(error) if while_importing or isinstance(error, ImportError) else None
 
 
 def _bad_arguments(error: BaseException) -> str | None:

@@ -15,6 +15,7 @@ ALLOWED = {
     'weights': set(),
     'registry': set(),
     'errors': set(),
+    'doctor': set(),
     'datasets': {'errors', 'registry'},
     'heads': {'registry', 'weights'},
     'engine': {'datasets', 'errors', 'registry', 'weights'},

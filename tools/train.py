@@ -14,9 +14,15 @@ import sys
 # busy process on a small machine slows the many short operations of a CPU training down tens of times.
 os.environ.setdefault('GOMP_SPINCOUNT', '5000')
 
-from mmext_backbones.engine.runs import add_options, train
-from mmext_backbones.engine.scaling import STRATEGY_NAMES
-from mmext_backbones.errors import run_cli
+try:
+    from mmext_backbones.engine.runs import add_options, train
+    from mmext_backbones.engine.scaling import STRATEGY_NAMES
+    from mmext_backbones.errors import run_cli
+except ImportError as error:
+    if '--traceback' in sys.argv:
+        raise
+    print(f'Error: {error}\npython -m mmext_backbones.doctor says what is missing and what helps.', file=sys.stderr)
+    sys.exit(2)
 
 
 def main(argv: list[str]) -> None:

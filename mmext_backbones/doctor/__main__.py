@@ -1,0 +1,46 @@
+"""Looks at the installation: versions and what fits together, what imports and what runs, data, caches, space.
+
+python -m mmext_backbones.doctor
+python -m mmext_backbones.doctor configs/elsa_swin_t_maskrcnn_1x.py --json doctor.json
+
+One line for each problem, with its remedy. Exit code 0 if nothing that matters is broken, 1 otherwise.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .examining import examine
+from .probing import names_of, run_probes
+from .showing import show
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog='python -m mmext_backbones.doctor',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', nargs='?', help='look for the data of this config as well')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the findings there, too')
+    parser.add_argument('--quick', action='store_true', help='imports and versions only: run nothing, compile nothing')
+    args = parser.parse_args(argv)
+    facts = run_probes(names_of(args.config, args.quick), args.config)
+    findings = examine(facts, args.config)
+    broken = any(finding.level == 'problem' for finding in findings)
+    show(findings)
+    if args.json is not None:
+        result = {'ok': not broken, 'findings': [finding._asdict() for finding in findings], 'facts': facts}
+        try:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(result, indent=1))
+        except OSError as error:
+            print(f'{args.json} cannot be written: {error}', file=sys.stderr)
+            return 1
+    return int(broken)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
