@@ -20,7 +20,7 @@ from .weights.fitting import Report, unwrap
 from .weights.layouts import family_of
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def _tell(report: str) -> None:
     """Once: an average of the weights loads the same file again."""
     print_log(report, logger='current')

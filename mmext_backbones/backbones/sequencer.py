@@ -32,18 +32,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmext_backbones.layers import BiLSTM2D, Mlp, PatchEmbed, Stage, TransformerBlock, drop_path_schedule
+from mmext_backbones.layers import BiLSTM2D, Mlp, PatchConv2d, PatchEmbed, Stage, TransformerBlock, drop_path_schedule
 from mmext_backbones.ops.padding import crop, zero_pad
 from mmext_backbones.registry import MODELS
 
 from .base import DenseBackbone, resolve_arch
 
 
-class Downsample(nn.Conv2d):
+class Downsample(PatchConv2d):
     """Convolution of whole patches on a map: [B, H, W, C_in] -> [B, H/p, W/p, C]. With p = 1 it is a linear layer."""
-
-    def __init__(self, in_channels: int, out_channels: int, patch_size: int) -> None:
-        super().__init__(in_channels, out_channels, patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

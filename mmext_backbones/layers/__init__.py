@@ -2,7 +2,7 @@
 
 from .bilstm import BiLSTM2D
 from .block import Stage, TransformerBlock
-from .conv import SameConv2d, same_conv
+from .conv import PatchConv2d, SameConv2d, same_conv
 from .drop_path import DropPath, drop_path_schedule
 from .elsa_attention import ELSAAttention
 from .mbconv import MBConv, PooledShortcut, batch_norm
@@ -18,6 +18,7 @@ __all__ = [
     'MBConv',
     'Mlp',
     'PartitionAttention',
+    'PatchConv2d',
     'PatchEmbed',
     'PatchMerging',
     'PooledShortcut',

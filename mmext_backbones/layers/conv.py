@@ -1,11 +1,21 @@
-"""Convolutions with functions of ours beside them: padded as TensorFlow pads them, or of a product."""
+"""Convolutions: of patches, padded as TensorFlow pads them, and of a product."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmext_backbones.ops.conv import conv2d
 from mmext_backbones.ops.padding import zero_pad
 from mmext_backbones.ops.recompute import Conv, Linear, Prologue, recompute
+
+
+class PatchConv2d(nn.Conv2d):
+    """A convolution whose stride is its kernel: [B, C, H, W] -> [B, out_channels, H // p, W // p]."""
+
+    def __init__(self, in_channels: int, out_channels: int, patch_size: int) -> None:
+        super().__init__(in_channels, out_channels, patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv2d(x, self.weight, self.bias, self.stride)
 
 
 class SameConv2d(nn.Conv2d):
@@ -19,9 +29,9 @@ class SameConv2d(nn.Conv2d):
         (top, bottom), (left, right) = (self._pads(axis, size) for axis, size in enumerate(x.shape[-2:]))
         # a recorded convolution with a stride does not ask the size (`ops.padding`)
         if (self.stride == (1, 1) or not torch.compiler.is_compiling()) and (top, left) == (bottom, right):
-            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
+            return conv2d(x, self.weight, self.bias, self.stride, (top, left), self.groups)
         x = zero_pad(x, (left, right, top, bottom))
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
 
     def after(self, prologue: Prologue, x: Tensor, *params: Tensor) -> Tensor:
         """The convolution of prologue(x, *params), of which x alone is kept (`ops.recompute`).

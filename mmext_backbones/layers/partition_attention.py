@@ -1,12 +1,13 @@
 """The window and grid attention module of MaxViT."""
 
-from functools import lru_cache
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmext_backbones.ops import relative_position_index, window_attention
+from mmext_backbones.ops.caching import keep_last
 
 from .functional import norm_linear
 from .linear import linear
@@ -69,7 +70,7 @@ class PartitionAttention(nn.Module):
         return f'{"grid" if self.grid else "window"}, num_heads={self.num_heads}'
 
 
-@lru_cache(maxsize=16)
+@keep_last(16, lambda window_size, device: math.prod(window_size) ** 2)
 def _key_minus_query(window_size: tuple[int, int], device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return relative_position_index(window_size).T.contiguous().to(device)

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from mmext_backbones.ops.padding import zero_pad
 
+from .conv import PatchConv2d
 from .functional import norm_linear
 from .linear import linear
 
@@ -23,7 +24,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, in_channels: int, embed_dims: int, patch_size: int = 4, norm: bool = True) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
+        self.proj = PatchConv2d(in_channels, embed_dims, patch_size)
         self.norm = nn.LayerNorm(embed_dims) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

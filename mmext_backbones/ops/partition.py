@@ -9,11 +9,10 @@ Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2; Tu et al
 section 3.2.
 """
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
+from .caching import keep_last
 from .padding import zero_pad
 
 Size = tuple[int, int]
@@ -66,7 +65,7 @@ def grid_merge(groups: Tensor, window_size: Size, padded_size: Size) -> Tensor:
     return groups.view(B, H // h, W // w, h, w, C).permute(0, 3, 1, 4, 2, 5).reshape(B, H, W, C)
 
 
-@lru_cache(maxsize=32)
+@keep_last(32, lambda size, window_size, *_: (size[0] + window_size[0]) * (size[1] + window_size[1]))
 def padding_mask(size: Size, window_size: Size, grid: bool, device: torch.device, shift_size: int = 0) -> Tensor | None:
     """What hides the padding of a partition from the tokens of the map: 0 for a token, -inf for a padded key.
 
@@ -76,7 +75,7 @@ def padding_mask(size: Size, window_size: Size, grid: bool, device: torch.device
 
     Returns:
         Float32 [groups, 1, window_h * window_w], to be added to logits [groups, queries, keys]; None where `size`
-        needs no padding. Cached: the 32 used last.
+        needs no padding. Kept from call to call, see `caching`.
     """
     if size[0] % window_size[0] == 0 and size[1] % window_size[1] == 0:
         return None

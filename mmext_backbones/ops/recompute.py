@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import norm_gelu_compiled
+from .conv import conv2d, conv2d_backward
 from .gelu import gelu, gelu_backward_
 
 aten, compiled = torch.ops.aten, torch.ops.mmext_backbones
@@ -193,21 +194,19 @@ class Conv(NamedTuple):
     groups: int
 
     def forward(self, y, weight, bias):
-        return _tokens(F.conv2d(_nchw(y), weight, bias, self.stride, self.padding, groups=self.groups))
+        return _tokens(conv2d(_nchw(y), weight, bias, self.stride, self.padding, self.groups))
 
     def input_gradient(self, grad, x, weight):
-        return _tokens(self._gradients(grad, x, weight, self.padding, (True, False, False))[0])
+        return _tokens(self._gradients(grad, x, weight, self.padding, (True, False))[0])
 
     def weight_gradient(self, grad, y, weight):
         padding = pad_h, pad_w = self.padding
         if pad_h >= weight.shape[2] - 1 or pad_w >= weight.shape[3] - 1:  # oneDNN is slow there
             y, padding = F.pad(y, (0, 0, pad_w, pad_w, pad_h, pad_h)), (0, 0)
-        return self._gradients(grad, y, weight, padding, (False, True, False))[1]
+        return self._gradients(grad, y, weight, padding, (False, True))[1]
 
     def _gradients(self, grad, y, weight, padding, needs):
-        return aten.convolution_backward(
-            _nchw(grad), _nchw(y), weight, None, self.stride, padding, (1, 1), False, (0, 0), self.groups, needs
-        )
+        return conv2d_backward(_nchw(grad), _nchw(y), weight, self.stride, padding, self.groups, needs)
 
 
 class _Recompute(torch.autograd.Function):

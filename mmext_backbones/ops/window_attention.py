@@ -13,13 +13,14 @@ Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2; Tu et al
 section 3.2.
 """
 
+import math
 import os
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .caching import keep_last
 from .partition import Size, grid_merge, grid_partition, padding_mask, window_merge, window_partition
 from .window_attention_compiled import unavailable, window_attention_compiled
 
@@ -204,12 +205,12 @@ def relative_position_index(window_size: Size) -> Tensor:
     return offsets[..., 0] * (2 * w - 1) + offsets[..., 1]
 
 
-@lru_cache(maxsize=16)
+@keep_last(16, lambda padded_size, window_size, *_: math.prod((*padded_size, *window_size)))
 def shifted_window_mask(padded_size: Size, window_size: Size, shift_size: int, device: torch.device) -> Tensor:
     """What keeps tokens apart that only the roll brought together: float32 [windows, N, N], 0 or `MASKED`.
 
-    The rolled map falls into 3 x 3 regions; a pair from two regions does not attend. Cached by size; a map of
-    [Hp, Wp] takes Hp * Wp * N floats, and the cache keeps the 16 used last (four image sizes of a Swin).
+    The rolled map falls into 3 x 3 regions; a pair from two regions does not attend. A map of [Hp, Wp]
+    takes Hp * Wp * N floats; kept from call to call, see `caching`: for four image sizes of a Swin.
     """
     with torch.inference_mode(False):  # what is cached must serve training too
         regions = torch.zeros(1, *padded_size, 1, device=device)
