@@ -36,6 +36,8 @@ def block_classes() -> tuple[type[nn.Module], ...]:
 def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
     """FSDP's `auto_wrap_policy`: each block a unit; stem, norms, neck and heads are the unit of the whole model.
 
+    A block within a block is a unit of its own: the attentions of MaxViT.
+
     Args:
         module: Part of a model.
         recurse: Whether FSDP asks if the inside of `module` is to be looked at, or else if it is to be a unit.

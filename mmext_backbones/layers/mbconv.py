@@ -63,7 +63,9 @@ class MBConv(nn.Module):
         x = self.conv1.after(batch_norm_function(norm0), x, norm0.weight, norm0.bias)
         x = self.conv2.after(batch_norm_function(norm1, gelu=True), x, norm1.weight, norm1.bias)
         gated = GatedBatchNorm(batch_norm_function(norm2, gelu=True))
-        return self.conv3.after(gated, x, norm2.weight, norm2.bias, *se.fc1.parameters(), *se.fc2.parameters())
+        # by name: while FSDP has the weights gathered, `parameters()` of a module finds none
+        gate = (se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias)
+        return self.conv3.after(gated, x, norm2.weight, norm2.bias, *gate)
 
 
 class PooledShortcut(nn.Module):

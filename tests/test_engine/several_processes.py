@@ -1,6 +1,7 @@
 """What test_strategies.py runs in processes of their own: a tiny Swin that learns, under any strategy."""
 
 import datetime
+import functools
 import os
 from pathlib import Path
 
@@ -13,11 +14,20 @@ from mmengine.registry import DATASETS, MODELS
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmext_backbones.backbones import SwinTransformer
+from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.engine.processes import fit_processes
 from mmext_backbones.engine.runs import build_runner
 
-ARCH = {'embed_dims': 16, 'depths': (2, 2), 'num_heads': (1, 2)}
+SWIN = {'embed_dims': 16, 'depths': (2, 2), 'num_heads': (1, 2)}
+SEQUENCER = {'embed_dims': (16, 32), 'depths': (1, 1), 'hidden_dims': (4, 8)}
+BACKBONES = {
+    'SwinTransformer': functools.partial(SwinTransformer, SWIN, window_size=2),
+    'ELSASwin': functools.partial(ELSASwin, {**SWIN, 'group_width': 4}, window_size=2),
+    'MaxViT': functools.partial(MaxViT, {'embed_dims': (32, 32), 'depths': (1, 1), 'stem_dims': 16}, norm_eval=True),
+    'Sequencer2D': functools.partial(
+        Sequencer2D, {'embed_dims': (16, 32), 'depths': (1, 1), 'hidden_dims': (4, 8)}, pyramid=False
+    ),
+}
 IMAGES = 64
 
 
@@ -38,11 +48,11 @@ class NoiseImages(Dataset):
 class Regressor(BaseModel):
     """A number for each image, the mean of a linear map of the last features."""
 
-    def __init__(self, with_cp: bool | tuple[int, ...]) -> None:
+    def __init__(self, with_cp: bool | tuple[int, ...] = False, backbone: str = 'SwinTransformer') -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.backbone = SwinTransformer(ARCH, out_indices=(1,), drop_path_rate=0.0, window_size=2, with_cp=with_cp)
-        self.head = nn.Conv2d(32, 1, 1)
+        self.backbone = BACKBONES[backbone](out_indices=(1,), drop_path_rate=0.0, with_cp=with_cp)
+        self.head = nn.Conv2d(self.backbone.out_channels[0], 1, 1)
 
     def forward(self, image: torch.Tensor, target: torch.Tensor, mode: str) -> dict | torch.Tensor:
         coarse = self.backbone(image)[-1]
@@ -90,11 +100,13 @@ def config(work_dir: Path, *, batch: int, iters: int, launcher: str, accumulate:
     )
 
 
-def run(work_dir: Path, *, batch: int, iters: int = 20, with_cp=False, launcher: str = 'none', **entries) -> dict:
+def run(
+    work_dir: Path, *, batch: int, iters: int = 20, launcher: str = 'none', model: dict | None = None, **entries
+) -> dict:
     """Trains; the losses, and the weights of the last checkpoint."""
     cfg = config(work_dir, batch=batch, iters=iters, launcher=launcher, **entries)
     fit_processes(cfg, launcher)
-    cfg.model = {'type': 'Regressor', 'with_cp': with_cp}
+    cfg.model = {'type': 'Regressor', **(model or {})}
     runner = build_runner(cfg)
     keep = KeepLosses()
     runner.register_hook(keep)

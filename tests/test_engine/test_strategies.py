@@ -11,6 +11,7 @@ from mmext_backbones.engine.strategies import FSDPStrategy, block_classes
 from tests.test_engine import several_processes
 
 FSDP = {'runner_type': 'FlexibleRunner', 'strategy': {'type': 'mmext_backbones.FSDPStrategy'}}
+OTHERS = ('ELSASwin', 'MaxViT', 'Sequencer2D')
 ACCUMULATED = {'iters': 40, 'accumulate': 2, 'param_scheduler': None}
 TIMEOUT = 300  # seconds for both processes, which take 15 on an idle machine
 # Sums over the batch in another order: a few roundings of float32 at values of order one, after 20 steps of AdamW
@@ -32,11 +33,15 @@ def runs(tmp_path_factory):
     jobs = {
         'ddp': {'batch': 2},
         'fsdp': {'batch': 2, **FSDP},
-        'fsdp, checkpointed': {'batch': 2, 'with_cp': (0,), **FSDP},
+        'fsdp, checkpointed': {'batch': 2, 'model': {'with_cp': (0,)}, **FSDP},
         'fsdp, accumulated': {'batch': 1, **ACCUMULATED, **FSDP},
         'fsdp, resumed': {'batch': 2, 'resume': True, 'load_from': str(folder / 'fsdp' / 'iter_10.pth'), **FSDP},
         'fsdp, resumed from one': {'batch': 2, 'resume': True, 'load_from': str(half), **FSDP},
     }
+    for backbone in OTHERS:
+        model = {'model': {'backbone': backbone}, 'iters': 10}
+        done[f'one, {backbone}'] = several_processes.run(folder / f'one {backbone}', batch=4, **model)
+        jobs[f'fsdp, {backbone}'] = {'batch': 2, **model, **FSDP}
     in_two_processes(jobs, folder)
     done |= torch.load(folder / 'results.pth')
     half = folder / 'fsdp' / 'iter_10.pth'
@@ -79,6 +84,11 @@ def test_two_processes_are_one_with_twice_the_batch(runs, name):
     torch.testing.assert_close(weights(runs[name]), weights(runs['one']), **CLOSE)
 
 
+@pytest.mark.parametrize('backbone', OTHERS)
+def test_every_backbone_in_shards(runs, backbone):
+    torch.testing.assert_close(weights(runs[f'fsdp, {backbone}']), weights(runs[f'one, {backbone}']), **CLOSE)
+
+
 @pytest.mark.parametrize('name', ['accumulated', 'fsdp, accumulated'])
 def test_accumulated_batches_are_one_batch(runs, name):
     losses = runs[name]['losses']
@@ -95,7 +105,7 @@ def test_a_run_goes_on_with_or_without_shards(runs, name):
 
 def test_a_sharded_run_leaves_a_plain_checkpoint(runs):
     """Loaded by a plain model with every key, and the optimizer's options are those of the plain run."""
-    model = several_processes.Regressor(with_cp=False)
+    model = several_processes.Regressor()
     model.load_state_dict(weights(runs['fsdp']), strict=True)
     plain, sharded = (
         torch.load(runs[name]['checkpoint'], weights_only=False)['optimizer']['param_groups']
