@@ -73,7 +73,7 @@ def test_slurm(folder):
     assert 20000 <= int(result.stdout.splitlines()[0].partition('=')[2]) < 40000
     assert lines[:8] == ['--partition', 'gpu', '--job-name', 'job', '--gres', 'gpu:8', '--ntasks', '16']
     assert lines[8:13] == ['--ntasks-per-node', '8', '--cpus-per-task', '5', '--kill-on-bad-exit=1']
-    assert lines[13:18] == ['-t', '5', '-q', 'python', '-u']
+    assert lines[13:18] == ['-t', '5', '-v', 'python', '-u']
     assert lines[18:] == [str(TOOLS / 'train.py'), '--launcher', 'slurm', 'my config.py', '--seed', '1']
     result = launch(folder, 'slurm_test.sh', 'gpu', 'job', 'my config.py', 'x.pth', GPUS='2', PORT='77', PYTHON='py')
     assert result.stdout.startswith('MASTER_PORT=77\n')
