@@ -29,11 +29,10 @@ source's.
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmext_backbones.layers import BiLSTM2D, Mlp, PatchConv2d, PatchEmbed, Stage, TransformerBlock, drop_path_schedule
-from mmext_backbones.ops.padding import crop, zero_pad
+from mmext_backbones.ops.padding import crop, mean_pool, zero_pad
 from mmext_backbones.registry import MODELS
 
 from .base import DenseBackbone, resolve_arch
@@ -181,7 +180,7 @@ class Sequencer2D(DenseBackbone):
         if i == 3:
             stride = 2 * self.patch_size
             x = crop(maps[-1], -(-H // stride), -(-W // stride)).permute(0, 3, 1, 2)
-            return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False).permute(0, 2, 3, 1)
+            return mean_pool(x, 2).permute(0, 2, 3, 1)
         return maps[0] if i == 1 else maps[-1]
 
 

@@ -9,11 +9,17 @@ from mmext_backbones.ops import bilstm2d
 
 from .linear import linear
 
+PARAMETERS = [
+    f'{kind}_l0{direction}'
+    for direction in ('', '_reverse')
+    for kind in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh')
+]
+
 
 class LSTMParameters(nn.Module):
     """What a bidirectional nn.LSTM of one layer holds, by the same names and with the same initialisation.
 
-    Not an nn.LSTM, because compilers stop at those, whatever is done with them.
+    It is no nn.LSTM because torch.compile stops at those, even where they only hold parameters.
 
     Args:
         input_size: channels of a token.
@@ -24,30 +30,28 @@ class LSTMParameters(nn.Module):
         super().__init__()
         self.input_size = input_size
         self.hidden_size = hidden_size
-        for direction in ('', '_reverse'):
-            for kind, shape in (
-                ('weight_ih', (input_size,)),
-                ('weight_hh', (hidden_size,)),
-                ('bias_ih', ()),
-                ('bias_hh', ()),
-            ):
-                self.register_parameter(f'{kind}_l0{direction}', nn.Parameter(torch.empty(4 * hidden_size, *shape)))
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5)
+        bound = hidden_size**-0.5
+        for name, shape in zip(PARAMETERS, [(input_size,), (hidden_size,), (), ()] * 2, strict=True):
+            self.register_parameter(name, nn.Parameter(torch.empty(4 * hidden_size, *shape).uniform_(-bound, bound)))
         self.flatten_parameters()
 
+    def tensors(self) -> list[Tensor]:
+        """In nn.LSTM's order."""
+        return [getattr(self, name) for name in PARAMETERS]
+
     def flatten_parameters(self) -> None:
-        """On CUDA, lay the parameters out as one piece of memory, which cuDNN would make at every call."""
-        if not self.weight_ih_l0.is_cuda:
+        """Lay the parameters out as one piece of memory on CUDA: cuDNN would copy them at every call, and warn."""
+        parameters = self.tensors()
+        if not all(parameter.is_cuda and isinstance(parameter, nn.Parameter) for parameter in parameters):
             return
         with torch.device('meta'):
             lstm = nn.LSTM(self.input_size, self.hidden_size, bidirectional=True)
-        for name, parameter in self.named_parameters():
+        for name, parameter in zip(PARAMETERS, parameters, strict=True):
             setattr(lstm, name, parameter)
         lstm.flatten_parameters()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'LSTMParameters':
-        """Every change of device or type ends here; it takes the piece apart."""
+        """torch's hook for every change of device or dtype, which takes the piece apart."""
         super()._apply(fn, recurse)
         self.flatten_parameters()
         return self
@@ -81,5 +85,4 @@ class BiLSTM2D(nn.Module):
     def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
         """The mixture of x, or of norm(x)."""
         x = x if norm is None else norm(x)
-        vertical, horizontal = (list(rnn.parameters()) for rnn in (self.rnn_v, self.rnn_h))
-        return self.proj(bilstm2d(x, vertical, horizontal, backend=self.backend))
+        return self.proj(bilstm2d(x, self.rnn_v.tensors(), self.rnn_h.tensors(), backend=self.backend))

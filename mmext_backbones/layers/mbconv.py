@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmext_backbones.ops.padding import mean_pool
 from mmext_backbones.ops.recompute import GatedBatchNorm
 
 from .conv import same_conv
@@ -83,5 +84,5 @@ class PooledShortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 3, 1, 2)  # [B, in_channels, H, W], channels last in memory
         if self.stride > 1:
-            x = F.avg_pool2d(x, self.stride, ceil_mode=True, count_include_pad=False)
+            x = mean_pool(x, self.stride)
         return self.proj(x).permute(0, 2, 3, 1)

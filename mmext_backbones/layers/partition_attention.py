@@ -72,5 +72,4 @@ class PartitionAttention(nn.Module):
 
 @keep_last(16, lambda window_size, device: math.prod(window_size) ** 2)
 def _key_minus_query(window_size: tuple[int, int], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return relative_position_index(window_size).T.contiguous().to(device)
+    return relative_position_index(window_size).T.contiguous().to(device)

@@ -176,8 +176,9 @@ class BiLSTM2DCompiled(torch.autograd.Function):
 def bilstm2d_compiled(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """`ops.bilstm2d` after its checks. `x` has the type of the matrix products; the recurrences, and so the result,
     are in float32 at least."""
-    autocast_off = contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
-    with autocast_off:
+    # without autocast there is nothing to leave, and a strict export cannot hold the context
+    autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *weights)):
             return BiLSTM2DCompiled.apply(x, *weights)
         return torch.ops.mmext_backbones.bilstm2d(x, list(weights))

@@ -1,8 +1,10 @@
-"""Tensors kept from call to call, in bounded memory."""
+"""Tensors that follow from sizes, kept from call to call in bounded memory."""
 
 import functools
 from collections.abc import Callable
 from typing import TypeVar
+
+import torch
 
 Function = TypeVar('Function', bound=Callable)
 
@@ -12,17 +14,24 @@ LIMIT = 2**22  # elements of a kept tensor: 16 MiB in float32, a shifted-window 
 def keep_last(entries: int, elements: Callable[..., int]) -> Callable[[Function], Function]:
     """functools.lru_cache for functions that make tensors: what has more than `LIMIT` elements is made anew each time.
 
+    What is kept serves inference and training alike. A recorded network computes its own: a tensor of the recording has
+    no data, and must not stay behind.
+
     Args:
         entries: results that are kept, of the arguments used last.
         elements: how many elements the result has, from the same arguments.
     """
 
     def decorate(function: Function) -> Function:
-        kept = functools.lru_cache(maxsize=entries)(function)
+        @functools.lru_cache(maxsize=entries)
+        def kept(*args):
+            with torch.inference_mode(False):
+                return function(*args)
 
         @functools.wraps(function)
         def call(*args):
-            return kept(*args) if elements(*args) <= LIMIT else function(*args)
+            recorded = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
+            return function(*args) if recorded or elements(*args) > LIMIT else kept(*args)
 
         return call
 

@@ -30,3 +30,17 @@ def crop(x: Tensor, H: int, W: int) -> Tensor:
         return x[:, :H, :W]
     rows, columns = (torch.arange(size, device=x.device) for size in (H, W))
     return x.index_select(1, rows).index_select(2, columns)
+
+
+def mean_pool(x: Tensor, stride: int) -> Tensor:
+    """Means of stride x stride pixels, at the edge of those that exist: [B, C, H, W] -> [B, C, ceil(H/s), ceil(W/s)].
+
+    A recorded network pads with zeros and divides by the share of pixels that exist: PyTorch's own rule for the edge is
+    a condition on the size. The numbers are the same.
+    """
+    if not torch.compiler.is_compiling():
+        return F.avg_pool2d(x, stride, ceil_mode=True, count_include_pad=False)
+    H, W = x.shape[2:]
+    bottom, right = (((size - 1) // stride + 1) * stride - size for size in (H, W))
+    mean, share = (F.avg_pool2d(zero_pad(y, (0, right, 0, bottom)), stride) for y in (x, x.new_ones(1, 1, H, W)))
+    return mean / share

@@ -79,11 +79,10 @@ def padding_mask(size: Size, window_size: Size, grid: bool, device: torch.device
     """
     if size[0] % window_size[0] == 0 and size[1] % window_size[1] == 0:
         return None
-    with torch.inference_mode(False):  # what is cached must serve training too
-        tokens = torch.ones(1, *size, 1, device=device)
-        cut = grid_partition(tokens, window_size) if grid else window_partition(tokens, window_size, shift_size)
-        groups = cut[0]
-        return torch.zeros_like(groups).masked_fill_(groups == 0, float('-inf'))[0].transpose(1, 2)
+    tokens = torch.ones(1, *size, 1, device=device)
+    cut = grid_partition(tokens, window_size) if grid else window_partition(tokens, window_size, shift_size)
+    groups = cut[0]
+    return torch.zeros_like(groups).masked_fill_(groups == 0, float('-inf'))[0].transpose(1, 2)
 
 
 def _pad(x: Tensor, window_size: Size) -> Tensor:

@@ -212,15 +212,14 @@ def shifted_window_mask(padded_size: Size, window_size: Size, shift_size: int, d
     The rolled map falls into 3 x 3 regions; a pair from two regions does not attend. A map of [Hp, Wp]
     takes Hp * Wp * N floats; kept from call to call, see `caching`: for four image sizes of a Swin.
     """
-    with torch.inference_mode(False):  # what is cached must serve training too
-        regions = torch.zeros(1, *padded_size, 1, device=device)
-        for axis, (size, window) in enumerate(zip(padded_size, window_size, strict=True)):
-            # 0 for the rows before the last window, 1 for those of it that stay, 2 for those that were rolled in
-            position = torch.arange(size, device=device)
-            part = (position >= size - window).float() + (position >= size - shift_size).float()
-            regions += part.view(-1, 1, 1) * 3 if axis == 0 else part.view(-1, 1)
-        regions = window_partition(regions, window_size)[0][0, :, :, 0]  # [windows, N]
-        return (regions[:, :, None] != regions[:, None, :]) * MASKED
+    regions = torch.zeros(1, *padded_size, 1, device=device)
+    for axis, (size, window) in enumerate(zip(padded_size, window_size, strict=True)):
+        # 0 for the rows before the last window, 1 for those of it that stay, 2 for those that were rolled in
+        position = torch.arange(size, device=device)
+        part = (position >= size - window).float() + (position >= size - shift_size).float()
+        regions += part.view(-1, 1, 1) * 3 if axis == 0 else part.view(-1, 1)
+    regions = window_partition(regions, window_size)[0][0, :, :, 0]  # [windows, N]
+    return (regions[:, :, None] != regions[:, None, :]) * MASKED
 
 
 def _check(qkv, bias, num_heads, window_size, shift_size, grid, padding, dropout, backend) -> None:

@@ -152,13 +152,11 @@ def test_garbage_in_the_padding_changes_nothing(monkeypatch, size):
         calls = []
 
         def pad_with_garbage(x, pads):
-            calls.append(pads)
+            if any(pads):
+                calls.append(pads)
             return F.pad(x, pads, value=1e3)
 
-        class Functional:
-            pad = staticmethod(pad_with_garbage)
-
-        monkeypatch.setattr(partition, 'F', Functional)
+        monkeypatch.setattr(partition, 'zero_pad', pad_with_garbage)
         outs = model(x)
     assert len(calls) >= 8  # windows and grids of most stages
     for out, clean in zip(outs, expected, strict=True):

@@ -1,0 +1,73 @@
+"""torch.compile records a backbone once, for images of any size."""
+
+import copy
+
+import pytest
+import torch
+from torch._dynamo import lookup_backend
+
+from mmext_backbones.backbones import Sequencer2D
+
+from .recording import FIRST, SIZES, picture, shallow, two_stages
+from .test_contract import each_class, gradients, loss
+
+
+@pytest.fixture(autouse=True)
+def _forget_graphs():
+    yield
+    torch._dynamo.reset()
+
+
+def compiled(model, backend):
+    """The model, and the graphs it is compiled to so far; a break is an error."""
+    graphs = []
+
+    def record(graph, inputs):
+        graphs.append(graph)
+        return lookup_backend(backend)(graph, inputs)
+
+    return torch.compile(model, backend=record, fullgraph=True), graphs
+
+
+def with_dynamic_size(x):
+    for axis in (2, 3):
+        torch._dynamo.mark_dynamic(x, axis)  # an error where a size becomes a constant
+    return x
+
+
+@each_class
+def test_for_one_size_and_then_for_all(cls):
+    model = shallow(cls).eval()
+    run, graphs = compiled(model, 'eager')
+    with torch.no_grad():
+        for size in [FIRST, *SIZES]:
+            x = picture(size)
+            for out, expected in zip(run(x), model(x), strict=True):
+                torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
+    assert len(graphs) == 2
+
+
+@each_class
+def test_once_for_training_at_sizes_marked_as_dynamic(cls):
+    model = two_stages(cls)
+    plain = copy.deepcopy(model)
+    run, graphs = compiled(model, 'aot_eager')
+    for size in [FIRST, *SIZES]:
+        for network, forward in ((model, run), (plain, plain)):
+            network.zero_grad()
+            loss(forward(with_dynamic_size(picture(size)))).backward()
+        expected = gradients(plain)
+        for name, grad in gradients(model).items():
+            torch.testing.assert_close(grad, expected[name], rtol=1e-8, atol=1e-8)
+    assert len(graphs) == 1
+
+
+def test_native_sequencer_once():
+    model = shallow(Sequencer2D, patch_size=7, pyramid=False).eval()
+    run, graphs = compiled(model, 'aot_eager')
+    with torch.no_grad():
+        for size in [FIRST, *SIZES[:3]]:
+            x = with_dynamic_size(picture(size))
+            for out, expected in zip(run(x), model(x), strict=True):
+                torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
+    assert len(graphs) == 1
