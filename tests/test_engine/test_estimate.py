@@ -43,7 +43,9 @@ def test_settings_that_save(cls):
         activation_bytes(small(cls, with_cp=with_cp, drop_path_rate=0.0), 2, SIZE) for with_cp in (False, (0,), True)
     )
     assert everything < first < whole
-    assert activation_bytes(small(cls, drop_path_rate=0.0), 2, SIZE, amp=True) < 0.9 * whole
+    # on larger images, where the activations outweigh the narrow copies of the weights
+    wide, narrow = (activation_bytes(small(cls, drop_path_rate=0.0), 2, (512, 512), amp=amp) for amp in (False, True))
+    assert 0.5 * wide < narrow < 0.8 * wide
 
 
 def test_weights_gradients_and_state():
