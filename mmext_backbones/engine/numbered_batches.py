@@ -6,8 +6,7 @@ and without loading the 1000 before it.
 
 import contextlib
 import random
-import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -71,8 +70,6 @@ class NumberedBatches(Sampler):
 def number_batches(loader: DataLoader, seed: int, *, endless: bool) -> NumberedBatches | None:
     """Makes a loader, which has not been used yet, load batches by number.
 
-    Its processes also leave signals to the one that trains: a batch system sends them to all.
-
     Args:
         loader: It is changed.
         seed: Of the random changes to images; processes of a distributed training draw different ones.
@@ -86,7 +83,6 @@ def number_batches(loader: DataLoader, seed: int, *, endless: bool) -> NumberedB
     batches = NumberedBatches(loader.batch_sampler, endless)
     vars(loader)['batch_sampler'] = batches  # the loader refuses a plain assignment, for the sake of those in use
     loader.dataset.__getitems__ = _Loading(loader.dataset, (seed, get_rank()))
-    loader.worker_init_fn = _WorkerInit(loader.worker_init_fn)
     loader.generator = torch.Generator().manual_seed(seed)  # what loaders draw is not to move the model's generator
     return batches
 
@@ -118,16 +114,3 @@ def _seeded(*entropy: int) -> Iterator[None]:
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
-
-
-class _WorkerInit:
-    """What a loader process does first: it ignores what asks a training to stop, which ends it in good order."""
-
-    def __init__(self, then: Callable[[int], None] | None) -> None:
-        self.then = then
-
-    def __call__(self, worker_id: int) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_IGN)
-        if self.then is not None:
-            self.then(worker_id)

@@ -1,5 +1,6 @@
 """A runner whose trainings can be interrupted at any moment and go on."""
 
+import functools
 import logging
 import sys
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.visualization import Visualizer
+from torch.utils.data import DataLoader
 
 from .checkpoint_files import NoRoom
 from .files import PARTIAL, is_full, is_local, move_into_place, remove, unless_full
+from .loader_processes import LoaderProcesses
 from .numbered_batches import NumberedBatches, number_batches
 from .preemption import any_process, release_signals
 from .resuming import read_meta
@@ -40,10 +43,15 @@ class SteadyRun:
     _checkpoint_bytes = 0
     _place: dict[str, int] | None = None
 
+    @functools.cached_property
+    def _loader_processes(self) -> LoaderProcesses:
+        return LoaderProcesses()
+
     def train(self) -> torch.nn.Module:
         try:
             return super().train()
         finally:
+            self._loader_processes.end()
             release_signals()
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
@@ -55,12 +63,19 @@ class SteadyRun:
                 self._number_batches(endless=issubclass(kind, IterBasedTrainLoop))
         return super().build_train_loop(loop)
 
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        built = super().build_val_loop(loop)
+        if self._train_loop is not None and isinstance(loop, dict) and isinstance(built.dataloader, DataLoader):
+            self._loader_processes.guard(built.dataloader)
+        return built
+
     def _number_batches(self, *, endless: bool) -> None:
         loader = self.build_dataloader(
             self._train_dataloader,
             seed=self.seed,
             diff_rank_seed=self._randomness_cfg.get('diff_rank_seed', False),
         )
+        self._loader_processes.guard(loader)
         self.numbered_batches = number_batches(loader, self.seed, endless=endless)
         if self.numbered_batches is not None and endless and self._resume and self._load_from:
             # an iteration-based loop starts to load before the checkpoint is read

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -145,6 +148,39 @@ def test_a_second_signal_stops_at_once(tmp_path):
 
     assert forked(lambda: make_run(tmp_path / 'two', hooks=[At(10, child)]).train()) == -signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+ALONE = """
+import os, signal, sys
+from tests.test_engine.toy import At, make_run
+call, folder, loop = sys.argv[1:]
+calls = {'warn': lambda: os.killpg(0, signal.SIGTERM), 'kill': lambda: os.kill(os.getpid(), signal.SIGKILL)}
+options = {f'{name}_dataloader.{key}': value for name in ('train', 'val')
+           for key, value in {'num_workers': 2, 'persistent_workers': True, 'dataset.ballast': 200000}.items()}
+make_run(folder, loop, hooks=[At(12, calls[call])], **options).train()
+"""
+
+
+@pytest.mark.parametrize(('call', 'code'), [('warn', EXIT_CODE), ('kill', -signal.SIGKILL)])
+@pytest.mark.parametrize('loop', ['epoch', 'iter'])
+def test_no_loader_process_ends_early_or_stays(call, code, loop, tmp_path):
+    """A warning to all processes of a job, and a kill of the first; batches are larger than a pipe."""
+    run = subprocess.Popen(
+        [sys.executable, '-c', ALONE, call, str(tmp_path), loop], cwd=Path(__file__).parents[2], start_new_session=True
+    )
+    assert run.wait(timeout=120) == code
+    if call == 'warn':
+        assert Path(find_checkpoint(tmp_path, print)).name == (
+            'epoch_1_iter_12.pth' if loop == 'epoch' else 'iter_12.pth'
+        )
+    for _ in range(40):
+        try:
+            os.killpg(run.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGKILL)
+    pytest.fail('a loader process is still there, four seconds later')
 
 
 def test_processes_agree_and_keep_their_random_states(tmp_path):

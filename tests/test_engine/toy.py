@@ -28,7 +28,8 @@ COUNT = itertools.count()
 class Noise(Dataset):
     """Points and the side of a plane they are on; the points are moved at random, as images are augmented."""
 
-    def __init__(self, length: int = 26) -> None:
+    def __init__(self, length: int = 26, ballast: int = 0) -> None:
+        self.ballast = bytes(ballast)
         self.metainfo = {'classes': ('one', 'two')}
         self.points = np.random.default_rng(0).standard_normal((length, 8)).astype(np.float32)
         self.loaded = []
@@ -39,7 +40,8 @@ class Noise(Dataset):
     def __getitem__(self, index: int) -> dict:
         self.loaded.append(index)
         moved = self.points[index] + 0.1 * np.random.standard_normal(8).astype(np.float32)
-        return {'x': torch.from_numpy(moved), 'y': torch.tensor(int(self.points[index, 0] > 0))}
+        sample = {'x': torch.from_numpy(moved), 'y': torch.tensor(int(self.points[index, 0] > 0))}
+        return {**sample, 'ballast': self.ballast} if self.ballast else sample
 
 
 @MODELS.register_module(name='ToyModel')
@@ -49,7 +51,7 @@ class Toy(BaseModel):
         torch.manual_seed(0)
         self.layers = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor, mode: str = 'tensor') -> object:
+    def forward(self, x: torch.Tensor, y: torch.Tensor, mode: str = 'tensor', ballast: list = ()) -> object:
         out = self.layers(x)
         return {'loss': nn.functional.cross_entropy(out, y)} if mode == 'loss' else [(out, y)]
 
