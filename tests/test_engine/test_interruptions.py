@@ -151,10 +151,11 @@ def test_a_second_signal_stops_at_once(tmp_path):
 
 
 ALONE = """
-import os, signal, sys
+import os, signal, subprocess, sys
 from tests.test_engine.toy import At, make_run
 call, folder, loop = sys.argv[1:]
-calls = {'warn': lambda: os.killpg(0, signal.SIGTERM), 'kill': lambda: os.kill(os.getpid(), signal.SIGKILL)}
+others = ['kill', '-TERM', '--', f'-{os.getpid()}']  # not the parent, from which loader processes would take it
+calls = {'warn': lambda: subprocess.run(others), 'kill': lambda: os.kill(os.getpid(), signal.SIGKILL)}
 options = {f'{name}_dataloader.{key}': value for name in ('train', 'val')
            for key, value in {'num_workers': 2, 'persistent_workers': True, 'dataset.ballast': 200000}.items()}
 make_run(folder, loop, hooks=[At(12, calls[call])], **options).train()
