@@ -184,7 +184,7 @@ def on_json(function: Callable) -> Callable:
         try:
             data = json.loads(path.read_bytes())
             function(rng, data)
-        except (ValueError, TypeError, KeyError, IndexError, OSError):  # an earlier fault took it all
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError):  # an earlier fault took it all
             return
         path.write_text(json.dumps(data))
 
