@@ -24,6 +24,7 @@ def keep_last(entries: int, elements: Callable[..., int]) -> Callable[[Function]
 
     def decorate(function: Function) -> Function:
         @functools.lru_cache(maxsize=entries)
+        @functools.wraps(function)
         def kept(*args):
             with torch.inference_mode(False):
                 return function(*args)
