@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.engine.processes import fit_processes
-from mmext_backbones.engine.runs import build_runner
+from mmext_backbones.engine.runs import INTERRUPTION_HOOKS, build_runner
 
 SWIN = {'embed_dims': 16, 'depths': (2, 2), 'num_heads': (1, 2)}
 SEQUENCER = {'embed_dims': (16, 32), 'depths': (1, 1), 'hidden_dims': (4, 8)}
@@ -92,6 +92,7 @@ def config(work_dir: Path, *, batch: int, iters: int, launcher: str, accumulate:
             },
             'param_scheduler': [{'type': 'LinearLR', 'start_factor': 0.1, 'by_epoch': False, 'begin': 0, 'end': 10}],
             'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': 10}},
+            'custom_hooks': [{'type': name} for name in INTERRUPTION_HOOKS],  # as in every run of the tools
             'env_cfg': {'dist_cfg': {'backend': 'gloo'}},
             'randomness': {'seed': 3},
             'launcher': launcher,

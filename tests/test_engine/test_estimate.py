@@ -9,6 +9,7 @@ from torch import nn
 from mmext_backbones.engine.estimate import activation_bytes, estimate
 from mmext_backbones.engine.estimate_report import BEGIN, END, HEADER, ROWS, replace_table, row
 from mmext_backbones.errors import UserError
+from mmext_backbones.layers import PartitionAttention
 from tests.test_backbones.test_contract import SMALL, small
 
 ROOT = Path(__file__).parents[2]
@@ -32,9 +33,13 @@ def kept_of_numbers(model):
 
 @pytest.mark.parametrize('cls', SMALL)
 def test_activations_are_what_autograd_keeps(cls):
-    # batch norms save scratch of their own beside what the shapes tell: a few numbers a channel
-    expected = kept_of_numbers(small(cls, drop_path_rate=0.0))
-    assert activation_bytes(small(cls, drop_path_rate=0.0), 2, SIZE) == pytest.approx(expected, rel=2e-3)
+    # batch norms save scratch of their own beside what the shapes tell: a few numbers a channel; and where there are no
+    # numbers, each attention of MaxViT makes the indices of its bias, which all share otherwise: 49 x 49 whole numbers
+    expected = kept_of_numbers(model := small(cls, drop_path_rate=0.0))
+    indices = 49**2 * 8 * sum(isinstance(module, PartitionAttention) for module in model.modules())
+    counted = activation_bytes(small(cls, drop_path_rate=0.0), 2, SIZE)
+    assert counted - indices <= expected * 1.002
+    assert counted >= expected * 0.998
 
 
 @pytest.mark.parametrize('cls', SMALL)

@@ -134,7 +134,8 @@ def test_training_is_sampled(soak, tmp_path, monkeypatch):
     assert all(len(sample.loaders) >= 2 for sample in samples)
     assert all(sample.main > 100 and sample.objects > 1000 for sample in samples)
     _, figures = soak.judge(samples)
-    assert len(figures) == 3  # of the training and of both loaders
+    assert 'training' in figures
+    assert len(figures) >= 3  # and both loaders; those of another test may still be there
 
 
 def trace(soak, main, loader=lambda n: 500.0, files=lambda n: 20):

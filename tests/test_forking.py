@@ -1,0 +1,22 @@
+"""Tests that fork their process, each file of them in a fresh one.
+
+A process in which autograd has started threads cannot fork and go on to train (torch: "Autograd-and-Fork"), and what
+another test did to this one nobody knows.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.parametrize('file', sorted(TESTS.glob('*/forking_*.py')), ids=lambda file: file.stem)
+def test_in_a_fresh_process(file):
+    command = [sys.executable, '-m', 'pytest', '-q', '-rs', '-p', 'no:cacheprovider', '-p', 'no:xdist', str(file)]
+    done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, timeout=900)
+    print(done.stdout)  # with what was skipped, and why
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert ' passed' in done.stdout
