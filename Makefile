@@ -9,8 +9,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-REQS   := $(wildcard requirements/*.txt)
+REQS   := $(filter-out requirements/extras.txt, $(wildcard requirements/*.txt))
 STAMP  := $(VENV)/.mmext-env
+EXTRAS := $(VENV)/.mmext-extras
 CONFIG := configs/elsa_swin_t_maskrcnn_1x.py
 
 .PHONY: help env demo test lint bench clean
@@ -29,11 +30,17 @@ $(STAMP): $(REQS) setup.py
 	@touch $@
 	@echo "==> environment ready: $(VENV)"
 
+$(EXTRAS): $(STAMP) requirements/extras.txt
+	@echo "==> optional parts (log: $(VENV)/install.log)"
+	@$(PIP) --no-input install -q -r requirements/extras.txt $(foreach file,$(REQS),-c $(file)) >>$(VENV)/install.log 2>&1 \
+	    || { tail -n 25 $(VENV)/install.log; exit 1; }
+	@touch $@
+
 demo: env  ## train, evaluate and draw ELSA-Swin-T Mask R-CNN on data made here (about 7 min on two cores)
 	@echo "==> $(CONFIG) on the synthetic Shapes data"
 	@$(BIN)/python tools/train.py $(CONFIG) --shapes --seed 0
 
-test: env  ## run every test
+test: env $(EXTRAS)  ## run every test
 	@echo "==> tests"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
