@@ -1,0 +1,121 @@
+"""What a release holds: source archive and wheel, built as docs/releasing.md says and used in an empty environment."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import mmext_backbones
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command, cwd) -> str:
+    """Runs a command that must succeed; returns what it printed."""
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    done = subprocess.run(
+        [str(c) for c in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def release(tmp_path_factory):
+    """(source archive, wheel); the wheel is built from the archive, as `python -m build` does."""
+    pytest.importorskip('build', reason='the package `build` is not installed (requirements/extras.txt)')
+    source = tmp_path_factory.mktemp('release') / 'source'  # a build leaves files behind
+    skipped = shutil.ignore_patterns('.*', 'data', 'work_dirs', 'site', 'build', 'dist', '*.egg-info', '__pycache__')
+    shutil.copytree(ROOT, source, ignore=lambda folder, names: skipped(folder, names) if folder == str(ROOT) else set())
+    run(sys.executable, '-m', 'build', '--no-isolation', source, cwd=source.parent)
+    (archive,), (wheel,) = source.glob('dist/*.tar.gz'), source.glob('dist/*.whl')
+    return archive, wheel
+
+
+@pytest.fixture(scope='module')
+def empty(release, tmp_path_factory):
+    """The interpreter of a new environment with the wheel, and the libraries of this one, but not this checkout."""
+    folder = tmp_path_factory.mktemp('empty')
+    venv.create(folder, with_pip=False)
+    python = folder / 'bin' / 'python'
+    (packages,) = folder.glob('lib/python*/site-packages')
+    run(sys.executable, '-m', 'pip', '--python', python, 'install', '-q', '--no-deps', release[1], cwd=folder)
+    # a line of a .pth file adds a folder without reading the .pth files in it, among them that of this checkout
+    (packages / 'libraries.pth').write_text(str(Path(torch.__file__).parents[1]))
+    return python
+
+
+def shipped(*patterns) -> set[str]:
+    files = {str(p.relative_to(ROOT)) for pattern in patterns for p in ROOT.glob(pattern) if p.is_file()}
+    return {name for name in files if '__pycache__' not in name and '.mim' not in name}
+
+
+def test_the_wheel_holds_the_package_its_kernels_configs_and_tools(release):
+    names = set(zipfile.ZipFile(release[1]).namelist())
+    assert shipped('mmext_backbones/**/*.py', 'mmext_backbones/**/*.c') <= names
+    parts = shipped('configs/**/*.py', 'configs/**/*.yml', 'tools/**/*.py', 'tools/*.sh', 'model-index.yml')
+    assert {f'mmext_backbones/.mim/{name}' for name in parts} <= names
+    assert not [name for name in names if name.startswith(('tests/', 'docs/')) or '__pycache__' in name]
+
+
+def test_the_source_archive_holds_what_the_wheel_is_built_from(release):
+    with tarfile.open(release[0]) as archive:
+        names = {name.split('/', 1)[-1] for name in archive.getnames()}
+    parts = shipped('mmext_backbones/**/*.py', 'mmext_backbones/**/*.c', 'configs/**/*.py', 'tools/**/*.py')
+    assert parts | {'LICENSE', 'README.md', 'CHANGELOG.md', 'CITATION.cff', 'model-index.yml'} <= names
+
+
+def test_the_wheel_works_in_an_empty_environment(release, empty, tmp_path):
+    code = """
+import importlib, pkgutil
+import torch, mmext_backbones
+from mmengine.config import Config
+from mmext_backbones.registry import MODELS
+assert 'site-packages' in mmext_backbones.__file__, mmext_backbones.__file__
+for module in pkgutil.walk_packages(mmext_backbones.__path__, 'mmext_backbones.'):
+    if not module.name.endswith(('__main__', 'triton_kernels')):
+        importlib.import_module(module.name)
+for name in ('SwinTransformer', 'ELSASwin', 'MaxViT', 'Sequencer2D'):
+    backbone = MODELS.build(dict(type='mmext_backbones.' + name)).eval()
+    with torch.no_grad():
+        maps = backbone(torch.zeros(1, 3, 64, 96))
+    print(name, [tuple(m.shape[-2:]) for m in maps], bool(all(torch.isfinite(m).all() for m in maps)))
+open('mine.py', 'w').write("_base_ = 'mmext_backbones::elsa_swin_t_maskrcnn_1x.py'")
+print(Config.fromfile('mine.py').model.backbone.type)
+"""
+    lines = run(empty, '-c', code, cwd=tmp_path).strip().splitlines()[-5:]
+    sizes = '[(16, 24), (8, 12), (4, 6), (2, 3)]'
+    names = ('SwinTransformer', 'ELSASwin', 'MaxViT', 'Sequencer2D')
+    assert lines == [f'{name} {sizes} True' for name in names] + ['mmext_backbones.ELSASwin']
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    assert str(citation['version']) == mmext_backbones.__version__
+    assert {'cff-version', 'message', 'title', 'authors'} <= citation.keys()
+    hooks = (ROOT / '.pre-commit-config.yaml').read_text()
+    pinned = re.search(r'^ruff==(\S+)$', (ROOT / 'requirements/tests.txt').read_text(), re.M).group(1)
+    assert set(re.findall(r'ruff==([\d.]+)', hooks)) == {pinned}
+
+
+def test_issue_templates_and_hooks_can_be_read():
+    for path in ROOT.glob('.github/ISSUE_TEMPLATE/*.yml'):
+        form = yaml.safe_load(path.read_text())
+        if path.name == 'config.yml':
+            continue
+        assert {'name', 'description', 'body'} <= form.keys(), path
+        fields = [field['id'] for field in form['body']]
+        assert len(fields) == len(set(fields)), path
+    validate = pytest.importorskip(
+        'pre_commit.clientlib', reason='pre-commit is not installed (requirements/extras.txt)'
+    )
+    assert validate.load_config(ROOT / '.pre-commit-config.yaml')['repos']
