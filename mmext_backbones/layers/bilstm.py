@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmext_backbones.ops import bilstm2d
 
+from .functional import linear_plus
 from .linear import linear
 
 PARAMETERS = [
@@ -82,7 +83,9 @@ class BiLSTM2D(nn.Module):
         self.proj = linear(4 * hidden_dims, embed_dims)
         self.backend = 'auto'
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
-        """The mixture of x, or of norm(x)."""
+    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None, residual: bool = False) -> Tensor:
+        """The mixture of x, or of norm(x); x plus that where `residual` is set."""
+        skip = x if residual else None
         x = x if norm is None else norm(x)
-        return self.proj(bilstm2d(x, self.rnn_v.tensors(), self.rnn_h.tensors(), backend=self.backend))
+        x = bilstm2d(x, self.rnn_v.tensors(), self.rnn_h.tensors(), backend=self.backend)
+        return linear_plus(x, self.proj, skip)

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .drop_path import DropPath
+from .functional import unheard
 from .mlp import Mlp
 
 
@@ -13,9 +14,10 @@ class TransformerBlock(nn.Module):
     """x + attn(norm(x)), then x + mlp(norm(x)), each branch under stochastic depth: [B, H, W, C] -> [B, H, W, C].
 
     Args:
-        attn: what mixes the tokens, [B, H, W, C] -> [B, H, W, C], called with the map and its norm.
+        attn: what mixes the tokens, [B, H, W, C] -> [B, H, W, C], called with the map and its norm; it returns the
+            sum with the map where `residual` is set.
         embed_dims: C.
-        mlp: the perceptron, called with the map and its norm; Swin's when None.
+        mlp: the perceptron, called likewise; Swin's when None.
         norm_eps: epsilon of both norms.
         drop_path_rate: stochastic depth of both branches.
     """
@@ -38,8 +40,11 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """`context` goes to `attn`: what depends on the image, and no module should remember."""
+        if not self.drop_path.active and unheard(*self.children()):  # the sums join the products before them
+            x = self.attn(x, *context, norm=self.norm1, residual=True)
+            return self.mlp(x, norm=self.norm2, residual=True)
         x = x + self.drop_path(self.attn(x, *context, norm=self.norm1))
-        return x + self.drop_path(self.mlp(x, self.norm2))
+        return x + self.drop_path(self.mlp(x, norm=self.norm2))
 
 
 class Stage(nn.Module):

@@ -17,8 +17,12 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
+    @property
+    def active(self) -> bool:
+        return self.training and self.rate > 0.0
+
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
+        if not self.active:
             return x
         keep = torch.rand([len(x)] + [1] * (x.dim() - 1), device=x.device) >= self.rate  # float32 even under autocast
         return x * (keep / (1.0 - self.rate)).to(x.dtype)

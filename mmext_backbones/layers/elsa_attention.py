@@ -9,7 +9,7 @@ from torch.nn.init import trunc_normal_
 from mmext_backbones.ops import elsa, product_conv
 
 from .conv import FilterConv2d
-from .functional import functional, norm_linear
+from .functional import functional, linear_plus, norm_linear
 from .linear import linear
 
 
@@ -52,8 +52,9 @@ class ELSAAttention(nn.Module):
         self.proj_drop = nn.Dropout(drop_rate)
         trunc_normal_(self.ghost_head, std=0.02)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
-        """The attention of x, or of norm(x)."""
+    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None, residual: bool = False) -> Tensor:
+        """The attention of x, or of norm(x); x plus that where `residual` is set."""
+        skip = x if residual else None
         q, k, v = norm_linear(x, norm, self.qkv).split((self.qk_dims, self.qk_dims, x.shape[-1]), dim=-1)
         logits = self.filter_proj(self.filter_act(self.filters(q, k)))  # [B, H, W, heads * k * k]
         x = elsa(
@@ -64,7 +65,7 @@ class ELSAAttention(nn.Module):
             kernel_size=self.kernel_size,
             backend=self.backend,
         )
-        return self.proj_drop(self.proj(x.permute(0, 2, 3, 1)))
+        return linear_plus(x.permute(0, 2, 3, 1), self.proj, skip, self.proj_drop)
 
     def filters(self, q: Tensor, k: Tensor) -> Tensor:
         """What the filters are read from: the convolution of q * k, all [B, H, W, qk_dims]."""

@@ -28,17 +28,29 @@ def functional(*modules: nn.Module) -> bool:
     Not where it could be noticed: for modules of other classes (synchronised norms, adapters, parametrised weights),
     under hooks, and while the network is recorded (by compilers, exporters, tracers, function transforms).
     """
+    return unheard(*modules) and all(map(_functional, modules))
+
+
+def unheard(*modules: nn.Module) -> bool:
+    """Whether nobody hears what calls of these modules take and return: no hooks, and nothing records the network."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
         return False
     if torch_modules._global_forward_pre_hooks or torch_modules._global_forward_hooks:
         return False
-    return not torch_modules._global_backward_hooks and all(map(_functional, modules))
+    return not torch_modules._global_backward_hooks and not any(map(_hooked, modules))
+
+
+def _hooked(module: nn.Module) -> bool:
+    own = module.__dict__
+    return bool(
+        own['_forward_pre_hooks'] or own['_forward_hooks'] or own['_backward_pre_hooks'] or own['_backward_hooks']
+    )
 
 
 def _functional(module: nn.Module) -> bool:
-    own = module.__dict__
-    if own['_forward_pre_hooks'] or own['_forward_hooks'] or own['_backward_pre_hooks'] or own['_backward_hooks']:
+    if _hooked(module):
         return False
+    own = module.__dict__
     if own['_modules']:
         return all(map(_functional, own['_modules'].values()))
     known = FUNCTIONAL.get(type(module))
@@ -59,3 +71,15 @@ def norm_linear(x: Tensor, norm: nn.LayerNorm | None, linear: nn.Linear) -> Tens
     if not functional(norm, linear):
         return linear(norm(x))
     return recompute(LayerNorm(norm.eps), Linear(), x, linear.weight, linear.bias, norm.weight, norm.bias)
+
+
+def linear_plus(x: Tensor, linear: nn.Linear, skip: Tensor | None = None, drop: nn.Module | None = None) -> Tensor:
+    """drop(linear(x)), or skip plus that: [..., C]. Without dropout the product is added to skip and the bias in place,
+    which spares a pass over the map."""
+    parts = [linear] if drop is None else [linear, drop]
+    narrow = torch.is_autocast_enabled(x.device.type) or (skip is not None and skip.dtype != x.dtype)
+    if skip is None or narrow or linear.bias is None or not functional(*parts):
+        for part in parts:
+            x = part(x)
+        return x if skip is None else skip + x
+    return (skip + linear.bias).flatten(0, -2).addmm_(x.flatten(0, -2), linear.weight.mT).view(skip.shape)

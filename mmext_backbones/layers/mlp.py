@@ -28,11 +28,12 @@ class Mlp(nn.Module):
         self.fc2 = linear(hidden, embed_dims)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """The perceptron of norm(x)."""
+    def forward(self, x: Tensor, norm: nn.LayerNorm, residual: bool = False) -> Tensor:
+        """The perceptron of norm(x), or x plus that."""
         fc1, fc2 = self.fc1, self.fc2
         if not functional(norm, *self.children()):
-            return self.drop(fc2(self.drop(self.act(fc1(norm(x))))))
+            y = self.drop(fc2(self.drop(self.act(fc1(norm(x))))))
+            return x + y if residual else y
         return norm_mlp(
             x,
             norm.weight,
@@ -43,4 +44,5 @@ class Mlp(nn.Module):
             fc2.bias,
             eps=norm.eps,
             approximate=self.act.approximate,
+            residual=residual,
         )

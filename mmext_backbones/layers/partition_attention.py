@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmext_backbones.ops import relative_position_index, window_attention
 from mmext_backbones.ops.caching import keep_last
 
-from .functional import norm_linear
+from .functional import linear_plus, norm_linear
 from .linear import linear
 
 
@@ -42,11 +42,14 @@ class PartitionAttention(nn.Module):
         self.proj = linear(embed_dims, embed_dims)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def forward(self, x: Tensor, window_size: tuple[int, int], norm: nn.LayerNorm | None = None) -> Tensor:
-        """The attention of x, or of norm(x).
+    def forward(
+        self, x: Tensor, window_size: tuple[int, int], norm: nn.LayerNorm | None = None, residual: bool = False
+    ) -> Tensor:
+        """The attention of x, or of norm(x); x plus that where `residual` is set.
 
         `window_size` in tokens; the bias table is resampled bilinearly where it was made for another one.
         """
+        skip = x if residual else None
         x = window_attention(
             norm_linear(x, norm, self.qkv),
             self.bias(window_size),
@@ -56,7 +59,7 @@ class PartitionAttention(nn.Module):
             grid=self.grid,
             backend=self.backend,
         )
-        return self.proj(x)
+        return linear_plus(x, self.proj, skip)
 
     def bias(self, window_size: tuple[int, int]) -> Tensor:
         """The bias of every token pair, query by key, [num_heads, N, N]."""

@@ -6,7 +6,7 @@ from torch.nn.init import trunc_normal_
 
 from mmext_backbones.ops import relative_position_index, window_attention
 
-from .functional import norm_linear
+from .functional import linear_plus, norm_linear
 from .linear import linear
 
 
@@ -57,8 +57,9 @@ class WindowAttention(nn.Module):
         self.proj_drop = nn.Dropout(drop_rate)
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
-        """The attention of x, or of norm(x)."""
+    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None, residual: bool = False) -> Tensor:
+        """The attention of x, or of norm(x); x plus that where `residual` is set."""
+        skip = x if residual else None
         H, W = x.shape[1:3]
         shift_size = self.shift_size if self.shift_single_window or max(H, W) > self.window_size else 0
         x = window_attention(
@@ -72,7 +73,7 @@ class WindowAttention(nn.Module):
             dropout=self.attn_drop_rate if self.training else 0.0,
             backend=self.backend,
         )
-        return self.proj_drop(self.proj(x))
+        return linear_plus(x, self.proj, skip, self.proj_drop)
 
     def bias(self) -> Tensor:
         """The bias of every token pair, [num_heads, N, N], looked up afresh.

@@ -28,8 +28,9 @@ def norm_mlp(
     *,
     eps: float,
     approximate: str = 'none',
+    residual: bool = False,
 ) -> Tensor:
-    """fc2(gelu(fc1(layer_norm(x)))), differentiable once.
+    """fc2(gelu(fc1(layer_norm(x)))), or x plus that, differentiable once.
 
     Args:
         x: [..., C].
@@ -38,21 +39,27 @@ def norm_mlp(
         weight2, bias2: of the second, [C, hidden] and [C].
         eps: of the norm.
         approximate: 'none' for the exact GELU, 'tanh' for its approximation.
+        residual: whether x is added. The second product then adds to x and its bias, in one pass less.
 
     Returns:
-        [..., C] in the dtype that F.linear would give, under autocast or not.
+        [..., C] in the dtype that F.linear, or the sum of x and it, would give, under autocast or not.
 
     Raises:
         ValueError: if x and the weights differ in dtype outside autocast.
     """
     tensors = (x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return _NormMlp.apply(*tensors, eps, approximate, product_dtype(x, weight1), keep)
+    dtype = product_dtype(x, weight1)
+    if residual and x.dtype != dtype:
+        return x + _NormMlp.apply(*tensors, eps, approximate, dtype, keep, False)
+    return _NormMlp.apply(*tensors, eps, approximate, dtype, keep, residual)
 
 
 class _NormMlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, approximate, dtype, keep):
+    def forward(
+        ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, approximate, dtype, keep, residual
+    ):
         tokens = x.reshape(-1, x.shape[-1])
         weight1, bias1, weight2, bias2 = (tensor.to(dtype) for tensor in (weight1, bias1, weight2, bias2))
         out = torch.empty_like(tokens, dtype=dtype)
@@ -61,9 +68,13 @@ class _NormMlp(torch.autograd.Function):
         for rows in _parts(tokens):
             y, _ = norm.forward(tokens[rows], norm_weight, norm_bias)
             h = torch.addmm(bias1, y.to(dtype), weight1.mT, out=hidden[rows] if keep else None)
-            torch.addmm(bias2, gelu(h, approximate, inplace=not keep), weight2.mT, out=out[rows])
+            h = gelu(h, approximate, inplace=not keep)
+            if residual:
+                torch.add(tokens[rows], bias2, out=out[rows]).addmm_(h, weight2.mT)
+            else:
+                torch.addmm(bias2, h, weight2.mT, out=out[rows])
         ctx.save_for_backward(x, hidden, norm_weight, norm_bias, weight1, weight2)
-        ctx.norm, ctx.approximate = norm, approximate
+        ctx.norm, ctx.approximate, ctx.residual = norm, approximate, residual
         return out.view(x.shape)
 
     @staticmethod
@@ -76,7 +87,8 @@ class _NormMlp(torch.autograd.Function):
             g, t = grad[rows], tokens[rows]
             grad_h = g @ weight2
             h = gelu_backward_(grad_h, hidden[rows], ctx.approximate)
-            y, grad_x[rows], *grad_norm = ctx.norm.backward(grad_h @ weight1, t, (), norm_weight, norm_bias)
+            y, grad_t, *grad_norm = ctx.norm.backward(grad_h @ weight1, t, (), norm_weight, norm_bias)
+            grad_x[rows] = grad_t.add_(g) if ctx.residual else grad_t
             part = [
                 *grad_norm,
                 grad_h.mT @ y.to(h.dtype) if ctx.needs_input_grad[3] else None,
@@ -85,7 +97,7 @@ class _NormMlp(torch.autograd.Function):
                 g.sum(0) if ctx.needs_input_grad[6] else None,
             ]
             total = part if total is None else [a if a is None else a.add_(b) for a, b in zip(total, part, strict=True)]
-        return grad_x.view(x.shape), *total, None, None, None, None
+        return grad_x.view(x.shape), *total, None, None, None, None, None
 
 
 def _parts(tokens: Tensor) -> Iterator[slice]:

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from mmext_backbones.backbones.maxvit import Stem
-from mmext_backbones.layers import MBConv, Mlp, PatchMerging
+from mmext_backbones.layers import (
+    BiLSTM2D,
+    ELSAAttention,
+    MBConv,
+    Mlp,
+    PartitionAttention,
+    PatchMerging,
+    TransformerBlock,
+    WindowAttention,
+)
 from mmext_backbones.layers.functional import functional
 from tests.conftest import randomize
 
@@ -44,10 +53,11 @@ def by_modules(block):
     return block
 
 
-def gradients(block, x):
+def gradients(run, x, block=None):
+    block = run if block is None else block
     block.zero_grad()
     x = x.clone().requires_grad_()
-    out = block(x)
+    out = run(x)
     out.backward(torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape))
     return [out.detach(), x.grad, *(p.grad for p in block.parameters()), *block.buffers()]
 
@@ -68,6 +78,45 @@ def test_agrees_with_the_modules(name, training):
     with torch.no_grad():
         torch.testing.assert_close(block(x), plain(x), rtol=1e-9, atol=1e-12)
         assert block(x).stride()[-1] == 1  # channels last, as the next block wants them
+
+
+# name -> token mixer, and what it is called with besides the map
+MIXERS = {
+    'windows': (lambda: WindowAttention(C, 2, shift_size=3), ()),
+    'elsa': (lambda: ELSAAttention(C, 2), ()),
+    'grid': (lambda: PartitionAttention(C, 2, grid=True), ((7, 7),)),
+    'lstm': (lambda: BiLSTM2D(C, 8), ()),
+}
+
+
+@pytest.mark.parametrize('name', MIXERS)
+def test_sums_joined_to_products_agree_with_sums(name):
+    mixer, context = MIXERS[name]
+    torch.manual_seed(0)
+    block = randomize(TransformerBlock(mixer(), C)).double()
+    x = torch.randn(2, 9, 5, C, dtype=torch.float64).transpose(1, 2)  # not contiguous
+    heard, plain = {}, by_modules(block)
+    for key in ('attn', 'mlp'):
+        getattr(plain, key).register_forward_hook(lambda module, args, out, key=key: heard.update({key: out}))
+    expected = gradients(lambda x: plain(x, *context), x, plain)
+    for actual, wanted in zip(gradients(lambda x: block(x, *context), x, block), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-8, atol=1e-10)
+    # a hook is given the branch, not the sum
+    torch.testing.assert_close(x + heard['attn'] + heard['mlp'], expected[0])
+    with torch.no_grad():
+        before = x.clone()
+        torch.testing.assert_close(block(x, *context), expected[0], rtol=1e-9, atol=1e-12)
+        assert torch.equal(x, before)
+    with torch.autocast('cpu', torch.bfloat16):
+        narrow = block.float()(x.float(), *context)
+        assert narrow.dtype == torch.float32  # the sum is not narrowed
+        torch.testing.assert_close(narrow, plain.float()(x.float(), *context), rtol=1e-5, atol=1e-5)
+
+
+def test_dropped_paths_stay_dropped():
+    block = randomize(TransformerBlock(WindowAttention(C, 2), C, drop_path_rate=0.9)).train()
+    x = torch.randn(64, 3, 3, C)
+    assert sum(torch.equal(a, b) for a, b in zip(block(x), x, strict=True)) > 32  # 0.81 of 64 expected
 
 
 @pytest.mark.parametrize('name', BLOCKS)

@@ -21,14 +21,21 @@ def kernels(request, monkeypatch):
         monkeypatch.setattr(gelu, 'runs', lambda *tensors: False)
 
 
-def build(approximate='none', dtype=torch.float64):
+class Plus(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def build(approximate='none', dtype=torch.float64, residual=False):
     """The modules, a copy of them, and the function on the copy's weights."""
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.LayerNorm(C), nn.Linear(C, HIDDEN), nn.GELU(approximate), nn.Linear(HIDDEN, C)).to(dtype)
+    kind = Plus if residual else nn.Sequential
+    plain = kind(nn.LayerNorm(C), nn.Linear(C, HIDDEN), nn.GELU(approximate), nn.Linear(HIDDEN, C)).to(dtype)
     for parameter in plain.parameters():
         nn.init.normal_(parameter)
     ours = copy.deepcopy(plain)
-    return plain, ours, lambda x: norm_mlp(x, *ours.parameters(), eps=ours[0].eps, approximate=approximate)
+    options = {'eps': ours[0].eps, 'approximate': approximate, 'residual': residual}
+    return plain, ours, lambda x: norm_mlp(x, *ours.parameters(), **options)
 
 
 def image(dtype=torch.float64):
@@ -46,9 +53,10 @@ def gradients(run, x, parameters):
 
 @pytest.mark.parametrize('approximate', ['none', 'tanh'])
 @pytest.mark.parametrize('tokens', [3, 64, 4096])  # of 70: many parts, two, one
-def test_agrees_with_the_modules(approximate, tokens, kernels, monkeypatch):
+@pytest.mark.parametrize('residual', [True, False])
+def test_agrees_with_the_modules(residual, approximate, tokens, kernels, monkeypatch):
     monkeypatch.setattr(mlp, 'TOKENS', tokens)
-    plain, ours, run = build(approximate)
+    plain, ours, run = build(approximate, residual=residual)
     expected = gradients(plain, image(), plain.parameters())
     for actual, wanted in zip(gradients(run, image(), ours.parameters()), expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
