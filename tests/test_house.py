@@ -18,6 +18,7 @@ ALLOWED = {
     'doctor': set(),
     'datasets': {'errors', 'registry'},
     'heads': {'registry', 'weights'},
+    'inference': {'datasets', 'engine', 'errors', 'weights'},
     'engine': {'datasets', 'errors', 'registry', 'weights'},
     'benchmark': {'backbones', 'errors', 'layers', 'ops', 'weights'},
     'swap': {'backbones', 'engine', 'errors', 'registry', 'weights'},

@@ -8,11 +8,9 @@ import argparse
 import contextlib
 import inspect
 import logging
-import re
 import sys
 import time
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,6 @@ from .bad_data import MODES, GuardedData, telling_bad_data
 from .checks import check_checkpoint, check_checkpoints, check_data, check_match
 from .config_checks import check_config, check_needed
 from .config_files import load_config
-from .instance_tta import META_KEYS
 from .memory import naming_memory_settings
 from .predictions import evaluate_predictions, find_predictions, save_predictions
 from .processes import check_launcher, fit_processes, join_processes, locked, world_size
@@ -42,6 +39,7 @@ from .scaling import accumulate_batches, fit_strategy, scale_lr, use_strategy
 from .screen import Chatter, quiet, say, say_changes, say_plan, say_summary, shorten_console
 from .starting import CarefulStart, check_resume
 from .steady import SteadyRun
+from .views import use_tta
 
 __all__ = [
     'add_options',
@@ -58,7 +56,6 @@ CHECKPOINT_HOOK = 'mmext_backbones.WholeCheckpointHook'
 # in this order: a validation is noted as complete, the random state is put back, then a stop may be written
 INTERRUPTION_HOOKS = [f'mmext_backbones.{name}' for name in ('RandomStateHook', 'PositionHook', 'PreemptionHook')]
 NONFINITE_HOOK = 'mmext_backbones.NonFiniteHook'
-INSTANCE_TTA_MODEL = 'mmext_backbones.InstanceTTAModel'
 
 # What mmengine and the tools read from a config, for the sake of misspelt options.
 KNOWN_KEYS = [
@@ -246,7 +243,7 @@ def test(
     if cfg.get('test_dataloader') is None or cfg.get('test_evaluator') is None:
         raise UserError(f'config {config!r} has no test_dataloader or no test_evaluator: there is nothing to test on.')
     if tta:
-        _use_tta(cfg)
+        use_tta(cfg)
     cfg.load_from = checkpoint
     cfg.resume = False
     _add_hooks(cfg, [{'type': PREDICTIONS_HOOK, 'show_dir': show_dir}])
@@ -461,52 +458,6 @@ def _keep_checkpoints_whole(cfg: Config) -> None:
     hook = hooks.setdefault('checkpoint', ConfigDict(type='CheckpointHook'))
     if hook is not None and hook.type in ('CheckpointHook', 'mmengine.CheckpointHook'):
         hook.type = CHECKPOINT_HOOK
-
-
-def _use_tta(cfg: Config) -> None:
-    """Wraps the model and takes the pipeline of views; a flip where the config has none and its library has one."""
-    scope = cfg.default_scope
-    tta_cfg = {'nms': {'type': 'nms', 'iou_threshold': 0.5}, 'max_per_img': 100}
-    defaults = {
-        'mmdet': {'type': 'DetTTAModel', 'tta_cfg': tta_cfg},
-        'mmpretrain': {'type': 'AverageClsScoreTTA'},
-    }
-    if scope == 'mmdet' and _predicts_masks(cfg):
-        if not (cfg.model.get('roi_head') or {}).get('mask_head'):
-            raise UserError(
-                f'--tta: {cfg.model.type} predicts masks without a roi_head, and only masks that follow from boxes can '
-                'be merged over views. Test it without --tta.'
-            )
-        defaults['mmdet'] = {'type': INSTANCE_TTA_MODEL, 'tta_cfg': tta_cfg}
-        if str((cfg.get('tta_model') or {}).get('type')).endswith('DetTTAModel'):
-            raise UserError(
-                "--tta: the config's tta_model, mmdet's DetTTAModel, merges boxes only, and this model predicts masks. "
-                f'Take the one that merges both: --cfg-options tta_model.type={INSTANCE_TTA_MODEL}'
-            )
-    if cfg.get('tta_model') is None:
-        if scope not in defaults:
-            raise UserError('--tta: the config has no tta_model. Add one, e.g. tta_model=dict(type="SegTTAModel").')
-        cfg.tta_model = ConfigDict(defaults[scope])
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    if cfg.get('tta_pipeline') is None:
-        if scope not in defaults:
-            raise UserError('--tta: the config has no tta_pipeline, the views to predict. Add one to it.')
-        pack = deepcopy(dataset.pipeline[-1])
-        if scope == 'mmdet':
-            pack['meta_keys'] = META_KEYS
-        # the flipped view last: a merged prediction keeps the ground truth of the first
-        flips = [{'type': 'RandomFlip', 'prob': prob} for prob in (0.0, 1.0)]
-        cfg.tta_pipeline = [*dataset.pipeline[:-1], {'type': 'TestTimeAug', 'transforms': [flips, [pack]]}]
-    dataset.pipeline = cfg.tta_pipeline
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-
-
-def _predicts_masks(cfg: Config) -> bool:
-    """Whether a detector does: it has a mask head, one or a list of them, or is measured by masks."""
-    heads = any(re.search(r'mask_head(\.\d+)?$', path) for path, _ in walk(cfg.model))
-    return heads or any('segm' in (node.get('metric') or []) for _, node in walk(cfg.get('test_evaluator')))
 
 
 def _add_hooks(cfg: Config, hooks: Sequence[dict]) -> None:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmext_backbones.engine import checks, runs
 from mmext_backbones.engine import screen as screens
+from mmext_backbones.engine.views import use_tta
 from mmext_backbones.errors import UserError, explain, run_cli
 from mmext_backbones.registry import MODELS as OUR_MODELS
 
@@ -202,13 +203,13 @@ def test_tta_that_cannot_be():
     for model in ({'type': 'CondInst', 'mask_head': {'type': 'CondInstMaskHead'}}, {'type': 'Mask2Former'}):
         masks = Config({'default_scope': 'mmdet', 'model': model, 'test_evaluator': {'metric': ['bbox', 'segm']}})
         with pytest.raises(UserError, match=f'{model["type"]} predicts masks without a roi_head'):
-            runs._use_tta(masks)
+            use_tta(masks)
     model = {'type': 'HybridTaskCascade', 'roi_head': {'mask_head': [{'type': 'HTCMaskHead'}]}}
     boxes = {'default_scope': 'mmdet', 'model': model, 'tta_model': {'type': 'DetTTAModel'}}
     with pytest.raises(UserError, match=r'tta_model.type=mmext_backbones.InstanceTTAModel'):
-        runs._use_tta(Config(boxes))
+        use_tta(Config(boxes))
     with pytest.raises(UserError, match='no tta_model'):
-        runs._use_tta(Config({'default_scope': 'mmseg', 'model': {'type': 'EncoderDecoder'}}))
+        use_tta(Config({'default_scope': 'mmseg', 'model': {'type': 'EncoderDecoder'}}))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_tta_where_the_config_says_nothing(model, wrapper):
     steps = [{'type': name} for name in ('LoadImageFromFile', 'Resize', 'LoadAnnotations', 'PackDetInputs')]
     loader = {'dataset': {'type': 'CocoDataset', 'pipeline': steps}}
     cfg = Config({'default_scope': 'mmdet', 'model': model, 'test_dataloader': loader})
-    runs._use_tta(cfg)
+    use_tta(cfg)
     assert cfg.model.type == wrapper
     assert cfg.model.module.type == model['type']
     *before, views = cfg.test_dataloader.dataset.pipeline

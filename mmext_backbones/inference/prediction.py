@@ -1,0 +1,173 @@
+"""What a network says about one picture."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .pictures import write_picture
+
+__all__ = ['Prediction', 'category_ids', 'decode_mask', 'encode_mask']
+
+# COCO numbers its 80 classes from 1 to 90; these numbers are of no class
+COCO_GAPS = frozenset((12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+COCO_ENDS = (80, 'person', 'toothbrush')
+
+
+@dataclass(eq=False)
+class Prediction:
+    """What a network says about one picture of H x W pixels; coordinates are pixels of that picture.
+
+    Attributes:
+        kind: ``'detection'``, ``'segmentation'`` or ``'classification'``.
+        size: (H, W), after the turn that EXIF asks for.
+        classes: Names of all classes the network knows.
+        boxes: Of a detection, float32 [N, 4] as (x1, y1, x2, y2).
+        scores: Of a detection or a classification, float32 [N]; best first as the network gives them.
+        labels: The class of each score, int64 [N].
+        masks: Of a detection with masks, bool [N, H, W].
+        segmentation: Of a segmentation, the class of each pixel, int32 [H, W].
+        seconds: Time that preparing the picture and the network took.
+        image: The picture itself, uint8 [H, W, 3] in RGB.
+        palette: Colours (red, green, blue) of the classes; empty to have some chosen.
+    """
+
+    kind: str
+    size: tuple[int, int]
+    classes: tuple[str, ...] = field(repr=False)
+    boxes: np.ndarray | None = field(default=None, repr=False)
+    scores: np.ndarray | None = field(default=None, repr=False)
+    labels: np.ndarray | None = field(default=None, repr=False)
+    masks: np.ndarray | None = field(default=None, repr=False)
+    segmentation: np.ndarray | None = field(default=None, repr=False)
+    seconds: float = 0.0
+    image: np.ndarray | None = field(default=None, repr=False)
+    palette: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
+
+    def name_of(self, label: int) -> str:
+        """The name of a class."""
+        return self.classes[label] if 0 <= label < len(self.classes) else f'class {label}'
+
+    def shares(self) -> dict[str, float]:
+        """Of a segmentation: the share of the pixels that each class present has, largest first.
+
+        Raises:
+            ValueError: for another kind of prediction.
+        """
+        self._expect('segmentation')
+        labels, counts = np.unique(self.segmentation, return_counts=True)
+        order = np.argsort(-counts, kind='stable')
+        return {self.name_of(int(labels[i])): float(counts[i] / self.segmentation.size) for i in order}
+
+    def summary(self, threshold: float = 0.3) -> str:
+        """One line for a person.
+
+        Args:
+            threshold: Detections below this score are not counted.
+        """
+        if self.kind == 'segmentation':
+            return ', '.join(f'{name} {share:.1%}' for name, share in self.shares().items())
+        if self.kind == 'classification':
+            pairs = zip(self.labels, self.scores, strict=True)
+            return ', '.join(f'{self.name_of(int(label))} {score:.2f}' for label, score in pairs)
+        counts = Counter(self.name_of(int(label)) for label in self.labels[self.scores >= threshold])
+        return ', '.join(f'{count} {name}' for name, count in counts.most_common()) or 'nothing'
+
+    def to_dict(self, threshold: float = 0.0) -> dict[str, Any]:
+        """As plain values that JSON can hold.
+
+        Args:
+            threshold: Detections below this score are left out.
+
+        Returns:
+            ``kind``, ``size``, ``seconds`` and, by kind: ``objects``, each with ``label``, ``class``, ``score``,
+            ``box`` (x1, y1, x2, y2) and, where there are masks, ``mask`` (COCO's run lengths); ``shares`` by class; or
+            ``top``, each with ``label``, ``class`` and ``score``.
+        """
+        values = {'kind': self.kind, 'size': list(self.size), 'seconds': round(self.seconds, 4)}
+        if self.kind == 'segmentation':
+            return {**values, 'shares': self.shares()}
+        entries = []
+        for i in np.flatnonzero(self.scores >= threshold):
+            label = int(self.labels[i])
+            entry = {'label': label, 'class': self.name_of(label), 'score': float(self.scores[i])}
+            if self.boxes is not None:
+                entry['box'] = [float(value) for value in self.boxes[i]]
+            if self.masks is not None:
+                entry['mask'] = encode_mask(self.masks[i])
+            entries.append(entry)
+        return {**values, 'objects' if self.kind == 'detection' else 'top': entries}
+
+    def to_coco(self, image_id: int, threshold: float = 0.0) -> list[dict[str, Any]]:
+        """Of a detection: entries of COCO's result format, see `category_ids` for the numbers of the classes.
+
+        Args:
+            image_id: COCO's number of the picture.
+            threshold: Detections below this score are left out.
+
+        Raises:
+            ValueError: for another kind of prediction.
+        """
+        self._expect('detection')
+        ids = category_ids(self.classes)
+        entries = []
+        for i in np.flatnonzero(self.scores >= threshold):
+            x1, y1, x2, y2 = (float(value) for value in self.boxes[i])
+            label = int(self.labels[i])
+            entry = {
+                'image_id': image_id,
+                'category_id': ids[label],
+                'bbox': [x1, y1, x2 - x1, y2 - y1],
+                'score': float(self.scores[i]),
+            }
+            if self.masks is not None:
+                entry['segmentation'] = encode_mask(self.masks[i])
+            entries.append(entry)
+        return entries
+
+    def drawn(self, threshold: float = 0.3) -> np.ndarray:
+        """The picture with what was predicted, uint8 [H', W', 3] in RGB; small pictures are enlarged, see `drawing`.
+
+        Args:
+            threshold: Detections below this score are left out.
+        """
+        from .drawing import draw_prediction
+
+        return draw_prediction(self, threshold)
+
+    def draw(self, path: str | os.PathLike, threshold: float = 0.3) -> None:
+        """Writes `drawn` to a file, over one that is there.
+
+        Args:
+            path: Its suffix says the format: ``.png``, ``.jpg``, ...
+            threshold: Detections below this score are left out.
+        """
+        write_picture(Path(path), self.drawn(threshold))
+
+    def _expect(self, kind: str) -> None:
+        if self.kind != kind:
+            raise ValueError(f'a prediction of kind {self.kind!r}: expected {kind!r}')
+
+
+def category_ids(classes: tuple[str, ...]) -> list[int]:
+    """COCO's numbers of classes: 1, 2, ... in their order; with COCO's own gaps for COCO's own 80 classes."""
+    gaps = COCO_GAPS if (len(classes), classes[0], classes[-1]) == COCO_ENDS else ()
+    return [number for number in range(1, len(classes) + len(gaps) + 1) if number not in gaps]
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """A mask, bool [H, W], as COCO's compressed run lengths: ``size`` [H, W] and ``counts``, a text."""
+    from pycocotools import mask as coder  # there where mmdet is
+
+    lengths = coder.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {'size': [int(edge) for edge in lengths['size']], 'counts': lengths['counts'].decode('ascii')}
+
+
+def decode_mask(lengths: dict[str, Any]) -> np.ndarray:
+    """The mask, bool [H, W], of what `encode_mask` gave."""
+    from pycocotools import mask as coder
+
+    return coder.decode({**lengths, 'counts': lengths['counts'].encode('ascii')}).astype(bool)
