@@ -1,0 +1,190 @@
+"""Predictions for many pictures or videos, from names of files to a folder of results: behind tools/infer.py."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..engine.screen import quiet, say
+from ..errors import UserError
+from .images import ImageError
+from .predictor import Predictor
+from .results import Results
+from .sources import Source, find_images, find_videos
+from .video import VideoFile, VideoOutput
+
+__all__ = ['infer']
+
+TOLD = 20  # pictures with a line on the screen
+
+
+def infer(
+    config: str,
+    weights: str,
+    inputs: Sequence[str],
+    *,
+    out: str | None = None,
+    video: bool = False,
+    device: str | None = None,
+    tta: bool = False,
+    threshold: float = 0.3,
+    pictures: bool = True,
+    overwrite: bool = False,
+    shapes: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> int:
+    """Predicts pictures or videos and leaves a folder of results, see `results`.
+
+    Args:
+        config: As for `Predictor`.
+        weights: As for `Predictor`.
+        inputs: Files, folders and patterns; with `video` video files.
+        out: The folder; ``predictions/<config>`` when None.
+        video: Whether the files are videos.
+        device: As for `Predictor`.
+        tta: As for `Predictor`.
+        threshold: Detections below this score are not drawn; the JSON files have all.
+        pictures: Draw.
+        overwrite: Replace the results of another run in the folder. Those of an equal one are replaced anyway.
+        shapes: As for `Predictor`.
+        options: As for `Predictor`.
+
+    Returns:
+        The exit code: 1 if a file could not be read, else 0.
+
+    Raises:
+        UserError: if something that was asked for cannot be done.
+    """
+    if not 0 <= threshold <= 1:
+        raise UserError(f'--threshold {threshold}: expected a score from 0 to 1.')
+    quiet()
+    folder = Path(out if out is not None else Path('predictions') / Path(config.rpartition('::')[2]).stem)
+    sources = find_videos(inputs) if video else find_images(inputs, without=folder)
+    run = {
+        'config': config,
+        'weights': weights,
+        'options': dict(options or {}),
+        'shapes': shapes,
+        'tta': tta,
+        'video': video,
+        'threshold': threshold,
+        'sources': [str(source.path) for source in sources],
+    }
+    names = [f'videos/{source.name}.mp4' if video else f'pictures/{_picture(source)}' for source in sources]
+    results = Results(folder, run, names, overwrite=overwrite)
+    predictor = Predictor(config, weights, device, tta, shapes=shapes, options=options)
+    views = ', several views of each' if predictor.tta else ''
+    what = f'{len(sources)} {"video" if video else "picture"}{"s" * (len(sources) != 1)}'
+    say(f'{type(predictor.model).__name__}: {predictor.task} of {what} on {predictor.device}{views}')
+    if results.replaces:
+        say(f'Results in {folder} are replaced.')
+
+    failed: dict[str, str] = {}
+    seconds: list[float] = []
+    finished = False
+    try:
+        with _bar() as bar:
+            work = _predict_videos if video else _predict_pictures
+            work(predictor, sources, results, bar, failed, seconds, threshold=threshold, pictures=pictures)
+        finished = True
+    finally:  # after Ctrl-C, too: what was predicted is not lost
+        mean = sum(seconds) / len(seconds) if seconds else None
+        results.write(predictor.classes, predictor.task, finished=finished, failed=failed, mean_seconds=mean)
+        unit = 'frame' if video else 'picture'
+        say(f'{len(results.images)} {unit}s in {folder}' + (f', {mean:.2f} s each' if mean is not None else ''))
+        if failed:
+            say(f'{len(failed)} of {len(sources)} files could not be read; {folder / "run.json"} lists them.')
+    return 1 if failed else 0
+
+
+def _bar() -> Progress:
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def _picture(source: Source) -> str:
+    """The name of the drawn picture: a photograph stays a JPEG."""
+    return source.name + ('.jpg' if source.path.suffix.lower() in ('.jpg', '.jpeg') else '.png')
+
+
+def _predict_pictures(
+    predictor: Predictor,
+    sources: Sequence[Source],
+    results: Results,
+    bar: Progress,
+    failed: dict[str, str],
+    seconds: list[float],
+    *,
+    threshold: float,
+    pictures: bool,
+) -> None:
+    task = bar.add_task('pictures', total=len(sources))
+    for source in sources:
+        try:
+            prediction = predictor(source.path)
+        except ImageError as error:
+            _tell_failure(bar, source, error, failed)
+        else:
+            seconds.append(prediction.seconds)
+            results.add(prediction, str(source.path))
+            if pictures:
+                results.draw(prediction, _picture(source), threshold)
+            if predictor.task == 'segmentation':
+                results.write_segments(prediction, f'{source.name}.png')
+            if len(seconds) <= TOLD:
+                bar.console.print(f'{source.path}: {prediction.summary(threshold)}', **_PLAIN)
+        bar.advance(task)
+
+
+def _predict_videos(
+    predictor: Predictor,
+    sources: Sequence[Source],
+    results: Results,
+    bar: Progress,
+    failed: dict[str, str],
+    seconds: list[float],
+    *,
+    threshold: float,
+    pictures: bool,
+) -> None:
+    for source in sources:
+        try:
+            video = VideoFile(source.path)
+        except ImageError as error:
+            _tell_failure(bar, source, error, failed)
+            continue
+        task = bar.add_task(source.path.name, total=video.num_frames or None)
+        output = VideoOutput(results.folder / 'videos' / f'{source.name}.mp4', video.fps) if pictures else None
+        count = 0
+        try:
+            for frame in video:
+                prediction = predictor(frame)
+                count += 1
+                seconds.append(prediction.seconds)
+                results.add(prediction, f'{source.path}#{count}')
+                if output is not None:
+                    output.add(prediction.drawn(threshold))
+                bar.advance(task)
+            if not count:
+                error = ImageError(f'video {str(source.path)!r} has no frame that can be read.')
+                _tell_failure(bar, source, error, failed)
+            elif output is not None:
+                output.finish()
+                results.files.append(f'videos/{source.name}.mp4')
+        finally:
+            video.close()
+            if output is not None:
+                output.discard()
+        told = f' (its header says {video.num_frames})' if video.num_frames not in (0, count) else ''
+        bar.console.print(f'{source.path}: {count} frames{told}', **_PLAIN)
+
+
+def _tell_failure(bar: Progress, source: Source, error: ImageError, failed: dict[str, str]) -> None:
+    failed[str(source.path)] = str(error)
+    bar.console.print(f'Failed: {error}', **_PLAIN)
+
+
+_PLAIN: dict[str, Any] = {'markup': False, 'highlight': False, 'soft_wrap': True}

@@ -1,0 +1,124 @@
+"""What a run of `infer` leaves in its folder, whole or not at all.
+
+run.json          what was predicted with what: see `Results.write`
+predictions.json  of a detection COCO's result format; else a list with an entry for each picture
+images.json       of a detection the pictures and categories that those entries number, as a COCO annotation file
+pictures/         what was predicted, drawn
+segments/         of a segmentation the class of each pixel: PNGs with a palette
+videos/           with --video, instead of the two folders
+"""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..engine.files import remove, write_whole
+from ..errors import UserError
+from .drawing import colours_of
+from .pictures import write_label_map, write_picture
+from .prediction import Prediction, category_ids
+
+__all__ = ['Results']
+
+FORMAT = 1
+SAME = ('config', 'weights', 'options', 'shapes', 'tta', 'sources', 'video')  # what makes two runs the same
+
+
+class Results:
+    """Collects the predictions of a run and writes them.
+
+    Args:
+        folder: Where everything goes.
+        run: What is asked for: the keys of `SAME` and any others.
+        targets: Files that the run will write, relative to the folder.
+        overwrite: Whether those of another run may be replaced.
+
+    Attributes:
+        replaces: Whether results of an earlier, equal run or, with `overwrite`, of any other, are there.
+
+    Raises:
+        UserError: if they are there and may not be replaced, or the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any], targets: Sequence[str], *, overwrite: bool) -> None:
+        self.folder = folder
+        self.run = json.loads(json.dumps(run, default=str))  # as it would be read again
+        self.files: list[str] = []
+        self.entries: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
+        earlier = self._earlier()
+        there = [name for name in ('run.json', 'predictions.json', *targets) if (folder / name).exists()]
+        same = bool(earlier) and all(earlier.get(key) == self.run.get(key) for key in SAME)
+        if there and not (overwrite or same):
+            other = [key for key in SAME if earlier and earlier.get(key) != self.run.get(key)]
+            of = f' of a run with other {", ".join(other)}' if other else ''
+            raise UserError(
+                f'--out {str(folder)!r} has results already{of}, such as {there[0]}. Name another folder, or replace '
+                'them with --overwrite.'
+            )
+        self.replaces = bool(there)
+        self._stale = list(earlier.get('files', []))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f'--out {str(folder)!r} is no folder that can be written: {error.strerror}.') from error
+
+    def _earlier(self) -> dict[str, Any]:
+        try:
+            record = json.loads((self.folder / 'run.json').read_text())
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def add(self, prediction: Prediction, file_name: str) -> None:
+        """Keeps what JSON says of a prediction; the rest of it is not kept.
+
+        Args:
+            prediction: Of a picture or a frame.
+            file_name: How the files call it.
+        """
+        number = len(self.images) + 1
+        height, width = prediction.size
+        self.images.append({'id': number, 'file_name': file_name, 'height': height, 'width': width})
+        if prediction.kind == 'detection':
+            self.entries += prediction.to_coco(number)
+        else:
+            self.entries.append({'image_id': number, 'file_name': file_name, **prediction.to_dict()})
+
+    def draw(self, prediction: Prediction, name: str, threshold: float) -> None:
+        """Writes the drawn prediction to ``pictures/<name>``."""
+        write_picture(self.folder / 'pictures' / name, prediction.drawn(threshold))
+        self.files.append(f'pictures/{name}')
+
+    def write_segments(self, prediction: Prediction, name: str) -> None:
+        """Writes the class of each pixel to ``segments/<name>``."""
+        write_label_map(self.folder / 'segments' / name, prediction.segmentation, colours_of(prediction))
+        self.files.append(f'segments/{name}')
+
+    def write(self, classes: Sequence[str], kind: str, **more: Any) -> None:
+        """Writes the JSON files, the last of them ``run.json``; files that only the earlier run wrote are removed.
+
+        Args:
+            classes: Names of the classes.
+            kind: Of the predictions.
+            **more: Goes into ``run.json``, after ``format``, ``date``, what was asked for and ``files``, the others
+                that were written.
+        """
+        self._json('predictions.json', self.entries)
+        if kind == 'detection':
+            ids = category_ids(tuple(classes))
+            categories = [{'id': number, 'name': name} for number, name in zip(ids, classes, strict=True)]
+            self._json('images.json', {'images': self.images, 'categories': categories, 'annotations': []})
+        date = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
+        record = {'format': FORMAT, 'date': date, 'kind': kind, 'classes': list(classes), **self.run, **more}
+        write_whole(self.folder / 'run.json', json.dumps({**record, 'files': self.files}, indent=2) + '\n')
+        for name in set(self._stale) - set(self.files):
+            stale = self.folder / name
+            if stale.resolve().is_relative_to(self.folder.resolve()):  # whoever wrote that list
+                remove(stale) if stale.is_file() else None
+
+    def _json(self, name: str, content: Any) -> None:
+        write_whole(self.folder / name, json.dumps(content) + '\n')
+        self.files.append(name)
