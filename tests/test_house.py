@@ -22,6 +22,7 @@ ALLOWED = {
     'engine': {'datasets', 'errors', 'registry', 'weights'},
     'benchmark': {'backbones', 'errors', 'layers', 'ops', 'weights'},
     'swap': {'backbones', 'engine', 'errors', 'registry', 'weights'},
+    'visualization': {'backbones', 'datasets', 'engine', 'errors', 'layers', 'ops', 'registry', 'weights'},
     'bases': set(),
     '__init__': {'backbones', 'bases', 'engine', 'weights'},
 }

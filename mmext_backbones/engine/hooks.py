@@ -22,6 +22,7 @@ from mmengine.structures import PixelData
 from mmengine.visualization import Visualizer
 
 from ..registry import HOOKS
+from .curve_chart import Line, Panel, draw_chart, is_main_metric
 from .files import unless_full, write_whole
 
 __all__ = ['CurvesHook', 'PredictionsHook']
@@ -113,39 +114,27 @@ class CurvesHook(Hook):
         self._draw(work_dir / 'curves.png', title=work_dir.name)
 
     def _draw(self, path: Path, title: str) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(11, 4.4), layout='constrained')
-        FigureCanvasAgg(figure)
-        figure.suptitle(title)
-        left, right = figure.subplots(1, 2)
-        names = sorted(self.losses, key=lambda name: name != 'loss')
-        for name in names:
-            total = name == 'loss'
-            style = {'color': 'black', 'linewidth': 2, 'label': 'total'} if total else {'linewidth': 1.1, 'label': name}
-            left.plot(*zip(*self.losses[name], strict=True), **style)
-        left.set(title=f'training loss (mean of {self.interval} iterations)', xlabel='iteration', ylabel='loss')
-        left.set_ylim(bottom=0)
-        shown = {name: points for name, points in self.metrics.items() if points and _is_main_metric(name)}
-        for name, points in shown.items():
-            right.plot(*zip(*points, strict=True), marker='o', label=name.rpartition('/')[2])
+        total = {'color': 'black', 'linewidth': 2}
+        losses = [
+            Line('total', self.losses[name], style=total)
+            if name == 'loss'
+            else Line(name, self.losses[name], style={'linewidth': 1.1})
+            for name in sorted(self.losses, key=lambda name: name != 'loss')
+        ]
+        shown = {name: points for name, points in self.metrics.items() if points and is_main_metric(name)}
+        metrics = [Line(name.rpartition('/')[2], points, style={'marker': 'o'}) for name, points in shown.items()]
         percent = any(value > 1 for points in shown.values() for _, value in points)
-        right.set(title='validation', xlabel='iteration', ylabel='percent' if percent else 'metric, 0 to 1')
-        right.set_ylim(0, 100 if percent else 1)
-        right.set_xlim(left.get_xlim())
-        for axes in (left, right):
-            axes.grid(alpha=0.3)
-            if axes.lines:
-                axes.legend(fontsize=8)
-        if not shown:
-            right.text(0.5, 0.5, 'no validation yet', ha='center', transform=right.transAxes)
-        figure.savefig(path, dpi=110)
-
-
-def _is_main_metric(name: str) -> bool:
-    """Leaves out timings and COCO's numbers by object size or for a single threshold above 0.5."""
-    return not name.endswith(('_s', '_m', '_l', '_75', 'time'))
+        panels = [
+            Panel(f'training loss (mean of {self.interval} iterations)', 'loss', losses, (0, None)),
+            Panel(
+                'validation',
+                'percent' if percent else 'metric, 0 to 1',
+                metrics,
+                (0, 100 if percent else 1),
+                'no validation yet',
+            ),
+        ]
+        draw_chart(panels, title, columns=2, size=(5.5, 4.4)).savefig(path, dpi=110)
 
 
 @HOOKS.register_module()
@@ -221,7 +210,7 @@ class PredictionsHook(Hook):
         values = [
             f'{name.rpartition("/")[2]} {value:.3f}'
             for name, value in metrics.items()
-            if isinstance(value, (int, float)) and _is_main_metric(name) and not name.endswith('_50')
+            if isinstance(value, (int, float)) and is_main_metric(name) and not name.endswith('_50')
         ]
         pairs = self.tiles[0].shape[1] > 1.5 * self.edge
         sides = 'left: ground truth, right: prediction' if pairs else 'ground truth and prediction'

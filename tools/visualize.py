@@ -1,0 +1,36 @@
+"""Pictures of the data, of a network's inside and of what a training gave: one subcommand each.
+
+    python tools/visualize.py curves work_dirs/first work_dirs/second --keys loss 'coco/*'
+
+Each subcommand has its own --help. docs/visualization.md shows what they draw.
+"""
+
+import argparse
+import importlib
+import sys
+
+from mmext_backbones.errors import add_traceback_option, run_cli
+
+# Each is a module of mmext_backbones.visualization, with add_arguments(parser) and run(args).
+COMMANDS = {
+    'curves': 'losses, learning rate and metrics of one or several trainings',
+}
+
+
+def main(argv: list[str]) -> int | None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    for name, line in COMMANDS.items():
+        command = commands.add_parser(name, help=line, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name in argv[:1]:  # only the module that is used is imported
+            module = importlib.import_module(f'mmext_backbones.visualization.{name.replace("-", "_")}')
+            command.description = module.__doc__
+            module.add_arguments(command)
+            add_traceback_option(command)
+            command.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    return args.run(args)
+
+
+if __name__ == '__main__':
+    sys.exit(run_cli(main))
