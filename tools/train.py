@@ -17,6 +17,7 @@ os.environ.setdefault('GOMP_SPINCOUNT', '5000')
 try:
     from mmext_backbones.engine.runs import add_options, train
     from mmext_backbones.engine.scaling import STRATEGY_NAMES
+    from mmext_backbones.engine.tracking import TRACKERS
     from mmext_backbones.errors import run_cli
 except ImportError as error:
     if '--traceback' in sys.argv:
@@ -41,6 +42,12 @@ def main(argv: list[str]) -> None:
         choices=['stop', 'skip'],
         help='after a loss or gradients that are not finite: stop with a message (default), or leave out the step',
     )
+    parser.add_argument(
+        '--track',
+        nargs='+',
+        choices=TRACKERS,
+        help='follow the training there (default: tensorboard, where it is installed), see docs/visualization.md',
+    )
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     train(
@@ -58,6 +65,7 @@ def main(argv: list[str]) -> None:
         strategy=args.strategy,
         accumulate=args.accumulate,
         on_nonfinite=args.on_nonfinite,
+        track=args.track,
     )
 
 

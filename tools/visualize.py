@@ -1,5 +1,6 @@
 """Pictures of the data, of a network's inside and of what a training gave: one subcommand each.
 
+    python tools/visualize.py data configs/swin_t_maskrcnn_1x.py --shapes
     python tools/visualize.py curves work_dirs/first work_dirs/second --keys loss 'coco/*'
 
 Each subcommand has its own --help. docs/visualization.md shows what they draw.
@@ -13,6 +14,7 @@ from mmext_backbones.errors import add_traceback_option, run_cli
 
 # Each is a module of mmext_backbones.visualization, with add_arguments(parser) and run(args).
 COMMANDS = {
+    'data': 'what the model is trained on: after the pipeline, the batching and the data preprocessor',
     'curves': 'losses, learning rate and metrics of one or several trainings',
 }
 

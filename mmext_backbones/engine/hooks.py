@@ -7,27 +7,21 @@ They know no library: what they draw follows from what the run recorded and what
 import json
 import math
 from collections.abc import Sequence
-from copy import copy
 from pathlib import Path
 
 import cv2
-import mmengine.fileio as fileio
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmengine.structures import PixelData
-from mmengine.visualization import Visualizer
 
 from ..registry import HOOKS
 from .curve_chart import Line, Panel, draw_chart, is_main_metric
+from .drawing import can_draw, draw_sides, sheet
 from .files import unless_full, write_whole
 
 __all__ = ['CurvesHook', 'PredictionsHook']
-
-GAP = 16  # pixels between pictures on a sheet
 
 
 @HOOKS.register_module()
@@ -182,7 +176,7 @@ class PredictionsHook(Hook):
         folder = Path(self.show_dir)
         folder.mkdir(parents=True, exist_ok=True)
         for sample in outputs or []:
-            image = _draw(runner, runner.test_dataloader, sample, self.edge, self.score_thr, shrink=False)
+            image = self._draw(runner, runner.test_dataloader, sample, shrink=False)
             if image is not None:
                 cv2.imwrite(str(folder / f'{Path(sample.img_path).stem}.png'), image[..., ::-1])
 
@@ -200,9 +194,16 @@ class PredictionsHook(Hook):
             return
         for sample in list(outputs)[: -(-self.num_images // len(loader))]:
             if len(self.tiles) < self.num_images:
-                tile = _draw(runner, loader, sample, self.edge, self.score_thr)
+                tile = self._draw(runner, loader, sample)
                 if tile is not None:
                     self.tiles.append(tile)
+
+    def _draw(
+        self, runner: Runner, loader: torch.utils.data.DataLoader, sample: object, shrink: bool = True
+    ) -> np.ndarray | None:
+        if not can_draw(runner.visualizer):
+            return None
+        return draw_sides(runner.visualizer, loader.dataset.metainfo, sample, self.edge, self.score_thr, shrink)
 
     def _write(self, runner: Runner, when: str, metrics: dict[str, float]) -> None:
         if not self.tiles or not is_main_process():
@@ -215,93 +216,5 @@ class PredictionsHook(Hook):
         pairs = self.tiles[0].shape[1] > 1.5 * self.edge
         sides = 'left: ground truth, right: prediction' if pairs else 'ground truth and prediction'
         title = ', '.join([f'{Path(runner.work_dir).name}, {when}', sides, *values])
-        sheet = _sheet(self.tiles, title, columns=2 if pairs else 4)
-        cv2.imwrite(str(Path(runner.work_dir) / 'predictions.png'), sheet[..., ::-1])
-
-
-def _draw(
-    runner: Runner,
-    loader: torch.utils.data.DataLoader,
-    sample: object,
-    edge: int,
-    score_thr: float,
-    shrink: bool = True,
-) -> np.ndarray | None:
-    """One image with what is known of it, RGB [h, w, 3]; None if the config's visualizer draws no samples."""
-    drawer = type(runner.visualizer)
-    if drawer is Visualizer or not hasattr(sample, 'img_path'):
-        return None
-    visualizer = drawer.get_instance(
-        f'{__name__}.{drawer.__name__}'
-    )  # one without backends, so nothing else is written
-    visualizer.dataset_meta = loader.dataset.metainfo
-
-    data = np.frombuffer(fileio.get(sample.img_path), np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
-    H, W = image.shape[:2]
-    scale = edge / max(H, W)
-    if not shrink:
-        scale = max(scale, 1.0)
-    h, w = max(1, round(H * scale)), max(1, round(W * scale))
-    image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    sample = _resize(sample, (H, W), (h, w), score_thr)
-    if hasattr(visualizer, 'visualize_cls') and 'gt_label' in sample:
-        return visualizer.visualize_cls(image, sample)
-    options = {'pred_score_thr': score_thr} if 'pred_instances' in sample else {}
-    sides = []
-    for draw_gt in (True, False):
-        visualizer.add_datasample('image', image, sample, draw_gt=draw_gt, draw_pred=not draw_gt, **options)
-        sides.append(visualizer.get_image())
-    return np.concatenate([sides[0], np.full((h, GAP // 2, 3), 255, np.uint8), sides[1]], axis=1)
-
-
-def _resize(sample: object, old: tuple[int, int], new: tuple[int, int], score_thr: float) -> object:
-    """A copy of a data sample for an image of another size; boxes under `score_thr` are left out."""
-    (H, W), (h, w) = old, new
-    result = copy(sample)  # annotations are replaced below, never changed in place
-    result = result.new() if hasattr(result, 'new') else result
-    for field in ('gt_instances', 'pred_instances'):
-        if field not in result:
-            continue
-        instances = result.get(field).clone()
-        if 'scores' in instances:
-            instances = instances[instances.scores > score_thr]
-        if 'bboxes' in instances:
-            boxes = getattr(instances.bboxes, 'tensor', instances.bboxes).detach().cpu()
-            instances.bboxes = boxes * boxes.new_tensor([w / W, h / H, w / W, h / H])
-        if 'masks' in instances:
-            masks = instances.masks
-            masks = torch.as_tensor(masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks).detach().cpu()
-            instances.masks = _resize_masks(masks, new)
-        setattr(result, field, instances)
-    for field in ('gt_sem_seg', 'pred_sem_seg'):
-        if field in result:
-            data = result.get(field).data.detach().cpu()
-            data = F.interpolate(data[None].float(), size=new, mode='nearest')[0].to(data.dtype)
-            setattr(result, field, PixelData(data=data))
-    return result
-
-
-def _resize_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """[N, H, W] -> bool [N, h, w]."""
-    if masks.shape[0] == 0:
-        return torch.zeros((0, *size), dtype=torch.bool)
-    return F.interpolate(masks[:, None].float(), size=size, mode='bilinear', align_corners=False)[:, 0] > 0.5
-
-
-def _sheet(tiles: Sequence[np.ndarray], title: str, columns: int) -> np.ndarray:
-    """Tiles in rows under a title, white between them, RGB [h, w, 3]."""
-    gap, band = GAP, 44
-    columns = min(columns, len(tiles))
-    h, w = max(tile.shape[0] for tile in tiles), max(tile.shape[1] for tile in tiles)
-    rows = -(-len(tiles) // columns)
-    sheet = np.full((band + rows * (h + gap), gap + columns * (w + gap), 3), 255, np.uint8)
-    font, thickness = cv2.FONT_HERSHEY_SIMPLEX, 1
-    width = cv2.getTextSize(title, font, 1.0, thickness)[0][0]
-    size = min(1.0, (sheet.shape[1] - 2 * gap) / max(width, 1))
-    cv2.putText(sheet, title, (gap, 29), font, size, (20, 20, 20), thickness, cv2.LINE_AA)
-    for index, tile in enumerate(tiles):
-        row, column = divmod(index, columns)
-        top, left = band + row * (h + gap), gap + column * (w + gap)
-        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    return sheet
+        picture = sheet(self.tiles, title, columns=2 if pairs else 4)
+        cv2.imwrite(str(Path(runner.work_dir) / 'predictions.png'), picture[..., ::-1])

@@ -39,6 +39,7 @@ from .scaling import accumulate_batches, fit_strategy, scale_lr, use_strategy
 from .screen import Chatter, quiet, say, say_changes, say_plan, say_summary, shorten_console
 from .starting import CarefulStart, check_resume
 from .steady import SteadyRun
+from .tracking import track as add_trackers
 from .views import use_tta
 
 __all__ = [
@@ -129,6 +130,7 @@ def train(
     accumulate: int = 1,
     bad_data: str | None = None,
     on_nonfinite: str | None = None,
+    track: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Trains a config and validates it on the way.
 
@@ -150,6 +152,7 @@ def train(
             at the end; the config's `bad_data`, or ``'stop'``, when None.
         on_nonfinite: ``'stop'`` or ``'skip'``: what a loss or gradients that are not finite lead to, see
             `NonFiniteHook`; as the config says, or else stop, when None.
+        track: What the training is followed with, see `tracking.track`; TensorBoard, where it is installed, when None.
 
     Returns:
         The metrics of the last validation; empty if there was none.
@@ -179,6 +182,7 @@ def train(
     check_data(cfg, ('train', 'val'))
     check_checkpoints(cfg)
     check_resume(cfg)
+    changes += add_trackers(cfg, track)
     _keep_seed(cfg)
     say_changes(changes, shapes)
     with contextlib.redirect_stdout(Chatter(sys.stdout)), naming_memory_settings(cfg, 'train'):

@@ -11,7 +11,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.structures import InstanceData, PixelData
 
-from mmext_backbones.engine.hooks import CurvesHook, PredictionsHook, _resize
+from mmext_backbones.engine.drawing import resize_sample
+from mmext_backbones.engine.hooks import CurvesHook, PredictionsHook
 from mmext_backbones.registry import HOOKS
 
 
@@ -156,13 +157,13 @@ def test_predictions_are_drawn_large(library, drawer, make, width, tmp_path):
 
 def test_boxes_masks_and_maps_follow_the_image():
     H, W = 32, 40
-    sample = _resize(detection_sample('x.png', H, W), (H, W), (4 * H, 3 * W), 0.5)
+    sample = resize_sample(detection_sample('x.png', H, W), (H, W), (4 * H, 3 * W), 0.5)
     assert sample.pred_instances.scores.tolist() == pytest.approx([0.9])
     assert sample.pred_instances.bboxes.tolist() == [[12.0, 32.0, 60.0, 96.0]]
     assert sample.gt_instances.masks.shape == (2, 4 * H, 3 * W)
     rows, columns = np.nonzero(sample.gt_instances.masks[0].numpy())
     assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (32, 96, 12, 60)
-    seg = _resize(segmentation_sample('x.png', H, W), (H, W), (4 * H, 3 * W), 0.5)
+    seg = resize_sample(segmentation_sample('x.png', H, W), (H, W), (4 * H, 3 * W), 0.5)
     assert seg.gt_sem_seg.data.shape == (1, 4 * H, 3 * W)
     assert seg.gt_sem_seg.data.dtype == torch.long
 
