@@ -1,6 +1,7 @@
 """Pictures of the data, of a network's inside and of what a training gave: one subcommand each.
 
     python tools/visualize.py data configs/swin_t_maskrcnn_1x.py --shapes
+    python tools/visualize.py predictions configs/swin_t_maskrcnn_1x.py work_dirs/.../iter_300.pth --shapes --worst
     python tools/visualize.py curves work_dirs/first work_dirs/second --keys loss 'coco/*'
 
 Each subcommand has its own --help. docs/visualization.md shows what they draw.
@@ -15,6 +16,7 @@ from mmext_backbones.errors import add_traceback_option, run_cli
 # Each is a module of mmext_backbones.visualization, with add_arguments(parser) and run(args).
 COMMANDS = {
     'data': 'what the model is trained on: after the pipeline, the batching and the data preprocessor',
+    'predictions': 'what a model predicts beside the ground truth, on request the worst images first',
     'curves': 'losses, learning rate and metrics of one or several trainings',
 }
 

@@ -1,0 +1,139 @@
+"""What a model predicts beside the ground truth, with a score for each image; on request the worst images first.
+
+    python tools/visualize.py predictions configs/swin_t_maskrcnn_1x.py work_dirs/.../iter_300.pth --shapes
+    python tools/visualize.py predictions configs/swin_t_maskrcnn_1x.py work_dirs/.../iter_300.pth --shapes --worst
+
+The score of an image is, for boxes, F1 at an IoU of 0.5 (of those drawn); for label maps, the mean IoU over the classes
+of the image; for classes, the probability of the right one. Without --worst, images spread over the data are shown and
+only those are predicted; with it, all are, or as many as --limit says.
+"""
+
+import argparse
+import contextlib
+import math
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import DataLoader, Subset
+
+from ..engine.checks import check_checkpoint, check_data, check_match
+from ..engine.drawing import add_caption, draw_sides, sheet
+from ..engine.runs import build_runner
+from ..engine.screen import Chatter, say
+from ..errors import UserError
+from .files import check_out, save_picture
+from .image_scores import ImageScore, score_image
+from .opening import add_config_arguments, build_drawer, open_config, title_of
+
+__all__ = ['add_arguments', 'run']
+
+EDGE = 400  # pixels, longer side of an image on the sheet
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument('weights', metavar='WEIGHTS', help='a checkpoint of a training, or an address like timm://...')
+    parser.add_argument('--split', choices=('val', 'test'), default='val', help='default: %(default)s')
+    parser.add_argument('--number', type=int, default=8, help='images on the picture (default: %(default)s)')
+    parser.add_argument('--worst', action='store_true', help='those with the lowest scores, the worst first')
+    parser.add_argument(
+        '--limit', type=int, metavar='N', help='with --worst: look for them among N images spread over the data'
+    )
+    parser.add_argument(
+        '--score-thr', type=float, default=0.5, help='least score of a box that is drawn and counted (default: 0.5)'
+    )
+    parser.add_argument('--out', default='predictions.png', metavar='FILE', help='the picture (default: %(default)s)')
+
+
+def run(args: argparse.Namespace) -> None:
+    for name in ('number', 'limit'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f'--{name} {value}: expected 1 or more')
+    if not 0 <= args.score_thr <= 1:
+        raise UserError(f'--score-thr {args.score_thr}: expected 0 to 1')
+    if args.limit is not None and not args.worst:
+        raise UserError('--limit goes with --worst: without it, only the images that are shown are predicted.')
+    out = check_out(args.out)
+    cfg = open_config(args)
+    if cfg.get(f'{args.split}_dataloader') is None:
+        raise UserError(f'config {args.config!r} has no {args.split}_dataloader.')
+    check_data(cfg, (args.split,))
+    drawer = build_drawer(cfg)
+    state = check_checkpoint(args.weights)
+    for part in ('dataloader', 'cfg', 'evaluator'):
+        cfg[f'test_{part}'] = cfg[f'{args.split}_{part}']
+    cfg.load_from = args.weights
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(Chatter(sys.stdout)):
+        cfg.work_dir, cfg.log_level = folder, 'ERROR'  # nobody needs the log
+        runner = build_runner(cfg, train=False)
+        if state is not None:
+            check_match(runner.model, state, args.weights, args.shapes)
+        runner.load_or_resume()
+        loader, indices = _spread(runner.test_dataloader, args.limit if args.worst else args.number)
+        metainfo = runner.test_dataloader.dataset.metainfo
+        kept = _keep(_predicted(runner, loader, indices), args, metainfo)
+
+    tiles = []
+    for index, score, sample in kept:
+        tile = draw_sides(drawer, metainfo, sample, EDGE, args.score_thr)
+        if tile is None:
+            raise UserError('the data set names no files for its images (img_path): they cannot be drawn.')
+        tiles.append(add_caption(tile, [f'{Path(sample.img_path).name} (no. {index})', score.detail]))
+    pairs = tiles[0].shape[1] > 1.5 * EDGE
+    what = f'the worst {len(tiles)} of {len(indices)} images' if args.worst else f'{len(tiles)} images'
+    sides = ', left: ground truth, right: prediction' if pairs else ''
+    title = f'{title_of(args)}, {Path(args.weights).name}, {args.split}: {what}{sides}'
+    save_picture(out, sheet(tiles, title, columns=2 if pairs else 4))
+
+
+def _spread(loader: DataLoader, number: int | None) -> tuple[DataLoader, list[int]]:
+    """A loader of some images, evenly spread over those of another; of all when `number` is None."""
+    size = len(loader.dataset)
+    indices = np.linspace(0, size - 1, min(number or size, size)).round().astype(int).tolist()
+    subset = Subset(loader.dataset, indices)
+    return DataLoader(
+        subset, batch_size=loader.batch_sampler.batch_size, num_workers=0, collate_fn=loader.collate_fn
+    ), indices
+
+
+@torch.no_grad()
+def _predicted(runner: Runner, loader: DataLoader, indices: list[int]) -> Iterator[tuple[int, Any]]:
+    """Index and data sample of each image."""
+    runner.model.eval()
+    places = iter(indices)
+    for batch in track(loader, 'predicting', console=Console(stderr=True), transient=True):
+        for sample in runner.model.test_step(batch):
+            yield next(places), sample
+
+
+def _keep(
+    predicted: Iterator[tuple[int, Any]], args: argparse.Namespace, metainfo: dict[str, Any]
+) -> list[tuple[int, ImageScore, Any]]:
+    """All, or the worst, the worst first; no more samples are held than are drawn."""
+    kept: list[tuple[int, ImageScore, Any]] = []
+    scores = []
+    for index, sample in predicted:
+        try:
+            score = score_image(sample, args.score_thr, metainfo.get('classes'))
+        except UserError:
+            if args.worst:
+                raise
+            score = ImageScore(math.nan, 'no ground truth')
+        scores.append(score.value)
+        kept.append((index, score, sample.cpu()))
+        if args.worst:  # a stable order, and NaN last
+            kept.sort(key=lambda item: (math.isnan(item[1].value), item[1].value))
+            del kept[args.number :]
+    known = [value for value in scores if not math.isnan(value)]
+    if known:
+        say(f'{len(known)} images, mean score {np.mean(known):.3f}, median {np.median(known):.3f}')
+    return kept
