@@ -61,7 +61,7 @@ def track(cfg: Config, trackers: Sequence[str] | None = None) -> list[Change]:
         return []
     editor = ConfigEditor(cfg)
     if cfg.get('visualizer') is None:
-        editor.set('visualizer', {'type': 'Visualizer', 'vis_backends': added})
+        editor.set('visualizer', {'type': 'Visualizer', 'vis_backends': [{'type': 'LocalVisBackend'}, *added]})
     else:
         editor.set('visualizer.vis_backends', [*backends, *added])
     return editor.changes

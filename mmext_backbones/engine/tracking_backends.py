@@ -11,6 +11,8 @@ Each keeps the name of its run in the work dir, and a resumed training goes on w
 
 import atexit
 import json
+import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +67,6 @@ class _SameRun:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self._file, json.dumps({**self._runs(), self.KEY: run}))
 
-    @property
-    def _name(self) -> str:
-        """For people: the work dir and the date of the start."""
-        return f'{self._work_dir.resolve().name}, {Path(self._save_dir).parent.name}'
-
 
 @VISBACKENDS.register_module()
 class TensorBoardBackend(_SameRun, TensorboardVisBackend):
@@ -107,7 +104,8 @@ class MLflowBackend(_SameRun, MLflowVisBackend):
         run = self._last_run()
         try:
             if run is None:
-                mlflow.set_experiment(self._exp_name or self._work_dir.resolve().name)
+                name = os.environ.get('MLFLOW_EXPERIMENT_NAME') or self._work_dir.resolve().name
+                mlflow.set_experiment(self._exp_name or name)
             started = mlflow.start_run(run, run_name=None if run else Path(self._save_dir).parent.name)
         except MlflowException as error:
             raise UserError(_mlflow_problem(mlflow.get_tracking_uri(), error)) from error
@@ -139,9 +137,9 @@ class WandbBackend(_SameRun, WandbVisBackend):
     def _init_env(self) -> None:
         import wandb
 
-        run = self._last_run() or wandb.util.generate_id()
+        run = self._last_run() or secrets.token_hex(4)
         self._init_kwargs = {
-            'project': self._work_dir.resolve().name,
+            'project': os.environ.get('WANDB_PROJECT') or self._work_dir.resolve().name,
             'name': Path(self._save_dir).parent.name,
             **(self._init_kwargs or {}),
             'id': run,

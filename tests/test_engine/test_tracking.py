@@ -1,0 +1,92 @@
+"""Which trackers a training gets, before it starts. What they write is in forking_tracking.py."""
+
+import importlib.util
+
+import pytest
+from mmengine.config import Config
+from mmengine.visualization import TensorboardVisBackend
+
+from mmext_backbones.engine import tracking
+from mmext_backbones.engine.tracking import track
+from mmext_backbones.errors import UserError
+from mmext_backbones.registry import VISBACKENDS
+
+LOCAL = {'type': 'LocalVisBackend'}
+TENSORBOARD = {'type': 'mmext_backbones.TensorBoardBackend', 'name': 'TensorboardVisBackend'}
+
+
+def config(backends: object = None, **entries: object) -> Config:
+    visualizer = {
+        'type': 'DetLocalVisualizer',
+        'vis_backends': backends or [LOCAL],
+        'name': 'visualizer',
+        'line_width': 3,
+    }
+    return Config({'visualizer': visualizer, **entries})
+
+
+def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(tracking.importlib.util, 'find_spec', lambda name: None if name == package else find(name))
+
+
+def test_tensorboard_is_the_default_and_nothing_is_lost():
+    cfg = config([LOCAL, {'type': 'AimVisBackend'}])
+    (change,) = track(cfg)
+    assert cfg.visualizer.vis_backends == [LOCAL, {'type': 'AimVisBackend'}, TENSORBOARD]
+    assert cfg.visualizer.line_width == 3
+    assert change.path == 'visualizer.vis_backends'
+    assert change.before == [LOCAL, {'type': 'AimVisBackend'}]
+    assert issubclass(VISBACKENDS.get(TENSORBOARD['type']), TensorboardVisBackend)
+
+
+def test_one_backend_that_is_no_list():
+    cfg = config(LOCAL)
+    track(cfg)
+    assert cfg.visualizer.vis_backends == [LOCAL, TENSORBOARD]
+
+
+@pytest.mark.parametrize('visualizer', [None, 'left out'])
+def test_a_config_without_a_visualizer_keeps_the_local_log(visualizer):
+    cfg = Config({'visualizer': None} if visualizer is None else {})
+    track(cfg)
+    assert cfg.visualizer == {'type': 'Visualizer', 'vis_backends': [LOCAL, TENSORBOARD]}
+
+
+@pytest.mark.parametrize('own', ['TensorboardVisBackend', 'mmengine.TensorboardVisBackend'])
+def test_what_the_config_has_is_not_added_again(own):
+    cfg = config([LOCAL, {'type': own, 'save_dir': 'mine'}])
+    assert track(cfg) == track(cfg, ['tensorboard']) == []
+    assert cfg.visualizer.vis_backends == [LOCAL, {'type': own, 'save_dir': 'mine'}]
+
+
+def test_several_and_none():
+    cfg = config()
+    assert track(cfg, ['none']) == []
+    track(cfg, ['wandb', 'mlflow', 'wandb'])
+    assert [backend.get('name') for backend in cfg.visualizer.vis_backends] == [
+        None, 'WandbVisBackend', 'MLflowVisBackend',
+    ]  # fmt: skip
+    with pytest.raises(UserError, match='none goes with no other'):
+        track(config(), ['none', 'wandb'])
+
+
+def test_a_resumed_training_tells_its_checkpoint():
+    cfg = config(resume=True, load_from='run/iter_20.pth')
+    track(cfg)
+    assert cfg.visualizer.vis_backends[1] == TENSORBOARD | {'resume_from': 'run/iter_20.pth'}
+
+
+def test_without_tensorboard_a_training_goes_on(monkeypatch, capsys):
+    without(monkeypatch, 'tensorboard')
+    cfg = config()
+    assert track(cfg) == []
+    assert cfg.visualizer.vis_backends == [LOCAL]
+    assert 'pip install tensorboard' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('tracker', ['tensorboard', 'mlflow', 'wandb'])
+def test_what_is_asked_for_and_missing_is_an_error(tracker, monkeypatch):
+    without(monkeypatch, tracker)
+    with pytest.raises(UserError, match=f'pip install {tracker}$'):
+        track(config(), [tracker])
