@@ -20,6 +20,7 @@ __all__ = ['GAP', 'add_caption', 'can_draw', 'draw_sample', 'draw_sides', 'read_
 
 GAP = 16  # pixels between pictures on a sheet
 MAPS = ('gt_sem_seg', 'pred_sem_seg', 'gt_panoptic_seg', 'pred_panoptic_seg')
+LOOKS = ('alpha', 'line_width', 'bbox_color', 'text_color', 'mask_color')  # of a visualizer, set by its config
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -89,6 +90,9 @@ def draw_sample(
     # one without backends, so nothing else is written
     drawer = type(visualizer).get_instance(f'{__name__}.{type(visualizer).__name__}')
     drawer.dataset_meta = dict(metainfo)
+    for name in LOOKS:
+        if hasattr(visualizer, name):
+            setattr(drawer, name, getattr(visualizer, name))
     H, W = image.shape[:2]
     scale = edge / max(H, W)
     h, w = max(1, round(H * scale)), max(1, round(W * scale))

@@ -80,6 +80,7 @@ class Chatter(io.TextIOBase):
         'Running per image evaluation',
         'Evaluate annotation type',
         'Accumulating evaluation results',
+        'Loads checkpoint by ',
         ' Average Precision',
         ' Average Recall',
     )

@@ -35,6 +35,7 @@ __all__ = ['add_arguments', 'run']
 
 EDGE = 420  # pixels, longer side of an image on the sheet
 COLUMNS = 4
+ALPHA = 0.5  # of masks and maps, so that the image below them is seen; the libraries' is 0.8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
     out = check_out(args.out)
     cfg = open_config(args)
     drawer = build_drawer(cfg)
+    if 'alpha' not in cfg.visualizer:
+        drawer.alpha = ALPHA
     with contextlib.redirect_stdout(Chatter(sys.stdout)):
         loader = build_loader(cfg, args.split, seed=args.seed)
     preprocessor = build_preprocessor(cfg)

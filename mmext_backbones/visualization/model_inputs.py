@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from mmengine.structures import PixelData
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -103,12 +104,14 @@ def fit_annotations(sample: Any, H: int, W: int) -> Any:
     """A copy of a sample whose masks and maps have the size of the input, where the preprocessor left that out."""
     sample = sample.clone()
     if 'gt_instances' in sample and 'masks' in sample.gt_instances:
+        sample.gt_instances = sample.gt_instances.clone()
         masks = sample.gt_instances.masks
         masks = torch.as_tensor(masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks)
         sample.gt_instances.masks = _pad(masks, H, W, 0)
     for field in MAPS:
-        for key, labels in list(sample.get(field).items()) if field in sample else ():
-            sample.get(field).set_field(_pad(torch.as_tensor(labels), H, W, 255), key, dtype=torch.Tensor)
+        if field in sample:
+            maps = {key: _pad(torch.as_tensor(labels), H, W, 255) for key, labels in sample.get(field).items()}
+            setattr(sample, field, PixelData(**maps))
     return sample
 
 
@@ -133,7 +136,8 @@ def hatch(tile: np.ndarray, valid: tuple[float, float]) -> np.ndarray:
     tile[padding & ((rows + columns) % 14 < 3)] = (255, 255, 255)
     tile[padding & ((rows + columns) % 14 == 3)] = (90, 90, 90)
     if padding.any():
-        cv2.rectangle(tile, (-2, -2), (right, bottom), (255, 0, 200), 2)
+        corner = (right if right < w else w + 2, bottom if bottom < h else h + 2)
+        cv2.rectangle(tile, (-2, -2), corner, (255, 0, 200), 2)
     return tile
 
 

@@ -13,6 +13,7 @@ import contextlib
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
     cfg.load_from = args.weights
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(Chatter(sys.stdout)):
         cfg.work_dir, cfg.log_level = folder, 'ERROR'  # nobody needs the log
+        cfg.visualizer, cfg.experiment_name = None, f'predictions_{time.time_ns()}'
         runner = build_runner(cfg, train=False)
         if state is not None:
             check_match(runner.model, state, args.weights, args.shapes)
