@@ -18,6 +18,10 @@ COMMANDS = {
     'data': 'what the model is trained on: after the pipeline, the batching and the data preprocessor',
     'predictions': 'what a model predicts beside the ground truth, on request the worst images first',
     'curves': 'losses, learning rate and metrics of one or several trainings',
+    'features': 'the maps of every level of a backbone',
+    'attention': 'where a token looks: windows, grids and ELSA filters over the picture',
+    'filters': 'the filters of ELSA, computed and learnt',
+    'receptive-field': 'what an output depends on, of several networks side by side',
 }
 
 

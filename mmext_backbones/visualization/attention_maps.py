@@ -1,0 +1,157 @@
+"""The attention weights of one token, from the weights and the input of its module.
+
+The modules never hold these weights: their operators are fused. Here the formulas of `ops.window_attention` and
+`ops.elsa` are followed as they stand, for a single query, down to the output of the module, so that a picture of the
+weights can be held against what the network computed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..layers import ELSAAttention, PartitionAttention, WindowAttention
+from ..ops.partition import grid_partition, window_partition
+from ..ops.window_attention import shifted_window_mask
+from .recording import Call
+
+__all__ = ['ATTENTIONS', 'TokenAttention', 'attention_name', 'elsa_filters', 'token_attention']
+
+ATTENTIONS = (WindowAttention, PartitionAttention, ELSAAttention)
+
+
+@dataclass
+class TokenAttention:
+    """What one token attends to.
+
+    Attributes:
+        weights: [num_heads, H, W], 0 where it does not look.
+        attended: Tokens of the map that it can look at, bool [H, W].
+        beyond: Weight on padding, or on taps outside the map, [num_heads]; with `weights` it sums to 1.
+        error: Largest difference between the module's output at the token and the weighted values after the
+            projection, relative to the largest output.
+    """
+
+    weights: Tensor
+    attended: Tensor
+    beyond: Tensor
+    error: float
+
+
+@torch.no_grad()
+def token_attention(call: Call, row: int, column: int) -> TokenAttention:
+    """The attention of a token of the first image.
+
+    Args:
+        call: Of one of `ATTENTIONS`, in eval mode.
+        row: Of the token.
+        column: Of the token.
+    """
+    find = _elsa if isinstance(call.module, ELSAAttention) else _partition
+    weights, attended, beyond, output = find(call, row, column)
+    theirs = call.output[0, row, column]
+    error = (output - theirs).abs().max() / theirs.abs().max().clamp(min=torch.finfo(theirs.dtype).tiny)
+    return TokenAttention(weights, attended, beyond, error.item())
+
+
+def attention_name(module: torch.nn.Module) -> str:
+    """What a title calls it."""
+    if isinstance(module, ELSAAttention):
+        return f'ELSA {module.kernel_size} x {module.kernel_size}'
+    if isinstance(module, PartitionAttention):
+        return 'grid' if module.grid else 'window'
+    return f'window shifted by {module.shift_size}' if module.shift_size else 'window'
+
+
+def _normed(call: Call) -> Tensor:
+    norm = call.options.get('norm')
+    return call.x if norm is None else norm(call.x)
+
+
+def _partition(call: Call, row: int, column: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """out[i] = sum_j P[i, j] v[j] with P[i, :] = softmax_j(scale q[i] . k[j] + bias[i, j] + mask[i, j])."""
+    module = call.module
+    H, W, C = call.x.shape[1:]
+    heads = module.num_heads
+    tokens = torch.arange(H * W, device=call.x.device).view(1, H, W, 1) + 1  # 0 is padding
+    shift, swin = 0, isinstance(module, WindowAttention)
+    if swin:
+        window = (module.window_size, module.window_size)
+        shift = module.shift_size if module.shift_single_window or max(H, W) > module.window_size else 0
+        bias = module.bias()
+    else:
+        window = call.context[0]
+        bias = module.bias(window)
+    groups, padded = (
+        grid_partition(tokens, window)
+        if isinstance(module, PartitionAttention) and module.grid
+        else window_partition(tokens, window, shift)
+    )
+    groups = groups[0, :, :, 0]  # [groups, N]
+    group, i = (groups == 1 + row * W + column).nonzero()[0].tolist()
+    padding = groups[group] == 0
+    places = (groups[group] - 1).clamp(min=0)  # [N], of the map row by row
+
+    qkv = module.qkv(_normed(call))[0].flatten(0, 1)[places]  # [N, 3 * C]
+    if swin:
+        qkv[padding] = module.qkv.bias  # the projection of a zero
+    q, k, v = qkv.view(-1, 3, heads, C // heads).permute(1, 2, 0, 3)  # [heads, N, head_dim] each
+    logits = module.scale * (k @ q[:, i, :, None])[..., 0] + bias[:, i]  # [heads, N]
+    attended = ~padding
+    if shift:
+        mask = shifted_window_mask(padded, window, shift, call.x.device)[group, i]
+        logits = logits + mask
+        attended = attended & (mask == 0)
+    if not swin:
+        logits = logits.masked_fill(padding, float('-inf'))
+    P = logits.softmax(dim=-1)
+    output = module.proj((P[:, None] @ v).flatten())
+
+    weights = P.new_zeros(heads, H * W)
+    weights[:, places[~padding]] = P[:, ~padding]
+    seen = torch.zeros(H * W, dtype=torch.bool, device=P.device)
+    seen[places[attended]] = True
+    return weights.view(heads, H, W), seen.view(H, W), P[:, padding].sum(dim=1), output
+
+
+def elsa_filters(call: Call, row: int, column: int) -> tuple[Tensor, Tensor]:
+    """The two halves of ELSA's filter at a token of the first image.
+
+    Returns:
+        What is computed from the image, A [num_heads, k, k], which sums to 1 in each head; what is learnt, the ghost
+        head S [C, k, k]. Channel c of head g is filtered with A[g] + S[c].
+    """
+    module = call.module
+    k = module.kernel_size
+    query, key, _ = _elsa_projections(call)
+    logits = module.filter_proj(module.filter_act(module.filters(query, key)))[0, row, column]
+    return logits.view(module.num_heads, -1).softmax(dim=1).view(-1, k, k), module.ghost_head
+
+
+def _elsa_projections(call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    dims = call.module.qk_dims
+    return call.module.qkv(_normed(call)).split((dims, dims, call.x.shape[3]), dim=3)
+
+
+def _elsa(call: Call, row: int, column: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """out[c] = sum_j (A[g(c), j] + S[c, j]) v[c, neighbour j], taps outside the map being 0."""
+    module = call.module
+    H, W, C = call.x.shape[1:]
+    k, heads = module.kernel_size, module.num_heads
+    r = k // 2
+    A, S = elsa_filters(call, row, column)
+    v = F.pad(_elsa_projections(call)[2][0].permute(2, 0, 1), (r, r, r, r))  # [C, H + 2r, W + 2r]
+    neighbours = v[:, row : row + k, column : column + k]
+    filters = A.repeat_interleave(C // heads, dim=0) + S
+    output = module.proj((filters * neighbours).sum(dim=(1, 2)))
+
+    def on_map(patch: Tensor) -> Tensor:
+        """[..., k, k] around the token -> [..., H, W]."""
+        canvas = patch.new_zeros(*patch.shape[:-2], H + 2 * r, W + 2 * r)
+        canvas[..., row : row + k, column : column + k] = patch
+        return canvas[..., r : r + H, r : r + W]
+
+    weights = on_map(A)
+    attended = on_map(torch.ones(k, k, dtype=torch.bool, device=A.device))
+    return weights, attended, (1 - weights.sum(dim=(1, 2))).clamp(min=0), output

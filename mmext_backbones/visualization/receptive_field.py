@@ -1,0 +1,201 @@
+"""What an output depends on: effective receptive fields of networks side by side.
+
+    python tools/visualize.py receptive-field
+    python tools/visualize.py receptive-field --mixers
+    python tools/visualize.py receptive-field swin_t=timm://swin_tiny_patch4_window7_224.ms_in1k sequencer_s --num 50
+    python tools/visualize.py receptive-field configs/elsa_swin_t_maskrcnn_1x.py=work_dirs/.../iter_310.pth
+
+A row for each network, a column for each level: the absolute gradient of the positive part of the token in the middle of
+the level with respect to every pixel, summed over channels, averaged over images (Luo et al., 2016; the formula stands
+in `visualization/effective_field.py`). The scale is logarithmic, relative to the largest gradient of each panel; grey is
+exactly 0. Below: which share of the picture holds 50 % and 95 % of the gradient, and how long the 95 % are along the
+axes and along the diagonals.
+
+With --mixers, the same for the attention or LSTM modules of one stage on their own, between tokens. There the patterns of
+the papers are exact: the cross of Sequencer's BiLSTM2D, the windows of Swin, the 7 x 7 taps of ELSA, the dotted grid of
+MaxViT.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from ..engine.screen import say
+from ..errors import UserError
+from ..layers import BiLSTM2D
+from .attention_maps import ATTENTIONS, attention_name
+from .effective_field import Extent, extent, level_fields, mixer_field
+from .files import check_out, save_figure
+from .networks import (
+    NETWORK_HELP,
+    SHAPES_SIZE,
+    Network,
+    add_shared_arguments,
+    draw_shapes,
+    load_network,
+    read_picture,
+)
+from .panels import FONT, colour_bar, grid_of_panels, show_map
+from .recording import block_of, record
+
+__all__ = ['Panel', 'add_arguments', 'draw_fields', 'level_panels', 'mixer_panels', 'run']
+
+ALL_FAMILIES = ('swin_t', 'elsa_swin_t', 'maxvit_t', 'sequencer_s')
+DECADES = 4  # of the gradient that are told apart
+NONE = '#8c8c8c'  # where the gradient is exactly 0
+BLOCKS = 2  # of a stage: every module of the four families is in the first two
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        'networks',
+        nargs='*',
+        metavar='NETWORK[=WEIGHTS]',
+        help=f'{NETWORK_HELP}; weights are random where none are given (default: {" ".join(ALL_FAMILIES)})',
+    )
+    parser.add_argument('--mixers', action='store_true', help='the attention or LSTM modules of one stage instead')
+    parser.add_argument('--stage', type=int, default=0, help='of the modules, counted from 0 (default: %(default)s)')
+    parser.add_argument('--images', nargs='+', metavar='FILE', help='pictures to average over, cut to squares')
+    parser.add_argument('--noise', action='store_true', help='average over standard normal noise')
+    parser.add_argument('--num', type=int, default=16, help='of drawn scenes or noise (default: %(default)s)')
+    parser.add_argument('--size', type=int, default=SHAPES_SIZE, help='edge of all images (default: %(default)s)')
+    add_shared_arguments(parser, 'receptive_field.png')
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.images and args.noise:
+        raise UserError('--images and --noise: expected one of them')
+    if args.num < 1 or args.size < 1:
+        raise UserError(f'--num {args.num} --size {args.size}: expected at least 1')
+    out = check_out(args.out)
+    pictures = [_square(read_picture(file), args.size) for file in args.images or ()]
+    if not pictures and not args.noise:
+        pictures = [draw_shapes(args.seed + i, args.size) for i in range(args.num)]
+    rows = {}
+    for name in args.networks or ALL_FAMILIES:
+        name, _, weights = name.partition('=')
+        network = load_network(name, weights or None, args.cfg_options, args.seed)
+        images = [network.prepare(picture) for picture in pictures] or _noise(args.num, args.size, args.seed)
+        rows[network.name] = mixer_panels(network, images, args.stage) if args.mixers else level_panels(network, images)
+        for panel in rows[network.name]:
+            say(f'{network.name}, {panel.title}: {_numbers(panel.extent)}')
+    what = 'noise' if args.noise else 'pictures' if args.images else 'scenes of Shapes'
+    number = args.num if args.noise else len(pictures)
+    title = f'Receptive field of the token in the middle, {args.size} x {args.size} pixels, mean of {number} {what}'
+    save_figure(out, draw_fields(rows, title))
+
+
+class Panel:
+    """One field and what is said of it.
+
+    Attributes:
+        title: Of the output or the module.
+        field: G, [H, W].
+        extent: Its numbers.
+    """
+
+    def __init__(self, title: str, field: np.ndarray, token: int, size: tuple[int, int]) -> None:
+        """`token` is the edge in places of a token of the output, `size` the tokens of the output."""
+        self.title = title
+        self.field = field
+        self.extent = extent(field, tuple((edge // 2 + 0.5) * token for edge in size), token)
+
+
+def level_panels(network: Network, images: Sequence[Tensor]) -> list[Panel]:
+    """The fields of all output levels, in pixels."""
+    backbone = network.backbone
+    with torch.no_grad():
+        sizes = [tuple(level.shape[2:]) for level in backbone(images[0])]
+    strides = getattr(backbone, 'out_strides', [round(images[0].shape[2] / size[0]) for size in sizes])
+    fields = level_fields(backbone, _bar(images, network.name))
+    return [
+        Panel(f'level {i}, stride {stride}', field, stride, size)
+        for i, (field, stride, size) in enumerate(zip(fields, strides, sizes, strict=True))
+    ]
+
+
+def mixer_panels(network: Network, images: Sequence[Tensor], stage: int) -> list[Panel]:
+    """The fields of the different attention or LSTM modules of a stage, in tokens.
+
+    Raises:
+        UserError: if the network is none of this package, or has no such stage.
+    """
+    block_of(network.backbone, stage, 0)
+    modules = {}
+    for block in network.backbone.stages[stage].blocks[:BLOCKS]:
+        for module in block.modules():
+            if isinstance(module, (*ATTENTIONS, BiLSTM2D)):
+                name = 'BiLSTM2D' if isinstance(module, BiLSTM2D) else attention_name(module)
+                modules.setdefault(name, module)
+    calls = [record(network.backbone, image, list(modules.values())) for image in _bar(images, network.name)]
+    panels = []
+    for name, of_module in zip(modules, zip(*calls, strict=True), strict=True):
+        H, W = of_module[0].x.shape[1:3]
+        panels.append(Panel(f'{name}, {H} x {W} tokens', mixer_field(of_module), 1, (H, W)))
+    return panels
+
+
+def draw_fields(rows: dict[str, Sequence[Panel]], title: str) -> Figure:
+    """A figure with a row for each network, by name."""
+    columns = max(map(len, rows.values()))
+    figure, panels = grid_of_panels(len(rows), columns, title, panel=(2.3, 2.75))
+    for axes, (name, fields) in zip(panels, rows.items(), strict=True):
+        for i, (panel, one) in enumerate(zip(axes, fields, strict=False)):
+            relative = one.field / one.field.max()
+            shown = show_map(
+                panel,
+                np.where(relative > 0, np.maximum(relative, 10.0**-DECADES), np.nan),
+                1,
+                title=f'{name}\n{one.title}' if i == 0 else f'\n{one.title}',
+                norm=LogNorm(10.0**-DECADES, 1),
+                cmap='magma',
+            )
+            panel.set_axis_on()
+            panel.set_facecolor(NONE)
+            panel.set_xticks([])
+            panel.set_yticks([])
+            panel.set_xlabel(_numbers(one.extent, '\n'), fontsize=FONT - 1)
+    label = f'gradient / its largest in the panel, logarithmic; darkest: 1e-{DECADES} and less'
+    colour_bar(figure, shown, list(panels.flat), label)
+    figure.legend(handles=[Patch(color=NONE, label='exactly 0')], loc='upper right', fontsize=FONT, frameon=False)
+    return figure
+
+
+def _numbers(numbers: Extent, separator: str = '; ') -> str:
+    return separator.join(
+        [
+            f'50 % in {numbers.half:.2%}, 95 % in {numbers.most:.1%} of the area',
+            f'95 %: {numbers.row:.0f} across, {numbers.column:.0f} down, {numbers.diagonal:.0f} diagonal',
+            f'exactly 0: {numbers.zero:.1%}',
+        ]
+    )
+
+
+def _square(picture: np.ndarray, size: int) -> np.ndarray:
+    """The middle of a picture, size x size."""
+    import cv2
+
+    H, W = picture.shape[:2]
+    edge = min(H, W)
+    top, left = (H - edge) // 2, (W - edge) // 2
+    middle = np.ascontiguousarray(picture[top : top + edge, left : left + edge])
+    return cv2.resize(middle, (size, size), interpolation=cv2.INTER_AREA if edge > size else cv2.INTER_LINEAR)
+
+
+def _noise(number: int, size: int, seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(1, 3, size, size, generator=generator) for _ in range(number)]
+
+
+def _bar(images: Sequence[Tensor], name: str):
+    console = Console(stderr=True)
+    return track(images, name, console=console, transient=True, disable=not sys.stderr.isatty())
