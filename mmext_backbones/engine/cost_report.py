@@ -48,9 +48,11 @@ def build_network(name: str, options: Mapping[str, Any] | None = None) -> nn.Mod
         )
     cfg = load_config(name)
     if not isinstance(cfg.get('model'), Mapping):
-        raise UserError(f'config {name!r} has no model: there is nothing to count.')
+        raise UserError(f'config {name!r} has no model: there is nothing to build.')
     apply_options(cfg, dict(options or {}))
     init_default_scope(cfg.get('default_scope') or 'mmengine')
+    if cfg.get('data_preprocessor') is not None:  # as mmengine's Runner does
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return ROOT_MODELS.build(cfg.model)
 
 

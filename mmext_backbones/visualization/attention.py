@@ -27,7 +27,7 @@ from .recording import Call, block_of, record
 
 __all__ = ['add_arguments', 'add_place_arguments', 'choose_heads', 'draw_attention', 'run', 'token_at']
 
-TOLERANCE = 1e-3  # of float32 sums in another order, with room; a wrong window or bias is off by tenths
+TOLERANCE = 1e-2  # float32 sums in another order, in units of `TokenAttention.error`; wrong weights are off by tenths
 HEADS = 10  # are drawn where nobody chooses
 COLUMNS = 6
 MARGIN = 3  # tokens around what is attended to
@@ -96,7 +96,7 @@ def draw_attention(
         name = attention_name(call.module)
         if not attention.error < TOLERANCE:
             raise RuntimeError(
-                f'{name}: weights x values differ from the output of the module by {attention.error:.1e} of it'
+                f'{name}: weights x values differ from the output of the module by {attention.error:.1e}'
             )
         say(
             f'{name}: token ({row}, {column}) looks at {int(attention.attended.sum())} tokens; largest weight '
@@ -167,9 +167,8 @@ def _draw_one(
 
     H, W = picture.shape[:2]
     rows, columns = np.nonzero(attended)
-    apart = (
-        len(rows) > 1 and not (attended[1:] & attended[:-1]).any()
-    )  # the tokens of a grid: drawn larger than they are
+    # the tokens of a grid are drawn larger than they are
+    apart = len(rows) > 1 and not (attended[1:] & attended[:-1]).any()
     near = [(rows.min() - MARGIN) * stride, (rows.max() + 1 + MARGIN) * stride]
     beside = [(columns.min() - MARGIN) * stride, (columns.max() + 1 + MARGIN) * stride]
     for axes, (title, weights) in zip(panels.flat[1:], maps.items(), strict=False):

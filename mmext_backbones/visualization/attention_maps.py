@@ -30,7 +30,8 @@ class TokenAttention:
         attended: Tokens of the map that it can look at, bool [H, W].
         beyond: Weight on padding, or on taps outside the map, [num_heads]; with `weights` it sums to 1.
         error: Largest difference between the module's output at the token and the weighted values after the
-            projection, relative to the largest output.
+            projection, in units of how much the projected values differ from token to token: where all are alike, any
+            weights give their mean. (The unit is a thousandth of the output at least, for what float32 can tell.)
     """
 
     weights: Tensor
@@ -49,9 +50,10 @@ def token_attention(call: Call, row: int, column: int) -> TokenAttention:
         column: Of the token.
     """
     find = _elsa if isinstance(call.module, ELSAAttention) else _partition
-    weights, attended, beyond, output = find(call, row, column)
-    theirs = call.output[0, row, column]
-    error = (output - theirs).abs().max() / theirs.abs().max().clamp(min=torch.finfo(theirs.dtype).tiny)
+    weights, attended, beyond, values, joined = find(call, row, column)
+    proj, theirs = call.module.proj, call.output[0, row, column]
+    differ = ((values - values.mean(dim=0)) @ proj.weight.T).square().mean(dim=0).sqrt().max()
+    error = (proj(joined) - theirs).abs().max() / torch.maximum(differ, 1e-3 * theirs.abs().max())
     return TokenAttention(weights, attended, beyond, error.item())
 
 
@@ -69,8 +71,12 @@ def _normed(call: Call) -> Tensor:
     return call.x if norm is None else norm(call.x)
 
 
-def _partition(call: Call, row: int, column: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """out[i] = sum_j P[i, j] v[j] with P[i, :] = softmax_j(scale q[i] . k[j] + bias[i, j] + mask[i, j])."""
+def _partition(call: Call, row: int, column: int) -> tuple[Tensor, ...]:
+    """out[i] = sum_j P[i, j] v[j] with P[i, :] = softmax_j(scale q[i] . k[j] + bias[i, j] + mask[i, j]).
+
+    Returns:
+        weights, attended and beyond as in `TokenAttention`; v [N, C] and out[i] [C], both before the projection.
+    """
     module = call.module
     H, W, C = call.x.shape[1:]
     heads = module.num_heads
@@ -106,13 +112,14 @@ def _partition(call: Call, row: int, column: int) -> tuple[Tensor, Tensor, Tenso
     if not swin:
         logits = logits.masked_fill(padding, float('-inf'))
     P = logits.softmax(dim=-1)
-    output = module.proj((P[:, None] @ v).flatten())
+    joined = (P[:, None] @ v).flatten()
 
     weights = P.new_zeros(heads, H * W)
     weights[:, places[~padding]] = P[:, ~padding]
     seen = torch.zeros(H * W, dtype=torch.bool, device=P.device)
     seen[places[attended]] = True
-    return weights.view(heads, H, W), seen.view(H, W), P[:, padding].sum(dim=1), output
+    values = v.transpose(0, 1).flatten(1)
+    return weights.view(heads, H, W), seen.view(H, W), P[:, padding].sum(dim=1), values, joined
 
 
 def elsa_filters(call: Call, row: int, column: int) -> tuple[Tensor, Tensor]:
@@ -134,8 +141,8 @@ def _elsa_projections(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     return call.module.qkv(_normed(call)).split((dims, dims, call.x.shape[3]), dim=3)
 
 
-def _elsa(call: Call, row: int, column: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """out[c] = sum_j (A[g(c), j] + S[c, j]) v[c, neighbour j], taps outside the map being 0."""
+def _elsa(call: Call, row: int, column: int) -> tuple[Tensor, ...]:
+    """out[c] = sum_j (A[g(c), j] + S[c, j]) v[c, neighbour j], taps outside the map being 0. Returns as above."""
     module = call.module
     H, W, C = call.x.shape[1:]
     k, heads = module.kernel_size, module.num_heads
@@ -144,7 +151,7 @@ def _elsa(call: Call, row: int, column: int) -> tuple[Tensor, Tensor, Tensor, Te
     v = F.pad(_elsa_projections(call)[2][0].permute(2, 0, 1), (r, r, r, r))  # [C, H + 2r, W + 2r]
     neighbours = v[:, row : row + k, column : column + k]
     filters = A.repeat_interleave(C // heads, dim=0) + S
-    output = module.proj((filters * neighbours).sum(dim=(1, 2)))
+    joined = (filters * neighbours).sum(dim=(1, 2))
 
     def on_map(patch: Tensor) -> Tensor:
         """[..., k, k] around the token -> [..., H, W]."""
@@ -154,4 +161,4 @@ def _elsa(call: Call, row: int, column: int) -> tuple[Tensor, Tensor, Tensor, Te
 
     weights = on_map(A)
     attended = on_map(torch.ones(k, k, dtype=torch.bool, device=A.device))
-    return weights, attended, (1 - weights.sum(dim=(1, 2))).clamp(min=0), output
+    return weights, attended, (1 - weights.sum(dim=(1, 2))).clamp(min=0), neighbours.flatten(1).T, joined

@@ -3,10 +3,10 @@
     G[p] = mean over the images of  sum over the input's channels of | d s / d x[channel, p] |
     s    = sum over the channels c of  max(y[c, centre], 0)
 
-`y` is an output map and `centre` its token (h // 2, w // 2). Luo et al., "Understanding the Effective Receptive Field in
-Deep Convolutional Neural Networks" (NeurIPS 2016), take the gradient of a central unit and average it over inputs. That
-only what is positive counts in s is from Ding et al., "Scaling Up Your Kernels to 31x31" (CVPR 2022); here it is needed:
-a fresh layer norm gives every token the same sum of channels, of which every gradient is 0.
+`y` is an output map and `centre` its token (h // 2, w // 2). Luo et al., "Understanding the Effective Receptive Field
+in Deep Convolutional Neural Networks" (NeurIPS 2016), take the gradient of a central unit and average it over inputs.
+That only what is positive counts in s is from Ding et al., "Scaling Up Your Kernels to 31x31" (CVPR 2022); here it is
+needed: a fresh layer norm gives every token the same sum of channels, of which every gradient is 0.
 
 The same for a module between tokens [B, H, W, C], `x` its input and `y` its output.
 """

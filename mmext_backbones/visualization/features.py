@@ -6,8 +6,8 @@
 
 Each level is drawn four ways: root mean square over the channels (how strong a place answers), mean over the channels,
 the three principal components of its tokens as red, green and blue (places of one colour have alike features), and on
-request its strongest channels. Where a norm makes the output, the first two are drawn before it: a layer norm gives
-every token the same ones. Any backbone of any config will do.
+request the channels that vary most. Where a norm makes the output, the first two are drawn before it: a layer norm
+gives every token the same ones. Any backbone of any config will do.
 """
 
 import argparse
@@ -36,7 +36,7 @@ TAILS = (1, 99)  # percentiles of a component that become no and full colour
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network_arguments(parser, 'features.png')
     parser.add_argument(
-        '--channels', type=int, default=0, metavar='N', help='draw the N strongest channels too (default: 0)'
+        '--channels', type=int, default=0, metavar='N', help='draw the N channels that vary most too (default: 0)'
     )
 
 
@@ -107,7 +107,7 @@ def components(level: Tensor) -> tuple[np.ndarray, float]:
     values = (tokens @ (directions * largest.sign())).numpy()
     low, high = np.percentile(values, TAILS, axis=0)
     width = high - low
-    flat = width <= 1e-9 * max(1e-30, float(np.abs(tokens.numpy()).max()))
+    flat = width <= 1e-5 * max(1e-30, tokens.abs().max().item())  # float32 rounds to 1e-7
     colours = np.where(flat, 0.5, (values - low) / np.where(flat, 1.0, width)).clip(0, 1)
     colours = np.pad(colours, ((0, 0), (0, 3 - colours.shape[1])), constant_values=0.5)
     share = variances[-3:].sum().item() / total if total > 0 else 0.0
@@ -124,7 +124,7 @@ def draw_features(network: Network, picture: np.ndarray, channels: int = 0) -> F
     notes = [
         'white at 0',
         'principal components 1, 2, 3 of\nthe tokens as red, green, blue,\neach from its 1st to its 99th\npercentile',
-        'channels with the largest\nroot mean square,\nwhite at 0',
+        'channels that vary most\nover the map,\nwhite at 0',
     ]
     for axes, note in zip(panels[1:, 0], notes, strict=False):
         axes.text(0.5, 0.5, note, fontsize=FONT, ha='center', va='center', transform=axes.transAxes)
@@ -138,8 +138,8 @@ def draw_features(network: Network, picture: np.ndarray, channels: int = 0) -> F
         _signed(figure, axes[1], drawn.mean(dim=0), level.stride, size, f'mean{where}')
         colours, share = components(level.output)
         show_map(axes[2], colours, level.stride, size, f'components, {share:.0%} of the variance')
-        strongest = level.output.pow(2).mean(dim=(1, 2)).topk(min(channels, len(level.output))).indices.tolist()
-        for panel, channel in zip(axes[3:], strongest, strict=False):
+        spread = level.output.flatten(1).std(dim=1, correction=0)
+        for panel, channel in zip(axes[3:], spread.topk(min(channels, len(spread))).indices.tolist(), strict=False):
             _signed(figure, panel, level.output[channel], level.stride, size, f'channel {channel}')
     return figure
 

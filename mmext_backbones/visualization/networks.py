@@ -86,7 +86,10 @@ class Network:
             x = (torch.from_numpy(picture).float() - torch.tensor(MEAN)) / torch.tensor(STD)
             return x.permute(2, 0, 1)[None].contiguous()
         bgr = torch.from_numpy(np.ascontiguousarray(picture[..., ::-1])).permute(2, 0, 1)
-        return self.preprocessor({'inputs': [bgr]}, False)['inputs']
+        x = self.preprocessor({'inputs': [bgr]}, False)['inputs']
+        if not isinstance(x, Tensor):
+            raise UserError(f'{self.name}: its {type(self.preprocessor).__name__} makes no batch of a picture')
+        return x.float()
 
 
 def load_network(name: str, weights: str | None, options: dict[str, Any] | None = None, seed: int = 0) -> Network:

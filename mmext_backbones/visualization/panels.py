@@ -20,12 +20,11 @@ def grid_of_panels(
     title: str,
     *,
     panel: tuple[float, float] = (2.1, 2.35),
-    ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, np.ndarray]:
     """A figure and its empty panels, an array [rows, columns]; `panel` is width and height in inches."""
     figure = Figure(figsize=(columns * panel[0] + 0.6, rows * panel[1] + 0.55), layout='constrained')
     figure.suptitle(title, fontsize=FONT + 2)
-    panels = figure.subplots(rows, columns, squeeze=False, width_ratios=ratios)
+    panels = figure.subplots(rows, columns, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()
     return figure, panels

@@ -5,21 +5,22 @@
     python tools/visualize.py receptive-field swin_t=timm://swin_tiny_patch4_window7_224.ms_in1k sequencer_s --num 50
     python tools/visualize.py receptive-field configs/elsa_swin_t_maskrcnn_1x.py=work_dirs/.../iter_310.pth
 
-A row for each network, a column for each level: the absolute gradient of the positive part of the token in the middle of
-the level with respect to every pixel, summed over channels, averaged over images (Luo et al., 2016; the formula stands
-in `visualization/effective_field.py`). The scale is logarithmic, relative to the largest gradient of each panel; grey is
-exactly 0. Below: which share of the picture holds 50 % and 95 % of the gradient, and how long the 95 % are along the
-axes and along the diagonals.
+A row for each network, a column for each level: the absolute gradient of the positive part of the token in the middle
+of the level with respect to every pixel, summed over channels, averaged over images (Luo et al., 2016; the formula
+stands in `visualization/effective_field.py`). The scale is logarithmic, relative to the largest gradient of each panel;
+grey is exactly 0. Below: the smallest area that holds 50 % and 95 % of the gradient, and how much of the axes and
+diagonals through the middle lies in the latter.
 
-With --mixers, the same for the attention or LSTM modules of one stage on their own, between tokens. There the patterns of
-the papers are exact: the cross of Sequencer's BiLSTM2D, the windows of Swin, the 7 x 7 taps of ELSA, the dotted grid of
-MaxViT.
+With --mixers, the same for the attention or LSTM modules of one stage on their own, between tokens. There the patterns
+of the papers are exact: the cross of Sequencer's BiLSTM2D, the windows of Swin, the 7 x 7 taps of ELSA, the dotted grid
+of MaxViT.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from matplotlib.colors import LogNorm
@@ -52,6 +53,7 @@ __all__ = ['Panel', 'add_arguments', 'draw_fields', 'level_panels', 'mixer_panel
 ALL_FAMILIES = ('swin_t', 'elsa_swin_t', 'maxvit_t', 'sequencer_s')
 DECADES = 4  # of the gradient that are told apart
 NONE = '#8c8c8c'  # where the gradient is exactly 0
+COLUMNS = 3  # of panels, where the networks have not as many of them
 BLOCKS = 2  # of a stage: every module of the four families is in the first two
 
 
@@ -87,11 +89,13 @@ def run(args: argparse.Namespace) -> None:
         images = [network.prepare(picture) for picture in pictures] or _noise(args.num, args.size, args.seed)
         rows[network.name] = mixer_panels(network, images, args.stage) if args.mixers else level_panels(network, images)
         for panel in rows[network.name]:
-            say(f'{network.name}, {panel.title}: {_numbers(panel.extent)}')
+            say(f'{network.name}, {panel.title}: {"; ".join(_numbers(panel.extent))}')
     what = 'noise' if args.noise else 'pictures' if args.images else 'scenes of Shapes'
     number = args.num if args.noise else len(pictures)
-    title = f'Receptive field of the token in the middle, {args.size} x {args.size} pixels, mean of {number} {what}'
-    save_figure(out, draw_fields(rows, title))
+    title = f'Effective receptive fields, {args.size} x {args.size} pixels, mean of {number} {what}'
+    if args.mixers:
+        title = f'Receptive fields of single modules in stage {args.stage}, mean of {number} {what}'
+    save_figure(out, draw_fields(rows, title, 'tokens' if args.mixers else 'pixels'))
 
 
 class Panel:
@@ -140,50 +144,59 @@ def mixer_panels(network: Network, images: Sequence[Tensor], stage: int) -> list
     panels = []
     for name, of_module in zip(modules, zip(*calls, strict=True), strict=True):
         H, W = of_module[0].x.shape[1:3]
-        panels.append(Panel(f'{name}, {H} x {W} tokens', mixer_field(of_module), 1, (H, W)))
+        panels.append(Panel(f'{name} ({H} x {W} tokens)', mixer_field(of_module), 1, (H, W)))
     return panels
 
 
-def draw_fields(rows: dict[str, Sequence[Panel]], title: str) -> Figure:
-    """A figure with a row for each network, by name."""
-    columns = max(map(len, rows.values()))
-    figure, panels = grid_of_panels(len(rows), columns, title, panel=(2.3, 2.75))
-    for axes, (name, fields) in zip(panels, rows.items(), strict=True):
-        for i, (panel, one) in enumerate(zip(axes, fields, strict=False)):
-            relative = one.field / one.field.max()
-            shown = show_map(
-                panel,
-                np.where(relative > 0, np.maximum(relative, 10.0**-DECADES), np.nan),
-                1,
-                title=f'{name}\n{one.title}' if i == 0 else f'\n{one.title}',
-                norm=LogNorm(10.0**-DECADES, 1),
-                cmap='magma',
-            )
-            panel.set_axis_on()
-            panel.set_facecolor(NONE)
-            panel.set_xticks([])
-            panel.set_yticks([])
-            panel.set_xlabel(_numbers(one.extent, '\n'), fontsize=FONT - 1)
-    label = f'gradient / its largest in the panel, logarithmic; darkest: 1e-{DECADES} and less'
-    colour_bar(figure, shown, list(panels.flat), label)
-    figure.legend(handles=[Patch(color=NONE, label='exactly 0')], loc='upper right', fontsize=FONT, frameon=False)
+def draw_fields(rows: dict[str, Sequence[Panel]], title: str, unit: str) -> Figure:
+    """A figure of the fields of several networks, by name: a row each where all have as many, else one after the other.
+
+    Args:
+        rows: The fields of every network.
+        title: Of the figure.
+        unit: What a place of a field is, in the plural.
+    """
+    fields = [(name, one) for name, of_network in rows.items() for one in of_network]
+    widths = {len(of_network) for of_network in rows.values()}
+    columns = widths.pop() if len(widths) == 1 else min(COLUMNS, len(fields))
+    figure, panels = grid_of_panels(-(-len(fields) // columns), columns, title, panel=(2.6, 3.5))
+    for panel, (name, one) in zip(panels.flat, fields, strict=False):
+        relative = one.field / one.field.max()
+        shown = show_map(
+            panel,
+            np.where(relative > 0, np.maximum(relative, 10.0**-DECADES), np.nan),
+            1,
+            title=f'{name}\n{one.title}',
+            norm=LogNorm(10.0**-DECADES, 1),
+            cmap='magma',
+        )
+        panel.set_axis_on()
+        panel.set_facecolor(NONE)
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.set_xlabel('\n'.join(_numbers(one.extent)), fontsize=FONT)
+    colour_bar(figure, shown, list(panels.flat), f'gradient / its largest in the panel (1e-{DECADES} and less: black)')
+    figure.legend(handles=[Patch(color=NONE, label='exactly 0')], loc='outside lower right', fontsize=FONT)
+    figure.supxlabel(
+        'Below a panel: the smallest area that holds 50 % and 95 % of the gradient;\n'
+        f'{unit} of the row, column and diagonals (mean) through the middle in the latter; where it is exactly 0.',
+        fontsize=FONT,
+        x=0.02,
+        ha='left',
+    )
     return figure
 
 
-def _numbers(numbers: Extent, separator: str = '; ') -> str:
-    return separator.join(
-        [
-            f'50 % in {numbers.half:.2%}, 95 % in {numbers.most:.1%} of the area',
-            f'95 %: {numbers.row:.0f} across, {numbers.column:.0f} down, {numbers.diagonal:.0f} diagonal',
-            f'exactly 0: {numbers.zero:.1%}',
-        ]
-    )
+def _numbers(numbers: Extent) -> list[str]:
+    return [
+        f'50 %: {numbers.half:.2%} of the area, 95 %: {numbers.most:.1%}'.replace('%', ' %').replace('  %', ' %'),
+        f'row {numbers.row:.0f}, column {numbers.column:.0f}, diagonal {numbers.diagonal:.0f}',
+        f'exactly 0: {numbers.zero:.1%}'.replace('%', ' %'),
+    ]
 
 
 def _square(picture: np.ndarray, size: int) -> np.ndarray:
     """The middle of a picture, size x size."""
-    import cv2
-
     H, W = picture.shape[:2]
     edge = min(H, W)
     top, left = (H - edge) // 2, (W - edge) // 2
