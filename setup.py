@@ -60,7 +60,7 @@ setup(
         'cls': ['mmengine>=0.10.5,<1.0', 'mmcv>=2.0,<2.2', 'mmpretrain>=1.2,<2'],
         'hub': ['huggingface_hub', 'safetensors'],  # timm:// and hf:// addresses, safetensors files
         'export': ['onnx>=1.18', 'onnxruntime>=1.20', 'onnxscript>=0.3'],
-        'app': ['gradio>=5'],
+        'app': ['gradio>=6'],
         'tracking': ['tensorboard', 'mlflow-skinny', 'wandb'],
         'docs': ['mkdocs-material>=9.5', 'mkdocstrings-python>=2'],
         'tests': ['pytest', 'ruff', 'timm>=1.0.31'],

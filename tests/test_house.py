@@ -24,6 +24,7 @@ ALLOWED = {
     'swap': {'backbones', 'engine', 'errors', 'registry', 'weights'},
     'visualization': {'backbones', 'datasets', 'engine', 'errors', 'layers', 'ops', 'registry', 'weights'},
     'bases': set(),
+    'app': {'datasets', 'engine', 'errors', 'inference'},
     '__init__': {'backbones', 'bases', 'engine', 'weights'},
 }
 OPENMMLAB = {'mmcv', 'mmdet', 'mmseg', 'mmpretrain'}

@@ -1,0 +1,105 @@
+"""What the page does when something is pressed, moved or typed: without the page."""
+
+import logging
+import traceback
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from mmengine.logging import print_log
+
+from ..errors import UserError, explain
+from .finding import Model, model_of
+from .models import LoadedModels
+from .pictures import read_picture
+from .results import Found, failure_text, found_text, note_text
+
+__all__ = ['Handlers', 'Panel']
+
+Added = Mapping[str, Model]  # what one person has added by its paths
+
+
+class Panel(NamedTuple):
+    """What one panel shows, and what it needs to show it with another threshold."""
+
+    image: np.ndarray | None = None
+    text: str = ''
+    found: Found | None = None
+
+
+class Handlers:
+    """Every answer is something to show: mistakes become messages, and never tracebacks.
+
+    Args:
+        offered: Says which models everybody may choose, now.
+        models: Those in memory.
+    """
+
+    def __init__(self, offered: Callable[[], list[Model]], models: LoadedModels) -> None:
+        self._offered = offered
+        self._models = models
+
+    def choices(self, added: Added) -> list[str]:
+        """Names of the models that can be chosen: what was added last comes first."""
+        return list(dict.fromkeys([*reversed(added), *(model.name for model in self._offered())]))
+
+    def look(
+        self,
+        picture: str | None,
+        name: str | None,
+        added: Added,
+        threshold: float,
+        tta: bool,
+        tell: Callable[[str], None] = lambda what: None,
+    ) -> Panel:
+        """One model on one picture.
+
+        Args:
+            picture: Path of the picture, or None where none was chosen.
+            name: Of the model, or None where none was chosen.
+            added: The models of this person.
+            threshold: Score from which on boxes and masks are shown.
+            tta: Whether to predict with test-time augmentation.
+            tell: Told what happens now.
+        """
+        if picture is None:
+            return Panel(text=note_text('Choose a picture first: drop one, or take one of the examples.'))
+        if name is None:
+            return Panel(text=note_text('Choose a model first.'))
+        try:
+            prediction, loading = self._models.predict(self._model(name, added), read_picture(picture), tta, tell)
+            return self.drawn(Found(name, prediction, loading, tta), threshold)
+        except Exception as error:
+            return Panel(text=failure_text(message_of(error)))
+
+    def drawn(self, found: Found, threshold: float) -> Panel:
+        """What was found, from another score on."""
+        return Panel(found.prediction.drawn(threshold=threshold), found_text(found, threshold), found)
+
+    def add(self, config: str, weights: str, added: Added) -> tuple[dict[str, Model], str | None, str]:
+        """A model by its paths.
+
+        Returns:
+            What this person has added by now, the name of the new model or None, and a message.
+        """
+        try:
+            model = model_of(config, weights, self.choices(added))
+        except Exception as error:
+            return dict(added), None, failure_text(message_of(error))
+        return {**added, model.name: model}, model.name, note_text(f'Added and chosen: {model.name}')
+
+    def _model(self, name: str, added: Added) -> Model:
+        model = added.get(name) or next((model for model in self._offered() if model.name == name), None)
+        if model is None:
+            raise UserError(f'{name} is no longer there. Load the page again to see what is.')
+        return model
+
+
+def message_of(error: Exception) -> str:
+    """What a person is told; what is not known to be a mistake of theirs goes to the log with its traceback."""
+    message = explain(error)
+    if message is not None:
+        return message
+    print_log(''.join(traceback.format_exception(error)), 'current', logging.ERROR)
+    first = str(error).strip().partition('\n')[0]
+    return f'This did not work: {type(error).__name__}: {first}\nThe terminal of the page says where it happened.'

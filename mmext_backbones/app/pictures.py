@@ -1,0 +1,65 @@
+"""The pictures of the page: those that a person brings, and drawn ones for who has none."""
+
+import itertools
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..datasets.scenes import render_scene
+from ..errors import UserError
+
+__all__ = ['LONGEST', 'draw_examples', 'read_picture']
+
+LONGEST = 1600  # pixels, longer edge; larger pictures are shrunk: no test pipeline of ours looks at more
+EXAMPLE_SIZE = 384
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """A picture as a camera, a phone or a drawing program has saved it, RGB, [H, W, 3], uint8.
+
+    It is turned as its EXIF data says, put on white where it is transparent, and shrunk to `LONGEST`.
+
+    Raises:
+        UserError: if it cannot be read, or is too large.
+    """
+    try:
+        with Image.open(path) as image:
+            image.draft('RGB', (LONGEST, LONGEST))  # JPEG only: decodes at a fraction of the size
+            pixels = _to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise UserError('the picture has too many pixels to be shown: shrink it first.') from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        reason = 'it is of no kind that is known, or damaged' if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f'the picture cannot be read: {reason}. Try a JPEG or a PNG.') from error
+    factor = LONGEST / max(pixels.shape[:2])
+    if factor < 1:
+        size = [max(1, round(edge * factor)) for edge in pixels.shape[1::-1]]
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return pixels
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith('I;16'):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if 'A' in image.getbands() or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+    return np.array(image.convert('RGB'))
+
+
+def draw_examples(folder: str | Path, count: int = 6, seed: int = 2026) -> list[Path]:
+    """Writes pictures as of the Shapes data, but none of them, with two shapes or more; returns their paths.
+
+    Args:
+        folder: For them; it must exist.
+        count: How many.
+        seed: Another seed draws other pictures.
+    """
+    scenes = (render_scene(np.random.default_rng([seed, number]), EXAMPLE_SIZE) for number in itertools.count())
+    paths = []
+    for scene in itertools.islice((scene for scene in scenes if len(scene.labels) > 1), count):
+        paths.append(Path(folder, f'shapes_{len(paths) + 1}.png'))
+        Image.fromarray(scene.image).save(paths[-1])
+    return paths

@@ -1,0 +1,12 @@
+"""See `mmext_backbones.app.serving`: a web page that tries trained models on pictures."""
+
+import os
+import sys
+
+os.environ.setdefault('GOMP_SPINCOUNT', '5000')  # see tools/train.py
+
+from mmext_backbones.app.serving import main
+from mmext_backbones.errors import run_cli
+
+if __name__ == '__main__':
+    sys.exit(run_cli(main))
