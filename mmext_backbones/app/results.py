@@ -2,9 +2,10 @@
 
 import html
 from collections import Counter
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
-import numpy as np
+from ..inference.prediction import Prediction
 
 __all__ = ['Found', 'failure_text', 'found_text', 'note_text']
 
@@ -15,7 +16,7 @@ class Found(NamedTuple):
     """What one model has found on one picture; `loading` in seconds, None where the model was in memory."""
 
     name: str
-    prediction: Any
+    prediction: Prediction
     loading: float | None
     tta: bool
 
@@ -23,19 +24,16 @@ class Found(NamedTuple):
 def found_text(found: Found, threshold: float) -> str:
     """A heading, what was found, and the timing."""
     prediction = found.prediction
-    if getattr(prediction, 'segmentation', None) is not None:
-        lines = _segments(prediction)
-    elif getattr(prediction, 'boxes', None) is not None:
-        lines = _instances(prediction, threshold)
+    if prediction.kind == 'detection':
+        line = _instances(prediction, threshold)
     else:
-        lines = _classes(prediction)
+        line = _segments(prediction) if prediction.kind == 'segmentation' else _classes(prediction)
     timing = f'<b>{_seconds(prediction.seconds)}</b> for this picture'
     timing += ' with test-time augmentation' if found.tta else ''
     if found.loading is not None:
         timing += f' (its first: later ones may be quicker), after {_seconds(found.loading)} of loading'
     return (
-        f'<div class="found"><h3>{html.escape(found.name)}</h3>'
-        f'<p>{lines}</p><p class="timing">Time: {timing}.</p></div>'
+        f'<div class="found"><h3>{html.escape(found.name)}</h3><p>{line}</p><p class="timing">Time: {timing}.</p></div>'
     )
 
 
@@ -49,31 +47,26 @@ def note_text(message: str) -> str:
     return f'<div class="note">{html.escape(message)}</div>'
 
 
-def _instances(prediction: Any, threshold: float) -> str:
-    shown = np.asarray(prediction.scores) >= threshold
-    counts = Counter(prediction.classes[label] for label in np.asarray(prediction.labels)[shown])
-    below = int(np.count_nonzero(~shown))
-    what = 'objects' if len(shown) - below != 1 else 'object'
-    listed = f': {_list(f"{number} {html.escape(name)}" for name, number in counts.most_common())}' if counts else ''
-    return f'<b>{len(shown) - below} {what}</b>{listed}. {below} below the threshold of {threshold:.2f}.'
+def _instances(prediction: Prediction, threshold: float) -> str:
+    shown = prediction.scores >= threshold
+    counts = Counter(prediction.name_of(int(label)) for label in prediction.labels[shown])
+    number, below = int(shown.sum()), int((~shown).sum())
+    listed = f': {_list(f"{count} {html.escape(name)}" for name, count in counts.most_common())}' if counts else ''
+    return f'<b>{number} object{"s" * (number != 1)}</b>{listed}. {below} below the threshold of {threshold:.2f}.'
 
 
-def _segments(prediction: Any) -> str:
-    labels, counts = np.unique(prediction.segmentation, return_counts=True)
-    pairs = [(label, count) for label, count in zip(labels, counts, strict=True) if label < len(prediction.classes)]
-    pairs.sort(key=lambda pair: -pair[1])
-    total = np.size(prediction.segmentation)
-    shares = (f'{html.escape(prediction.classes[label])} {100 * count / total:.1f} %' for label, count in pairs)
+def _segments(prediction: Prediction) -> str:
+    shares = (f'{html.escape(name)} {share:.1%}' for name, share in prediction.shares().items())
     return f'<b>Segments</b>: {_list(shares)} of the picture.'
 
 
-def _classes(prediction: Any) -> str:
-    pairs = zip(np.asarray(prediction.labels).ravel(), np.asarray(prediction.scores).ravel(), strict=True)
-    named = (f'{html.escape(prediction.classes[label])} {100 * score:.1f} %' for label, score in pairs)
-    return f'<b>Class</b>: {_list(named)}.'
+def _classes(prediction: Prediction) -> str:
+    named = zip(prediction.labels, prediction.scores, strict=True)
+    shares = (f'{html.escape(prediction.name_of(int(label)))} {score:.1%}' for label, score in named)
+    return f'<b>Class</b>: {_list(shares)}.'
 
 
-def _list(items: Any) -> str:
+def _list(items: Iterable[str]) -> str:
     items = list(items)
     more = f' and {len(items) - MOST} more' if len(items) > MOST else ''
     return ', '.join(items[:MOST]) + more

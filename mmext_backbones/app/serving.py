@@ -142,7 +142,8 @@ def serve(
             )
         except OSError as error:
             raise UserError(
-                f'the page cannot be served at {host}:{port}: {error}\nName another one with --port.'
+                f'nothing can listen at {host}:{port}: the port is taken, or the address is not of this machine. '
+                'Try another --port.'
             ) from error
         try:
             yield url, page
