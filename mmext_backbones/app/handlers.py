@@ -10,11 +10,13 @@ from mmengine.logging import print_log
 
 from ..errors import UserError, explain
 from .finding import Model, model_of
-from .models import LoadedModels
+from .models import LoadedModels, Tell, silent
 from .pictures import read_picture
 from .results import Found, failure_text, found_text, note_text
 
 __all__ = ['Handlers', 'Panel']
+
+TEXT_SCALE = 1.5  # two results share the width of a window
 
 Added = Mapping[str, Model]  # what one person has added by its paths
 
@@ -50,7 +52,7 @@ class Handlers:
         added: Added,
         threshold: float,
         tta: bool,
-        tell: Callable[[str], None] = lambda what: None,
+        tell: Tell = silent,
     ) -> Panel:
         """One model on one picture.
 
@@ -60,7 +62,7 @@ class Handlers:
             added: The models of this person.
             threshold: Score from which on boxes and masks are shown.
             tta: Whether to predict with test-time augmentation.
-            tell: Told what happens now.
+            tell: Told what happens now, see `LoadedModels.predict`.
         """
         if picture is None:
             return Panel(text=note_text('Choose a picture first: drop one, or take one of the examples.'))
@@ -74,7 +76,7 @@ class Handlers:
 
     def drawn(self, found: Found, threshold: float) -> Panel:
         """What was found, from another score on."""
-        return Panel(found.prediction.drawn(threshold=threshold), found_text(found, threshold), found)
+        return Panel(found.prediction.drawn(threshold, TEXT_SCALE), found_text(found, threshold), found)
 
     def add(self, config: str, weights: str, added: Added) -> tuple[dict[str, Model], str | None, str]:
         """A model by its paths.

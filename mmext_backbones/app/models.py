@@ -12,7 +12,13 @@ import torch
 
 from .finding import Model
 
-__all__ = ['LoadedModels']
+__all__ = ['LoadedModels', 'Tell', 'silent']
+
+Tell = Callable[[float, str], None]
+
+
+def silent(share: float, what: str) -> None:
+    """For who does not want to be told."""
 
 
 class LoadedModels:
@@ -34,16 +40,14 @@ class LoadedModels:
     def __len__(self) -> int:
         return len(self._predictors)
 
-    def predict(
-        self, model: Model, image: Any, tta: bool = False, tell: Callable[[str], None] = lambda what: None
-    ) -> tuple[Any, float | None]:
+    def predict(self, model: Model, image: Any, tta: bool = False, tell: Tell = silent) -> tuple[Any, float | None]:
         """One picture through one model; one at a time, so that neither memory nor timings are shared.
 
         Args:
             model: Which one.
             image: What the predictor takes.
             tta: Whether to predict with test-time augmentation.
-            tell: Told what happens now, in a few words.
+            tell: Told how much is done, from 0 to 1, and what happens now.
 
         Returns:
             The prediction, and the seconds that loading took; None where the model was in memory.
@@ -52,13 +56,13 @@ class LoadedModels:
             key = (model.config, model.weights, _stamp(model.config), _stamp(model.weights), tta)
             seconds = None
             if key not in self._predictors:
-                tell(f'loading {model.name}')
+                tell(0.1, f'loading {model.name}')
                 self._make_room()
                 start = time.perf_counter()
                 self._predictors[key] = self._load(model.config, model.weights, tta)
                 seconds = time.perf_counter() - start
             self._predictors.move_to_end(key)
-            tell('predicting')
+            tell(0.6, 'predicting')
             return self._predictors[key](image), seconds
 
     def _make_room(self) -> None:

@@ -1,6 +1,5 @@
 """What the page looks like, and which handler answers what. The only file here, with `serving`, that knows gradio."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,9 @@ CSS = """
 .picture img, .drawn img { object-fit: contain !important; }
 .drawn img { max-height: 75vh; }
 #examples .gallery-item { width: 54px; height: 54px; }
-input[role=listbox] { text-overflow: ellipsis; margin-right: 1.6em; }
+#examples .gallery-item :is(span, .container, img) { display: block; width: 100%; height: 100%; }
+input[role=combobox] { text-overflow: ellipsis; padding-right: 2.2em !important; }
+@media (max-width: 760px) { #results { min-height: 95vh; } }
 .found h3 { margin: 0 0 0.2em; font-size: 1em; overflow-wrap: anywhere; }
 .found p { margin: 0.15em 0; }
 .found .timing { opacity: 0.85; }
@@ -37,6 +38,12 @@ input[role=listbox] { text-overflow: ellipsis; margin-right: 1.6em; }
 """
 
 TITLE = 'Try a model on a picture'
+# on a phone the results lie below the window
+SCROLL = """compare => {
+  const result = document.getElementById('one_text');
+  if (result.getBoundingClientRect().top > 0.7 * window.innerHeight) result.scrollIntoView({behavior: 'smooth'});
+  return [compare];
+}"""
 WELCOME = f"""# {TITLE}
 Drop a picture or take an example, choose a model, press **Find**."""
 
@@ -86,7 +93,7 @@ def build_page(
                 tta = gr.Checkbox(False, label='Test-time augmentation', info=ABOUT_TTA)
                 if typed:
                     _adder(handlers, added, [first, second], open_now=not names)
-            with gr.Column(scale=8, min_width=320), gr.Row(equal_height=False):
+            with gr.Column(scale=8, min_width=320, elem_id='results'), gr.Row(equal_height=False):
                 one = _View('Result', 'one')
                 other = _View('Result of the second model', 'other', visible=compare)
 
@@ -102,8 +109,7 @@ def build_page(
             return *Panel(text=WORKING), *Panel(text=WAITING if on else HERE)
 
         def look(*inputs: Any, progress: gr.Progress = gr.Progress()) -> Panel:  # noqa: B008  gradio finds it so
-            steps = itertools.count(1)
-            return handlers.look(*inputs, tell=lambda what: progress((next(steps), 2), desc=what, unit='steps'))
+            return handlers.look(*inputs, tell=lambda share, what: progress(share, desc=what))
 
         def look_second(on: bool, *inputs: Any, progress: gr.Progress = gr.Progress()) -> Panel:  # noqa: B008
             return look(*inputs, progress=progress) if on else Panel(text=HERE)
@@ -115,8 +121,8 @@ def build_page(
         page.load(refresh, added, [hint, first, second], show_progress='hidden', **PRIVATE)
         both.change(show_second, both, [second, other.column], show_progress='hidden', **PRIVATE)
         settings = [added, threshold, tta]
-        press.click(start, both, [*one.outputs, *other.outputs], show_progress='hidden', **PRIVATE).then(
-            look, [picture, first, *settings], one.outputs, show_progress_on=one.image, scroll_to_output=True, **ALONE
+        press.click(start, both, [*one.outputs, *other.outputs], js=SCROLL, show_progress='hidden', **PRIVATE).then(
+            look, [picture, first, *settings], one.outputs, show_progress_on=one.image, **ALONE
         ).then(look_second, [both, picture, second, *settings], other.outputs, show_progress_on=other.image, **ALONE)
         threshold.change(
             redraw,
@@ -137,6 +143,7 @@ class _View:
             self.text = gr.HTML(HERE, elem_id=f'{name}_text')
             self.image = gr.Image(
                 label=label,
+                show_label=False,  # it would lie on the picture
                 interactive=False,
                 elem_id=f'{name}_image',
                 elem_classes='drawn',

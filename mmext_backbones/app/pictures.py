@@ -49,7 +49,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert('RGB'))
 
 
-def draw_examples(folder: str | Path, count: int = 6, seed: int = 2026) -> list[Path]:
+def draw_examples(folder: str | Path, count: int = 5, seed: int = 2026) -> list[Path]:
     """Writes pictures as of the Shapes data, but none of them, with two shapes or more; returns their paths.
 
     Args:

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ SESSIONS = 32  # browsers whose last results the server remembers
 DESCRIPTION = """Serves a web page that tries trained models on pictures: boxes, masks, segments or classes, one model
 or two side by side.
 
-python tools/demo_app.py                                     the runs under work_dirs
-python tools/demo_app.py CONFIG WEIGHTS                      one model
+python tools/demo_app.py                                          the runs under work_dirs
+python tools/demo_app.py CONFIG WEIGHTS                           one model
 python tools/demo_app.py CONFIG_A WEIGHTS_A CONFIG_B WEIGHTS_B    two of them, compared
 
 The page is at http://127.0.0.1:7860 and for this machine only. It works without a network and sends nothing anywhere.
@@ -46,7 +47,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--port', type=int, default=7860, help='port to listen at (default: 7860)')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU where there is one)')
     parser.add_argument('--keep', type=int, default=2, metavar='N', help='models kept in memory (default: 2)')
-    parser.add_argument('--threads', type=int, metavar='N', help="of a model on the CPU (default: torch's)")
     parser.add_argument(
         '--share', action='store_true', help='also at a public address of gradio.live, for everybody who has the link'
     )
@@ -61,8 +61,6 @@ def main(argv: Sequence[str]) -> None:
         parser.error(f'--keep {args.keep}: expected at least 1')
     if not 1 <= args.port <= 65535:
         parser.error(f'--port {args.port}: expected 1 to 65535')
-    if args.threads is not None:
-        _set_threads(args.threads)
     signal.signal(signal.SIGTERM, _stop)
     with serve(
         args.models,
@@ -75,10 +73,11 @@ def main(argv: Sequence[str]) -> None:
         typed=args.typed_paths or (_is_local(args.host) and not args.share),
     ) as (url, page):
         print(f'The page: {url}   (Ctrl-C stops it)', flush=True)
-        if args.share and page.share_url:
-            print(f'For everybody who has the link: {page.share_url}', flush=True)
+        if args.share:
+            address = page.share_url or 'gradio.live gave no address; is it reached from here?'
+            print(f'For everybody who has the link: {address}', flush=True)
         with contextlib.suppress(KeyboardInterrupt):
-            signal.pause()
+            threading.Event().wait()
 
 
 @contextlib.contextmanager
@@ -194,12 +193,6 @@ def _is_local(host: str) -> bool:
         return host == 'localhost' or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _set_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
 
 
 def _stop(*_: object) -> None:

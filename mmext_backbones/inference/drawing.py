@@ -29,12 +29,13 @@ PANEL_ROWS = 8  # that fit on any picture
 DARK, LIGHT = (24, 26, 30), (235, 235, 235)
 
 
-def draw_prediction(prediction: 'Prediction', threshold: float) -> np.ndarray:
+def draw_prediction(prediction: 'Prediction', threshold: float, text_scale: float = 1.0) -> np.ndarray:
     """What was predicted on its picture, uint8 [H', W', 3] in RGB.
 
     Args:
         prediction: With its `image`.
         threshold: Detections below this score are left out.
+        text_scale: Of letters and lines.
 
     Raises:
         ValueError: if the prediction has lost its picture.
@@ -43,7 +44,7 @@ def draw_prediction(prediction: 'Prediction', threshold: float) -> np.ndarray:
         raise ValueError('this prediction has no image to draw on')
     factor = max(1, -(-SMALL // max(prediction.size)))
     canvas = _enlarge(prediction.image, factor).copy()
-    font_size = int(np.clip(round(FONT_SHARE * sum(canvas.shape[:2]) / 2), *FONT_SIZES))
+    font_size = round(text_scale * np.clip(round(FONT_SHARE * sum(canvas.shape[:2]) / 2), *FONT_SIZES))
     colours = colours_of(prediction)
     if prediction.kind == 'detection':
         return _draw_objects(prediction, canvas, factor, colours, font_size, threshold)

@@ -128,15 +128,16 @@ class Prediction:
             entries.append(entry)
         return entries
 
-    def drawn(self, threshold: float = 0.3) -> np.ndarray:
+    def drawn(self, threshold: float = 0.3, text_scale: float = 1.0) -> np.ndarray:
         """The picture with what was predicted, uint8 [H', W', 3] in RGB; small pictures are enlarged, see `drawing`.
 
         Args:
             threshold: Detections below this score are left out.
+            text_scale: Of letters and lines, for a picture that will be shown smaller than it is.
         """
         from .drawing import draw_prediction
 
-        return draw_prediction(self, threshold)
+        return draw_prediction(self, threshold, text_scale)
 
     def draw(self, path: str | os.PathLike, threshold: float = 0.3) -> None:
         """Writes `drawn` to a file, over one that is there.

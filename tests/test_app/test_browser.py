@@ -96,8 +96,9 @@ def find(tab):
 
 
 def choose(tab, label, name):
-    tab.get_by_label(label, exact=True).click()
-    tab.get_by_role('option', name=name).last.click()  # the list of the other chooser may be closing
+    chooser = tab.get_by_label(label, exact=True)
+    chooser.click()
+    tab.locator(f'#{chooser.get_attribute("aria-controls")}').get_by_role('option', name=name).click()
 
 
 @pytest.fixture
@@ -173,11 +174,15 @@ def test_a_model_is_added_by_its_paths(tab, tmp_path, picture):
     tab.locator('#one_text').get_by_role('heading', name='mine (mine)').wait_for()
 
 
-def test_what_is_there_first(tab, work_dirs, tmp_path):
-    """What was trained while the page was served is offered to who loads it; on a phone nothing is cut off."""
-    make_run(work_dirs, 'newest')
+def test_on_a_phone_and_after_a_training(tab, work_dirs, picture):
+    """Nothing is cut off, the result comes into view; what was trained meanwhile is offered to who loads the page."""
     tab.set_viewport_size({'width': 390, 'height': 844})
     assert tab.evaluate('document.documentElement.scrollWidth') <= 390
+    upload(tab, picture)
+    find(tab)
+    tab.locator('#one_text .timing').wait_for()
+    playwright.expect(tab.locator('#one_image img')).to_be_in_viewport(ratio=1)
+    make_run(work_dirs, 'newest')
     url, tab = tab.url, tab.context.new_page()
     tab.goto(url)
     tab.get_by_role('button', name='Find').wait_for()

@@ -195,8 +195,8 @@ def handlers(tmp_path):
 
 def test_a_picture_is_looked_at_and_drawn_again(handlers, picture):
     told = []
-    panel = handlers.look(picture, 'good (iter_2)', {}, 0.3, False, told.append)
-    assert told == ['loading good (iter_2)', 'predicting']
+    panel = handlers.look(picture, 'good (iter_2)', {}, 0.3, False, lambda share, what: told.append((share, what)))
+    assert told == [(0.1, 'loading good (iter_2)'), (0.6, 'predicting')]
     assert panel.image.shape[1] / panel.image.shape[0] == 60 / 40
     assert '<b>2 objects</b>: 1 circle, 1 square' in panel.text
     assert 'of loading' in panel.text
