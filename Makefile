@@ -14,7 +14,7 @@ STAMP  := $(VENV)/.mmext-env
 EXTRAS := $(VENV)/.mmext-extras
 CONFIG := configs/elsa_swin_t_maskrcnn_1x.py
 
-.PHONY: help env demo test lint bench clean
+.PHONY: help env demo test lint bench docs docs-serve clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -53,7 +53,15 @@ bench: env  ## time our networks on this CPU against mmdet's, mmpretrain's, timm
 	@mkdir -p work_dirs
 	@$(BIN)/python tools/benchmark.py --json work_dirs/benchmark.json --chart work_dirs/benchmark.png
 
+docs: env $(EXTRAS)  ## build the documentation site into site/; docs-serve shows it at http://127.0.0.1:8000
+	@echo "==> documentation"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir site
+	@echo "==> site/index.html"
+
+docs-serve: env $(EXTRAS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
 clean:  ## remove caches and results (work_dirs, data/shapes); keeps the environment and your data
 	@echo "==> removing caches, work_dirs and data/shapes"
-	@rm -rf work_dirs data/shapes build dist *.egg-info .pytest_cache .ruff_cache
+	@rm -rf work_dirs data/shapes site build dist *.egg-info .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

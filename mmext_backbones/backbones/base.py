@@ -130,7 +130,7 @@ class DenseBackbone(BaseModule):
             prefix: where the backbone stands in that model, e.g. ``'backbone.'``.
 
         Returns:
-            (depth, number of layers): depths start at 0, and there are two layers more than blocks.
+            Its depth, from 0 on, and the number of layers, of which there are two more than blocks.
         """
         depths = [len(stage.blocks) for stage in self.stages]
         last = sum(depths) + 1
@@ -208,7 +208,8 @@ class DenseBackbone(BaseModule):
         ``dict(type='Pretrained', checkpoint=..., prefix=None, strict=True)`` goes through `load_pretrained`.
 
         Raises:
-            FileNotFoundError, WeightsError: as `load_pretrained`.
+            FileNotFoundError: as `load_pretrained`.
+            WeightsError: as `load_pretrained`.
         """
         first = not self.is_init
         cfgs = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or ())

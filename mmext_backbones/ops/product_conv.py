@@ -23,7 +23,8 @@ def product_conv(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None = Non
     """Convolve q * k (formula above).
 
     Args:
-        q, k: the maps, [B, H, W, C], any H and W.
+        q: a map, [B, H, W, C], any H and W.
+        k: another of the same shape.
         weight: [C, channels of a group, kernel_size, kernel_size], kernel_size odd.
         bias: [C] or None.
         backend: 'compiled' (CPU, needs a C compiler at its first use on a machine; groups of 4 or 8 channels, 7 x 7
