@@ -22,6 +22,7 @@ ALLOWED = {
     'inference': {'datasets', 'engine', 'errors', 'weights'},
     'engine': {'datasets', 'errors', 'registry', 'weights'},
     'benchmark': {'backbones', 'errors', 'layers', 'ops', 'weights'},
+    'finetune': {'datasets', 'engine', 'errors', 'swap', 'weights'},
     'swap': {'backbones', 'engine', 'errors', 'registry', 'weights'},
     'visualization': {'backbones', 'datasets', 'engine', 'errors', 'layers', 'ops', 'registry', 'weights'},
     'bases': set(),

@@ -16,7 +16,17 @@ from mmengine.config import Config, ConfigDict
 
 from .shapes import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE
 
-__all__ = ['NOT_SET', 'Change', 'ConfigEditor', 'num_cpus', 'shorten', 'task_of', 'use_shapes', 'walk']
+__all__ = [
+    'NOT_SET',
+    'Change',
+    'ConfigEditor',
+    'num_cpus',
+    'set_num_classes',
+    'shorten',
+    'task_of',
+    'use_shapes',
+    'walk',
+]
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 
@@ -304,7 +314,7 @@ def _detection(editor: ConfigEditor, root: Path, size: int, batch_size: int, num
         editor.set('tta_pipeline', _views(size, load, pack))
 
     # a first stage tells objects from background, whatever the classes
-    _set_num_classes(editor, len(CLASSES), skip=r'\.rpn_head(\.|$)')
+    set_num_classes(editor, len(CLASSES), skip=r'\.rpn_head(\.|$)')
     for path, node in walk(editor.cfg.model, 'model'):
         if 'num_things_classes' in node:
             editor.set(f'{path}.num_things_classes', len(CLASSES))
@@ -368,7 +378,7 @@ def _segmentation(editor: ConfigEditor, root: Path, size: int, batch_size: int, 
     edges = '|'.join(
         re.escape(path) for path, node in walk(editor.cfg.model, 'model') if node.get('type') == 'STDCHead'
     )
-    _set_num_classes(editor, len(SEMANTIC_CLASSES), skip=rf'^({edges})(\.|$)' if edges else None)
+    set_num_classes(editor, len(SEMANTIC_CLASSES), skip=rf'^({edges})(\.|$)' if edges else None)
     _set_image_size(editor, size)
     for path in ('data_preprocessor', 'model.data_preprocessor'):
         if editor.get(path) is not NOT_SET:
@@ -400,7 +410,7 @@ def _classification(editor: ConfigEditor, root: Path, size: int, batch_size: int
 
     _data(editor, dataset, {'type': 'Accuracy', 'topk': (1,)}, batch_size, num_workers)
     editor.drop('tta_pipeline')
-    _set_num_classes(editor, len(CLASSES))
+    set_num_classes(editor, len(CLASSES))
     if isinstance(editor.get('model.head.topk'), (list, tuple)):
         editor.set('model.head.topk', (1,))
     if editor.get('model.train_cfg.augments') not in (NOT_SET, None):
@@ -487,7 +497,7 @@ def _innermost(dataset: Any) -> dict:
     return found
 
 
-def _set_num_classes(editor: ConfigEditor, num: int, skip: str | None = None) -> None:
+def set_num_classes(editor: ConfigEditor, num: int, skip: str | None = None) -> None:
     """`num_classes` wherever a head, a loss or a preprocessor states it, and per-class weights with it."""
     for top in ('model', 'data_preprocessor'):
         for path, node in walk(editor.cfg.get(top) or {}, top):

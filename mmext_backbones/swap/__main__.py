@@ -8,7 +8,6 @@ python -m mmext_backbones.swap my_config.py --backbone maxvit_t --check
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from .checking import build_model, check_weights, forward, summarise, table
 from .maps import type_name
 from .networks import known_network
 from .rewiring import find_holder
-from .writing import child_config, difference, unscoped
+from .writing import write_child
 
 FORWARD_SIZE = 256  # pixels, of the image the model is run on: DINO chooses 900 queries among its places
 
@@ -82,7 +81,7 @@ def main(argv: list[str]) -> None:
     if args.check:
         print(f'{args.config} {"takes" if failure else "runs with"} {args.backbone}; nothing was written.')
         return
-    write(
+    write_child(
         args.config, old, new, out, f'{Path(args.config.rpartition("::")[2]).name} with {network.cls} ({network.arch}).'
     )
     print(f'Written: {out}')
@@ -145,34 +144,6 @@ def _image_size(cfg: Config) -> tuple[int, int]:
     return FORWARD_SIZE, FORWARD_SIZE
 
 
-def write(config: str, old: Config, new: Config, out: Path, comment: str) -> None:
-    """Writes the child, reads it again and compares it with `new`.
-
-    Raises:
-        UserError: if it reads otherwise, or no file there could inherit a Python-style config; nothing is left behind.
-    """
-    try:
-        text = child_config(config, old, new, out, comment)
-    except ValueError as error:
-        raise UserError(f'{config}: {error}') from error
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=out.parent, prefix='swap_', suffix='.py', delete=False) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise UserError(f'{out} cannot be written: {error.strerror}.') from error
-    draft = Path(file.name)
-    try:
-        read, wanted = (unscoped(each.to_dict()) for each in (Config.fromfile(str(draft)), new))
-        different = difference(wanted, read) | difference(read, wanted)
-        if different:
-            raise UserError(f'the child would not read as the swapped config: {", ".join(different)} differ.')
-        draft.chmod(0o666 & ~_umask())
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def notes(old: Config, new: Config) -> list[str]:
     """What a reader of the table may want to know."""
     said = []
@@ -199,12 +170,6 @@ def notes(old: Config, new: Config) -> list[str]:
     if new.get('find_unused_parameters') and not old.get('find_unused_parameters'):
         said.append('some maps have no reader, so find_unused_parameters is on.')
     return said
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 if __name__ == '__main__':

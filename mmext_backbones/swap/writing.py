@@ -3,13 +3,16 @@
 import keyword
 import math
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-__all__ = ['child_config', 'difference', 'unscoped', 'written']
+from ..errors import UserError
+
+__all__ = ['child_config', 'difference', 'unscoped', 'write_child', 'written']
 
 WIDTH = 120
 REMOVED = object()
@@ -66,6 +69,34 @@ def child_config(original: str, old: Config, new: Config, path: Path, comment: s
     lines.append(f'_base_ = {base!r}')
     lines += [f'{key} = {written(value, len(key) + 3)}' for key, value in changes.items()]
     return '\n'.join(lines) + '\n'
+
+
+def write_child(config: str, old: Config, new: Config, out: Path, comment: str) -> None:
+    """Writes the child, reads it again and compares it with `new`.
+
+    Raises:
+        UserError: if it reads otherwise, or no file there could inherit a Python-style config; nothing is left behind.
+    """
+    try:
+        text = child_config(config, old, new, out, comment)
+    except ValueError as error:
+        raise UserError(f'{config}: {error}') from error
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out.parent, prefix='child_', suffix='.py', delete=False) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise UserError(f'{out} cannot be written: {error.strerror}.') from error
+    draft = Path(file.name)
+    try:
+        read, wanted = (unscoped(each.to_dict()) for each in (Config.fromfile(str(draft)), new))
+        different = difference(wanted, read) | difference(read, wanted)
+        if different:
+            raise UserError(f'the child would not read as the new config: {", ".join(different)} differ.')
+        draft.chmod(0o666 & ~_umask())
+        draft.replace(out)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _module(original: str, path: Path) -> str:
@@ -152,3 +183,9 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, float) and isinstance(b, float) and math.isnan(a):
         return math.isnan(b)
     return type(a) is type(b) and a == b
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
