@@ -198,6 +198,7 @@ def test_a_picture_is_looked_at_and_drawn_again(handlers, picture):
     panel = handlers.look(picture, 'good (iter_2)', {}, 0.3, False, lambda share, what: told.append((share, what)))
     assert told == [(0.1, 'loading good (iter_2)'), (0.6, 'predicting')]
     assert panel.image.shape[1] / panel.image.shape[0] == 60 / 40
+    assert not np.array_equal(panel.image, panel.found.prediction.drawn(0.3))  # its letters are larger
     assert '<b>2 objects</b>: 1 circle, 1 square' in panel.text
     assert 'of loading' in panel.text
     assert '<b>0 ms</b> for this picture' in panel.text
