@@ -77,8 +77,9 @@ def infer(
     results = Results(folder, run, names, overwrite=overwrite)
     predictor = Predictor(config, weights, device, tta, shapes=shapes, options=options)
     views = ', several views of each' if predictor.tta else ''
-    what = f'{len(sources)} {"video" if video else "picture"}{"s" * (len(sources) != 1)}'
-    say(f'{type(predictor.model).__name__}: {predictor.task} of {what} on {predictor.device}{views}')
+    what = _count(len(sources), 'video' if video else 'picture')
+    model = getattr(predictor.model, 'module', predictor.model)  # of test-time augmentation
+    say(f'{type(model).__name__}: {predictor.task} of {what} on {predictor.device}{views}')
     if results.replaces:
         say(f'Results in {folder} are replaced.')
 
@@ -93,11 +94,15 @@ def infer(
     finally:  # after Ctrl-C, too: what was predicted is not lost
         mean = sum(seconds) / len(seconds) if seconds else None
         results.write(predictor.classes, predictor.task, finished=finished, failed=failed, mean_seconds=mean)
-        unit = 'frame' if video else 'picture'
-        say(f'{len(results.images)} {unit}s in {folder}' + (f', {mean:.2f} s each' if mean is not None else ''))
+        predicted = _count(len(results.images), 'frame' if video else 'picture')
+        say(f'{predicted} in {folder}' + (f', {mean:.2f} s each' if mean is not None else ''))
         if failed:
             say(f'{len(failed)} of {len(sources)} files could not be read; {folder / "run.json"} lists them.')
     return 1 if failed else 0
+
+
+def _count(number: int, what: str) -> str:
+    return f'{number} {what}{"s" * (number != 1)}'
 
 
 def _bar() -> Progress:
@@ -136,6 +141,8 @@ def _predict_pictures(
                 results.write_segments(prediction, f'{source.name}.png')
             if len(seconds) <= TOLD:
                 bar.console.print(f'{source.path}: {prediction.summary(threshold)}', **_PLAIN)
+            elif len(seconds) == TOLD + 1:
+                bar.console.print('... and so on', **_PLAIN)
         bar.advance(task)
 
 

@@ -49,12 +49,14 @@ def draw_prediction(prediction: 'Prediction', threshold: float, text_scale: floa
     if prediction.kind == 'detection':
         return _draw_objects(prediction, canvas, factor, colours, font_size, threshold)
     if prediction.kind == 'segmentation':
-        _paint_segments(canvas, _enlarge(prediction.segmentation, factor), colours)
-        numbers = {name: label for label, name in reversed(list(enumerate(prediction.classes)))}
-        rows = [(name, f'{share:.1%}', colours[numbers[name]]) for name, share in prediction.shares().items()]
+        _paint_segments(canvas, _enlarge(prediction.segmentation, factor), colours, max(1, font_size // 16))
+        rows = [
+            (prediction.name_of(label), _percent(share), colours[label] if 0 <= label < len(colours) else DARK)
+            for label, share in prediction.present()
+        ]
     else:
         pairs = zip(prediction.labels, prediction.scores, strict=True)
-        rows = [(prediction.name_of(int(label)), f'{score:.1%}', colours[int(label)]) for label, score in pairs]
+        rows = [(prediction.name_of(int(label)), _percent(float(score)), None) for label, score in pairs]
     return _with_panel(canvas, rows, prediction.classes, font_size)
 
 
@@ -67,6 +69,10 @@ def colours_of(prediction: 'Prediction') -> np.ndarray:
         colorsys.hsv_to_rgb(i * golden % 1, 0.75, (0.95, 0.7)[i // 12 % 2]) for i in range(len(prediction.classes))
     ]
     return (255 * np.array(colours)).round().astype(np.uint8)
+
+
+def _percent(share: float) -> str:
+    return f'{share:.1%}' if share >= 0.0005 else '<0.1%'
 
 
 def _enlarge(pixels: np.ndarray, factor: int) -> np.ndarray:
@@ -135,22 +141,25 @@ def _paint_mask(
 # Segments, and the panel
 
 
-def _paint_segments(canvas: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> None:
+def _paint_segments(canvas: np.ndarray, labels: np.ndarray, colours: np.ndarray, line: int) -> None:
     """Tints every pixel by its class; a light line runs where classes meet. Labels of no class stay as they are."""
     known = (labels >= 0) & (labels < len(colours))
     tint = colours[np.where(known, labels, 0)]
     blended = cv2.addWeighted(canvas, 1 - SEGMENT_OPACITY, tint, SEGMENT_OPACITY, 0)
     canvas[known] = blended[known]
-    meet = np.zeros(labels.shape, dtype=bool)
+    meet = np.zeros(labels.shape, dtype=np.uint8)
     meet[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     meet[1:] |= labels[1:] != labels[:-1]
-    canvas[meet] = LIGHT
+    canvas[cv2.dilate(meet, np.ones((line, line), np.uint8)) > 0] = LIGHT
 
 
 def _with_panel(
-    canvas: np.ndarray, rows: list[tuple[str, str, np.ndarray]], classes: tuple[str, ...], font_size: int
+    canvas: np.ndarray, rows: list[tuple[str, str, np.ndarray | None]], classes: tuple[str, ...], font_size: int
 ) -> np.ndarray:
-    """The canvas with a panel at its right: a line with colour, name and number for each class, largest first."""
+    """The canvas with a panel at its right: a line with colour, name and number for each class, in their order.
+
+    Without a colour a class has a line without a square.
+    """
     font = the_font(font_size)
     pad, step = round(0.6 * font_size), round(1.6 * font_size)
     longest = max(font.getlength(name) for name in classes)
@@ -166,10 +175,13 @@ def _with_panel(
     shown = rows if len(rows) <= fitting else rows[: fitting - 1]
     for i, (name, number, colour) in enumerate(shown):
         middle = pad + i * step + step / 2
-        square = [left, middle - font_size / 2, left + font_size - 1, middle + font_size / 2 - 1]
-        pen.rectangle(square, fill=tuple(map(int, colour)), outline=LIGHT)
+        text_left = left
+        if colour is not None:
+            square = [left, middle - font_size / 2, left + font_size - 1, middle + font_size / 2 - 1]
+            pen.rectangle(square, fill=tuple(map(int, colour)), outline=LIGHT)
+            text_left += font_size + pad
         text = shorten_text(name, name_width, font)
-        pen.text((left + font_size + pad, middle), text, fill=LIGHT, font=font, anchor='lm')
+        pen.text((text_left, middle), text, fill=LIGHT, font=font, anchor='lm')
         pen.text((image.width - pad, middle), number, fill=LIGHT, font=font, anchor='rm')
     if len(shown) < len(rows):
         middle = pad + len(shown) * step + step / 2

@@ -51,8 +51,8 @@ class Prediction:
         """The name of a class."""
         return self.classes[label] if 0 <= label < len(self.classes) else f'class {label}'
 
-    def shares(self) -> dict[str, float]:
-        """Of a segmentation: the share of the pixels that each class present has, largest first.
+    def present(self) -> list[tuple[int, float]]:
+        """Of a segmentation: each label that a pixel has, with its share of the pixels, largest first.
 
         Raises:
             ValueError: for another kind of prediction.
@@ -60,7 +60,15 @@ class Prediction:
         self._expect('segmentation')
         labels, counts = np.unique(self.segmentation, return_counts=True)
         order = np.argsort(-counts, kind='stable')
-        return {self.name_of(int(labels[i])): float(counts[i] / self.segmentation.size) for i in order}
+        return [(int(labels[i]), float(counts[i] / self.segmentation.size)) for i in order]
+
+    def shares(self) -> dict[str, float]:
+        """As `present`, by name; classes of one name are added."""
+        shares: dict[str, float] = {}
+        for label, share in self.present():
+            name = self.name_of(label)
+            shares[name] = shares.get(name, 0.0) + share
+        return shares
 
     def summary(self, threshold: float = 0.3) -> str:
         """One line for a person.
