@@ -14,7 +14,7 @@ STAMP  := $(VENV)/.mmext-env
 EXTRAS := $(VENV)/.mmext-extras
 CONFIG := configs/elsa_swin_t_maskrcnn_1x.py
 
-.PHONY: help env demo test lint bench docs docs-serve clean
+.PHONY: help env demo test lint bench docs docs-serve clean app
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -48,6 +48,9 @@ lint: env  ## check style and format with ruff
 	@echo "==> ruff"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+app: env $(EXTRAS)  ## serve a web page on this machine: trained models on your pictures
+	@$(BIN)/python tools/demo_app.py
 
 bench: env  ## time our networks on this CPU against mmdet's, mmpretrain's, timm's and torchvision's, with a chart
 	@mkdir -p work_dirs
