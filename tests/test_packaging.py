@@ -29,11 +29,9 @@ def run(*command, cwd) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope='module')
-def release(tmp_path_factory):
+def build(folder: Path) -> tuple[Path, Path]:
     """(source archive, wheel); the wheel is built from the archive, as `python -m build` does."""
-    pytest.importorskip('build', reason='the package `build` is not installed (requirements/extras.txt)')
-    source = tmp_path_factory.mktemp('release') / 'source'  # a build leaves files behind
+    source = folder / 'source'  # a build leaves files behind
     skipped = shutil.ignore_patterns('.*', 'data', 'work_dirs', 'site', 'build', 'dist', '*.egg-info', '__pycache__')
     shutil.copytree(ROOT, source, ignore=lambda folder, names: skipped(folder, names) if folder == str(ROOT) else set())
     run(sys.executable, '-m', 'build', '--no-isolation', source, cwd=source.parent)
@@ -41,14 +39,12 @@ def release(tmp_path_factory):
     return archive, wheel
 
 
-@pytest.fixture(scope='module')
-def empty(release, tmp_path_factory):
+def install(wheel: Path, folder: Path) -> Path:
     """The interpreter of a new environment with the wheel, and the libraries of this one, but not this checkout."""
-    folder = tmp_path_factory.mktemp('empty')
     venv.create(folder, with_pip=False)
     python = folder / 'bin' / 'python'
     (packages,) = folder.glob('lib/python*/site-packages')
-    run(sys.executable, '-m', 'pip', '--python', python, 'install', '-q', '--no-deps', release[1], cwd=folder)
+    run(sys.executable, '-m', 'pip', '--python', python, 'install', '-q', '--no-deps', wheel, cwd=folder)
     # a line of a .pth file adds a folder without reading the .pth files in it, among them that of this checkout
     (packages / 'libraries.pth').write_text(str(Path(torch.__file__).parents[1]))
     return python
@@ -59,22 +55,19 @@ def shipped(*patterns) -> set[str]:
     return {name for name in files if '__pycache__' not in name and '.mim' not in name}
 
 
-def test_the_wheel_holds_the_package_its_kernels_configs_and_tools(release):
-    names = set(zipfile.ZipFile(release[1]).namelist())
-    assert shipped('mmext_backbones/**/*.py', 'mmext_backbones/**/*.c') <= names
+def test_a_release_is_whole_and_works_in_an_empty_environment(tmp_path):
+    pytest.importorskip('build', reason='the package `build` is not installed (requirements/extras.txt)')
+    source, wheel = build(tmp_path)
+
+    package = shipped('mmext_backbones/**/*.py', 'mmext_backbones/**/*.c')
     parts = shipped('configs/**/*.py', 'configs/**/*.yml', 'tools/**/*.py', 'tools/*.sh', 'model-index.yml')
-    assert {f'mmext_backbones/.mim/{name}' for name in parts} <= names
+    with tarfile.open(source) as archive:
+        names = {name.split('/', 1)[-1] for name in archive.getnames()}
+    assert package | parts | {'LICENSE', 'README.md', 'CHANGELOG.md', 'CITATION.cff'} <= names
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert package | {f'mmext_backbones/.mim/{name}' for name in parts} <= names
     assert not [name for name in names if name.startswith(('tests/', 'docs/')) or '__pycache__' in name]
 
-
-def test_the_source_archive_holds_what_the_wheel_is_built_from(release):
-    with tarfile.open(release[0]) as archive:
-        names = {name.split('/', 1)[-1] for name in archive.getnames()}
-    parts = shipped('mmext_backbones/**/*.py', 'mmext_backbones/**/*.c', 'configs/**/*.py', 'tools/**/*.py')
-    assert parts | {'LICENSE', 'README.md', 'CHANGELOG.md', 'CITATION.cff', 'model-index.yml'} <= names
-
-
-def test_the_wheel_works_in_an_empty_environment(release, empty, tmp_path):
     code = """
 import importlib, pkgutil
 import torch, mmext_backbones
@@ -92,7 +85,7 @@ for name in ('SwinTransformer', 'ELSASwin', 'MaxViT', 'Sequencer2D'):
 open('mine.py', 'w').write("_base_ = 'mmext_backbones::elsa_swin_t_maskrcnn_1x.py'")
 print(Config.fromfile('mine.py').model.backbone.type)
 """
-    lines = run(empty, '-c', code, cwd=tmp_path).strip().splitlines()[-5:]
+    lines = run(install(wheel, tmp_path / 'empty'), '-c', code, cwd=tmp_path).strip().splitlines()[-5:]
     sizes = '[(16, 24), (8, 12), (4, 6), (2, 3)]'
     names = ('SwinTransformer', 'ELSASwin', 'MaxViT', 'Sequencer2D')
     assert lines == [f'{name} {sizes} True' for name in names] + ['mmext_backbones.ELSASwin']
