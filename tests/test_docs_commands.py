@@ -56,6 +56,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'python -m pytest *': 'for a person: a test',
     'python -m mmext_backbones.doctor*': 'tests/test_doctor.py::test_command',
     'python -m mmext_backbones.swap mmdet::dino*': 'tests/test_swap_docs.py::test_by_command',
+    'python -m mmext_backbones.swap my_config.py *': 'tests/test_swap_docs.py::test_by_command',
     'python -m mmext_backbones.swap *': ['--size', '64'],
     'python tools/swap_backbone.py *': 'tests/test_swap_docs.py::test_by_command',
     'python tools/train.py * --launcher slurm*': 'needs Slurm',
