@@ -1,5 +1,7 @@
 """Shared by all tests: small networks, and the weights that the test vectors were computed with."""
 
+import importlib
+import json
 import os
 import zlib
 
@@ -9,6 +11,26 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+
+GIVEN_BACKBONES: dict[type, dict] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        '--backbone',
+        action='append',
+        default=[],
+        metavar='MODULE.CLASS=ARCH',
+        help='the contract suite is about this backbone instead; ARCH is JSON, a small architecture of two blocks a '
+        'stage (docs/add_a_backbone.md)',
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for given in config.getoption('--backbone'):
+        name, _, arch = given.partition('=')
+        module, _, cls = name.rpartition('.')
+        GIVEN_BACKBONES[getattr(importlib.import_module(module), cls)] = json.loads(arch)
 
 
 def seeded_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What every backbone promises. A new one joins by one line in `SMALL`."""
+"""What every backbone promises. A new one joins by one line in `SMALL`; one of elsewhere is tried with `--backbone`."""
 
 import copy
 import math
@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from tests.conftest import GIVEN_BACKBONES
 
 # class -> a small custom architecture, for what need not be tried in every size
-SMALL = {
+SMALL = GIVEN_BACKBONES or {
     SwinTransformer: {'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8)},
     ELSASwin: {'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8), 'group_width': 4},
     MaxViT: {'embed_dims': (32, 64, 64, 96), 'depths': (2, 2, 2, 2), 'stem_dims': 32},
