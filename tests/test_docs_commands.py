@@ -48,7 +48,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'git *': PERSON,
     'source *': PERSON,
     'python -c *': 'tests/test_bases.py::test_a_leaf_is_a_base_by_name',
-    'python -m build *': 'tests/test_packaging.py::test_the_wheel_works_in_an_empty_environment',
+    'python -m build *': 'tests/test_packaging.py::test_a_release_is_whole_and_works_in_an_empty_environment',
     'python -': 'tests/test_inference/test_infer.py::test_a_video',
     'python -m pytest tests/test_backbones/test_contract.py --backbone *': (
         'tests/test_add_a_backbone.py::test_it_keeps_the_contract'

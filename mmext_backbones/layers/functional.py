@@ -74,12 +74,17 @@ def norm_linear(x: Tensor, norm: nn.LayerNorm | None, linear: nn.Linear) -> Tens
 
 
 def linear_plus(x: Tensor, linear: nn.Linear, skip: Tensor | None = None, drop: nn.Module | None = None) -> Tensor:
-    """drop(linear(x)), or skip plus that: [..., C]. Without dropout the product is added to skip and the bias in place,
-    which spares a pass over the map."""
+    """drop(linear(x)), or skip plus that: [..., C].
+
+    Without dropout the product is added to skip and the bias; without a gradient in place, which spares a pass.
+    """
     parts = [linear] if drop is None else [linear, drop]
-    narrow = torch.is_autocast_enabled(x.device.type) or (skip is not None and skip.dtype != x.dtype)
-    if skip is None or narrow or linear.bias is None or not functional(*parts):
+    narrow = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    if skip is None or narrow or skip.dtype != x.dtype or linear.bias is None or not functional(*parts):
         for part in parts:
             x = part(x)
         return x if skip is None else skip + x
-    return (skip + linear.bias).flatten(0, -2).addmm_(x.flatten(0, -2), linear.weight.mT).view(skip.shape)
+    total = (skip + linear.bias).flatten(0, -2)
+    # not addmm_, which counters of operations do not know
+    out = torch.addmm(total, x.flatten(0, -2), linear.weight.mT, out=None if torch.is_grad_enabled() else total)
+    return out.view(skip.shape)

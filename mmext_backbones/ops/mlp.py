@@ -70,9 +70,8 @@ class _NormMlp(torch.autograd.Function):
             h = torch.addmm(bias1, y.to(dtype), weight1.mT, out=hidden[rows] if keep else None)
             h = gelu(h, approximate, inplace=not keep)
             if residual:
-                torch.add(tokens[rows], bias2, out=out[rows]).addmm_(h, weight2.mT)
-            else:
-                torch.addmm(bias2, h, weight2.mT, out=out[rows])
+                torch.add(tokens[rows], bias2, out=out[rows])
+            torch.addmm(out[rows] if residual else bias2, h, weight2.mT, out=out[rows])
         ctx.save_for_backward(x, hidden, norm_weight, norm_bias, weight1, weight2)
         ctx.norm, ctx.approximate, ctx.residual = norm, approximate, residual
         return out.view(x.shape)
