@@ -27,7 +27,7 @@ from ..weights.fitting import WeightsError, check_values, unwrap
 from ..weights.loading import check_address, read
 from .images import ImageReader
 
-__all__ = ['KINDS', 'Network', 'build', 'find_device', 'read_config']
+__all__ = ['KINDS', 'Network', 'build', 'class_names', 'find_device', 'read_config']
 
 KINDS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}  # by default_scope
 WHOSE = {  # parts of a network that tell what it is for
@@ -119,6 +119,8 @@ def build(cfg: Config, weights: str, *, device: torch.device, tta: bool, shapes:
         UserError: if the weights cannot be read or are not the model's, or the pipeline or the views cannot be used.
     """
     kind = KINDS[cfg.default_scope]
+    if kind == 'classification':
+        cfg.model.pop('train_cfg', None)  # mixing of pictures, which changes and tells how they are prepared
     state, meta = _read_weights(weights)
     has_views = _makes_views(_dataset(cfg).pipeline)  # a test with --tta leaves such a config in its work dir
     if tta and not has_views:
@@ -126,7 +128,7 @@ def build(cfg: Config, weights: str, *, device: torch.device, tta: bool, shapes:
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
         read_image, pipeline = _pipeline(_dataset(cfg).pipeline)
-        classes, palette = _classes(cfg, meta)
+        classes, palette = class_names(cfg, meta)
     unused = _fill(model, state, weights, kind, shapes)
     return Network(kind, model.to(device).eval(), read_image, pipeline, tta or has_views, classes, palette, unused)
 
@@ -220,10 +222,19 @@ def _without_annotations(steps: Sequence[Mapping]) -> list[dict]:
 # The classes
 
 
-def _classes(cfg: Config, meta: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
-    """Names and colours of the classes: those the weights were trained with, else those of the config's data."""
+def class_names(cfg: Config, meta: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """Names and colours of the classes: those the weights were trained with, else those of the config's data.
+
+    Args:
+        cfg: The config.
+        meta: What a checkpoint says about its run.
+
+    Raises:
+        UserError: if there are no names.
+    """
     dataset = _dataset(cfg)
-    known = dict(getattr(DATASETS.get(dataset['type']), 'METAINFO', None) or {})
+    with DATASETS.switch_scope_and_registry(dataset.get('_scope_') or cfg.default_scope) as registry:
+        known = dict(getattr(registry.get(dataset['type']), 'METAINFO', None) or {})
     known |= {key: dataset[key] for key in ('classes', 'palette') if key in dataset}  # of mmpretrain
     known |= dataset.get('metainfo') or {}
     trained = meta.get('dataset_meta') or {key: meta[key] for key in ('CLASSES', 'PALETTE') if key in meta}

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
@@ -72,3 +73,12 @@ def make(task: str, folder: Path, shapes_dir: Path, size: int = 64) -> tuple[str
     weights = folder / f'{task}.pth'
     torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': meta}}, weights)
     return str(config), str(weights)
+
+
+def assert_same(one, other) -> None:
+    """Two predictions, to the bit."""
+    for key in ('boxes', 'scores', 'labels', 'masks', 'segmentation'):
+        a, b = getattr(one, key), getattr(other, key)
+        assert (a is None) == (b is None)
+        if a is not None:
+            np.testing.assert_array_equal(a, b)
