@@ -84,7 +84,8 @@ def draw_runs(runs: dict[str, Run], keys: Sequence[str], weight: float) -> objec
     title = next(iter(runs)) if len(runs) == 1 else f'{len(runs)} runs'
     if weight > 0:
         title += f' (training values smoothed with weight {weight:g}, pale: as logged)'
-    return draw_chart(panels, title, columns=4 if len(panels) > 4 else 2, size=(4.2, 3.0), one_legend=True)
+    columns = 4 if len(panels) > 6 else 3 if len(panels) > 4 else 2
+    return draw_chart(panels, title, columns, size=(4.2, 3.0), one_legend=True)
 
 
 def smooth(points: Points, weight: float) -> Points:

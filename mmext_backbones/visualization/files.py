@@ -42,7 +42,7 @@ def save_picture(path: Path, image: np.ndarray) -> None:
     Raises:
         UserError: if the picture cannot be written.
     """
-    options = [cv2.IMWRITE_JPEG_QUALITY, 88] if path.suffix.lower() != '.png' else []
+    options = [cv2.IMWRITE_JPEG_QUALITY, 80] if path.suffix.lower() != '.png' else []
     done, data = cv2.imencode(path.suffix, image[..., ::-1], options)
     if not done:
         raise UserError(f'{path}: a picture of {image.shape[1]} x {image.shape[0]} pixels cannot be written as such.')

@@ -133,8 +133,7 @@ def hatch(tile: np.ndarray, valid: tuple[float, float]) -> np.ndarray:
     bottom, right = round(valid[0] * h), round(valid[1] * w)
     padding = (rows >= bottom) | (columns >= right)
     tile = tile.copy()
-    tile[padding & ((rows + columns) % 14 < 3)] = (255, 255, 255)
-    tile[padding & ((rows + columns) % 14 == 3)] = (90, 90, 90)
+    tile[padding & ((rows + columns) % 24 < 3)] = (255, 255, 255)
     if padding.any():
         corner = (right if right < w else w + 2, bottom if bottom < h else h + 2)
         cv2.rectangle(tile, (-2, -2), corner, (255, 0, 200), 2)
