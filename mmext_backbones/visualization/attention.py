@@ -101,7 +101,7 @@ def draw_attention(
         say(
             f'{name}: token ({row}, {column}) looks at {int(attention.attended.sum())} tokens; largest weight '
             f'{attention.weights.max():.3f}; {attention.beyond.mean():.1%} beyond the map; '
-            f'weights x values = output to {attention.error:.0e}'
+            f'weights x values differ from its output by {attention.error:.0e}'
         )
         found.append((name, row, column, attention))
 
@@ -111,8 +111,8 @@ def draw_attention(
     H, W = found[0][3].attended.shape
     title = f'{network.name}: stage {stage}, block {block} ({H} x {W} tokens of {stride} x {stride} pixels)'
     if len(shown) < modules[0].num_heads:
-        title += f', heads {", ".join(map(str, shown))} of {modules[0].num_heads}'
-    figure, panels = grid_of_panels(lines * len(found), columns, title)
+        title += f', of {modules[0].num_heads} heads {", ".join(map(str, shown))}'
+    figure, panels = grid_of_panels(lines * len(found), columns, title, panel=(2.1, 2.45))
     for i, one in enumerate(found):
         _draw_one(figure, panels[i * lines : (i + 1) * lines], picture, stride, shown, *one)
     return figure

@@ -92,12 +92,13 @@ def draw_filters(
     columns = 1 + len(shown)
     title = f'ELSA filters of {network.name}: stage {stage}, block {block}, {k} x {k} taps of {stride} pixels'
     if len(shown) < module.num_heads:
-        title += f', heads {", ".join(map(str, shown))} of {module.num_heads}'
+        title += f', of {module.num_heads} heads {", ".join(map(str, shown))}'
     figure, panels = grid_of_panels(len(points) + 2, columns, title, panel=(1.75, 1.75))
 
     largest = max(A[shown].max() for A in dynamic)
     for i, (A, (row, column)) in enumerate(zip(dynamic, tokens, strict=True)):
-        show_picture(panels[i, 0], picture, f'computed at point {i}:\ntoken ({row}, {column})')
+        x, y = points[i]
+        show_picture(panels[i, 0], picture, f'computed at {x:g}, {y:g}:\ntoken ({row}, {column})')
         mark(panels[i, 0], row, column, stride)
         _crop(panels[i, 0], row, column, stride, k)
         for axes, head in zip(panels[i, 1:], shown, strict=True):

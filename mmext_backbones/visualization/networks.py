@@ -117,7 +117,8 @@ def load_network(name: str, weights: str | None, options: dict[str, Any] | None 
             say(_load(backbone, weights))
         except (ValueError, FileNotFoundError) as error:
             raise UserError(f'weights {weights!r}: {error}') from error
-    backbone.eval().requires_grad_(False)
+    backbone.eval()  # of mmdet's ResNet it returns None
+    backbone.requires_grad_(False)
     short = Path(name).stem if name.endswith('.py') else name
     return Network(f'{short}, {said}', backbone, getattr(model, 'data_preprocessor', None))
 

@@ -1,6 +1,7 @@
 """Panels of a figure: pictures, maps of tokens over them, and what is marked on them."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 __all__ = ['colour_bar', 'grid_of_panels', 'mark', 'outline', 'show_map', 'show_picture']
 
 FONT = 8
+PER_INCH = 12  # letters of a title
 MARK = '#00e5ff'  # of the point that is asked about: in no colour map used here
 
 
@@ -23,7 +25,8 @@ def grid_of_panels(
 ) -> tuple[Figure, np.ndarray]:
     """A figure and its empty panels, an array [rows, columns]; `panel` is width and height in inches."""
     figure = Figure(figsize=(columns * panel[0] + 0.6, rows * panel[1] + 0.55), layout='constrained')
-    figure.suptitle(title, fontsize=FONT + 2)
+    figure.get_layout_engine().set(h_pad=0.08)
+    figure.suptitle(fill(title, int(PER_INCH * figure.get_figwidth())), fontsize=FONT + 2)
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()

@@ -19,6 +19,7 @@ of MaxViT.
 import argparse
 import sys
 from collections.abc import Sequence
+from textwrap import fill
 
 import cv2
 import numpy as np
@@ -53,6 +54,7 @@ __all__ = ['Panel', 'add_arguments', 'draw_fields', 'level_panels', 'mixer_panel
 ALL_FAMILIES = ('swin_t', 'elsa_swin_t', 'maxvit_t', 'sequencer_s')
 DECADES = 4  # of the gradient that are told apart
 NONE = '#8c8c8c'  # where the gradient is exactly 0
+LETTERS = 34  # of a line above a panel
 COLUMNS = 3  # of panels, where the networks have not as many of them
 BLOCKS = 2  # of a stage: every module of the four families is in the first two
 
@@ -92,10 +94,10 @@ def run(args: argparse.Namespace) -> None:
             say(f'{network.name}, {panel.title}: {"; ".join(_numbers(panel.extent))}')
     what = 'noise' if args.noise else 'pictures' if args.images else 'scenes of Shapes'
     number = args.num if args.noise else len(pictures)
-    title = f'Effective receptive fields, {args.size} x {args.size} pixels, mean of {number} {what}'
+    title = f'Effective receptive fields, {args.size} x {args.size} pixels, mean over {what} ({number})'
     if args.mixers:
-        title = f'Receptive fields of single modules in stage {args.stage}, mean of {number} {what}'
-    save_figure(out, draw_fields(rows, title, 'tokens' if args.mixers else 'pixels'))
+        title = f'Receptive fields of single modules in stage {args.stage}, mean over {what} ({number})'
+    save_figure(out, draw_fields(rows, title, 'tokens' if args.mixers else 'pixels'), dpi=90)
 
 
 class Panel:
@@ -159,14 +161,14 @@ def draw_fields(rows: dict[str, Sequence[Panel]], title: str, unit: str) -> Figu
     fields = [(name, one) for name, of_network in rows.items() for one in of_network]
     widths = {len(of_network) for of_network in rows.values()}
     columns = widths.pop() if len(widths) == 1 else min(COLUMNS, len(fields))
-    figure, panels = grid_of_panels(-(-len(fields) // columns), columns, title, panel=(2.6, 3.5))
+    figure, panels = grid_of_panels(-(-len(fields) // columns), columns, title, panel=(2.45, 3.3))
     for panel, (name, one) in zip(panels.flat, fields, strict=False):
         relative = one.field / one.field.max()
         shown = show_map(
             panel,
             np.where(relative > 0, np.maximum(relative, 10.0**-DECADES), np.nan),
             1,
-            title=f'{name}\n{one.title}',
+            title=f'{fill(name, LETTERS)}\n{one.title}',
             norm=LogNorm(10.0**-DECADES, 1),
             cmap='magma',
         )
@@ -175,11 +177,12 @@ def draw_fields(rows: dict[str, Sequence[Panel]], title: str, unit: str) -> Figu
         panel.set_xticks([])
         panel.set_yticks([])
         panel.set_xlabel('\n'.join(_numbers(one.extent)), fontsize=FONT)
-    colour_bar(figure, shown, list(panels.flat), f'gradient / its largest in the panel (1e-{DECADES} and less: black)')
+    colour_bar(figure, shown, list(panels.flat), 'gradient / largest in the panel')
     figure.legend(handles=[Patch(color=NONE, label='exactly 0')], loc='outside lower right', fontsize=FONT)
     figure.supxlabel(
         'Below a panel: the smallest area that holds 50 % and 95 % of the gradient;\n'
-        f'{unit} of the row, column and diagonals (mean) through the middle in the latter; where it is exactly 0.',
+        f'{unit} of the row, column and diagonals (mean) through the middle in the latter; where it is exactly 0.\n'
+        f'Logarithmic scale; 1e-{DECADES} and less are black.',
         fontsize=FONT,
         x=0.02,
         ha='left',

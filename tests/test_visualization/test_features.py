@@ -135,6 +135,18 @@ def test_a_config_brings_its_preprocessing_and_its_weights(tmp_path):
     torch.testing.assert_close(level.output, wanted[0][:, :15, :15], rtol=1e-4, atol=1e-4)
 
 
+def test_a_detector_of_mmdet_will_do():
+    pytest.importorskip('mmdet')
+    one = load_network('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', None)
+    assert not one.backbone.training
+    levels = levels_of(one, draw_shapes(0, 64))
+    assert [level.name for level in levels] == [
+        f'stride {s}, {64 // s} x {64 // s}, {64 * s} channels' for s in (4, 8, 16, 32)
+    ]
+    with pytest.raises(UserError, match='ResNet is no backbone of this package'):
+        draw_filters(one, draw_shapes(0, 64), 0, 0, [(2, 2)])
+
+
 def test_a_classifier_has_the_preprocessing_that_stands_beside_its_model():
     pytest.importorskip('mmpretrain')
     one = load_network(str(ROOT / 'configs' / 'swin_t_in1k.py'), None)
