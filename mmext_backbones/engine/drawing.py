@@ -1,6 +1,7 @@
-"""Samples as pictures: what a data set or a model says of an image, drawn by the visualizer of the config.
+"""Samples as pictures: what a data set or a model says of an image.
 
-Images, boxes and masks are brought to one size first, so that the labels stay legible on small images.
+Boxes with masks are drawn by `objects`, all else by the visualizer of the config. Images, boxes and masks are brought
+to one size first, so that the labels stay legible on small images.
 """
 
 import textwrap
@@ -16,11 +17,15 @@ import torch.nn.functional as F
 from mmengine.structures import PixelData
 from mmengine.visualization import Visualizer
 
+from .objects import class_colours, draw_objects
+
 __all__ = ['GAP', 'add_caption', 'can_draw', 'draw_sample', 'draw_sides', 'read_image', 'resize_sample', 'sheet']
 
 GAP = 16  # pixels between pictures on a sheet
 MAPS = ('gt_sem_seg', 'pred_sem_seg', 'gt_panoptic_seg', 'pred_panoptic_seg')
 LOOKS = ('alpha', 'line_width', 'bbox_color', 'text_color', 'mask_color')  # of a visualizer, set by its config
+INSTANCES = ('gt_instances', 'pred_instances')
+FONT_SIZE = 12  # pixels, of the labels of boxes
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -98,11 +103,36 @@ def draw_sample(
     h, w = max(1, round(H * scale)), max(1, round(W * scale))
     image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     sample = resize_sample(sample, (H, W), (h, w), score_thr)
+    if any('bboxes' in sample.get(field, ()) for field in INSTANCES) and not any(field in sample for field in MAPS):
+        wanted = [field for field, draw in zip(INSTANCES, (draw_gt, draw_pred), strict=True) if draw]
+        for field in wanted:
+            image = _draw_instances(image, sample.get(field, {}), metainfo)
+        return image
     if hasattr(drawer, 'visualize_cls') and 'gt_label' in sample:
         return drawer.visualize_cls(image, sample, draw_gt=draw_gt, draw_pred=draw_pred)
     options = {'pred_score_thr': score_thr} if 'pred_instances' in sample else {}
     drawer.add_datasample('image', image, sample, draw_gt=draw_gt, draw_pred=draw_pred, **options)
     return drawer.get_image()
+
+
+def _draw_instances(image: np.ndarray, instances: Any, metainfo: Mapping[str, Any]) -> np.ndarray:
+    """Boxes, masks, classes and scores of instances on an image of their size."""
+    if 'bboxes' not in instances or not len(instances.bboxes):
+        return image
+    classes = metainfo.get('classes') or ()
+    labels = torch.as_tensor(instances.labels).cpu().numpy()
+    names = [classes[i] if i < len(classes) else str(i) for i in labels.tolist()]
+    palette = metainfo.get('palette')
+    colours = class_colours(range(max([len(classes), *(labels + 1)])), None if isinstance(palette, str) else palette)
+    return draw_objects(
+        np.ascontiguousarray(image),
+        getattr(instances.bboxes, 'tensor', instances.bboxes).cpu().numpy(),
+        names,
+        colours[labels % len(colours)],
+        font_size=FONT_SIZE,
+        masks=instances.masks.numpy() if 'masks' in instances else None,
+        scores=instances.scores.cpu().numpy() if 'scores' in instances else None,
+    )
 
 
 def read_image(path: str) -> np.ndarray:

@@ -135,8 +135,8 @@ class CurvesHook(Hook):
 class PredictionsHook(Hook):
     """Draws some validation images with their ground truth and what the model predicts, as ``predictions.png``.
 
-    The drawing is done by the visualizer of the config (mmdet's, mmseg's or mmpretrain's). Images, boxes and masks
-    are brought to one size first, so that the labels stay legible on small images.
+    Boxes and masks are drawn by `engine.objects`, all else by the visualizer of the config. Images, boxes and masks are
+    brought to one size first, so that the labels stay legible on small images.
 
     Args:
         num_images: Images on the sheet, spread over the data set.
