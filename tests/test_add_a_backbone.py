@@ -51,8 +51,8 @@ def test_it_keeps_the_contract(folder):
         [sys.executable, *arguments, '-q', '-p', 'no:cacheprovider'], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
-    # as many cases as each of our own has, with two sizes, and none left out
-    assert re.search(r'\d\d passed', result.stdout)
+    # as many cases as one of our own with two sizes has, and none left out
+    assert int(re.search(r'(\d+) passed', result.stdout).group(1)) >= 44
     assert 'skipped' not in result.stdout
 
 
