@@ -145,7 +145,7 @@ def _in_windows(
         mask = regions if mask is None else regions + mask
 
     N = windows.shape[2]
-    heads = windows.view(-1, N, 3, num_heads, C3 // 3 // num_heads)
+    heads = windows.reshape(-1, N, 3, num_heads, C3 // 3 // num_heads)  # of a single row of cells no view
     q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # [B * windows, num_heads, N, head_dim]
     attend = _attend_fused if fused else attend_reference
     out = attend(q, k, v, bias.to(q.dtype), None if mask is None else mask.to(q.dtype), scale, dropout)

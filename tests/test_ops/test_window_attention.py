@@ -24,6 +24,7 @@ CASES = {
     'large windows': (1, 40, (12, 12), (20, 13), 6, False, True),  # two blocks of queries
     'maxvit window': (2, 32, (7, 7), (16, 11), 0, False, False),
     'maxvit grid': (2, 32, (7, 7), (16, 11), 0, True, False),
+    'grid of one row of cells': (2, 8, (7, 7), (5, 9), 0, True, False),
     'oblong window': (3, 5, (3, 4), (10, 9), 0, False, False),
     'oblong grid': (1, 17, (5, 2), (12, 7), 0, True, False),
     'long windows': (1, 3, (1, 13), (2, 30), 0, False, False),
