@@ -13,16 +13,18 @@ ELSA-Swin has lam = 0 and gamma = 1: then `M` is one, and `S` is an ordinary dep
 
 import os
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .elsa_compiled import elsa_compiled
 from .elsa_compiled import unavailable as compiled_unavailable
+from .elsa_shifts import elsa_shifts
 from .elsa_taps import ELSATaps
 from .elsa_triton import elsa_triton
 from .elsa_triton import unavailable as triton_unavailable
 
-BACKENDS = ('auto', 'compiled', 'triton', 'taps', 'reference')
+BACKENDS = ('auto', 'compiled', 'triton', 'taps', 'shifts', 'reference', 'node')
 ENVIRONMENT = 'MMEXT_ELSA_BACKEND'  # what 'auto' stands for, where it is set
 
 
@@ -55,16 +57,18 @@ def elsa(
         backend: 'compiled' (CPU, needs a C compiler at its first use on a machine), 'triton' (CUDA, needs Triton; not
             for float64; runs on the CPU in Triton's interpreter, that is with TRITON_INTERPRET=1 set before Triton is
             imported), 'taps' (a loop over the taps on shifted views, any device; like the first two it saves no more
-            than values, filters and static halves), 'reference' (the formula over an unfolded `v`: kernel_size**2
-            times the memory) or 'auto': what the environment variable MMEXT_ELSA_BACKEND names, else 'compiled' for
-            tensors on the CPU and 'triton' for those on CUDA devices where they can run, else 'taps'.
+            than values, filters and static halves), 'shifts' (the same loop in operators that exporters know, for
+            inference), 'node' (the dispatcher's operator without a look at the kernel, for exporters that translate
+            it), 'reference' (the formula over an unfolded `v`: kernel_size**2 times the memory) or 'auto': what the
+            environment variable MMEXT_ELSA_BACKEND names, else 'compiled' for tensors on the CPU and 'triton' for those
+            on CUDA devices where they can run, else 'taps'.
 
     Returns:
         [B, C, H, W] in the dtype of `v`. float16 and bfloat16 are accumulated in float32.
 
     Raises:
         ValueError: for shapes, heads, kernel sizes or backends that do not fit.
-        RuntimeError: where 'compiled' or 'triton' is asked for and cannot run; the reason is in the message.
+        RuntimeError: where 'compiled', 'triton' or 'node' is asked for and cannot run; the reason is in the message.
     """
     if backend == 'auto':
         backend = os.environ.get(ENVIRONMENT) or 'auto'
@@ -81,6 +85,8 @@ def elsa(
         backend = 'compiled' if v.device.type == 'cpu' else 'triton'
         if _unavailable(backend, v) is not None:
             backend = 'taps'
+    if backend == 'shifts':
+        return elsa_shifts(v, logits, mul, add, num_heads, kernel_size, dilation)
     if backend == 'taps':
         B, _, H, W = v.shape
         attn = logits.reshape(B, num_heads, kernel_size**2, H, W).softmax(dim=2)
@@ -88,12 +94,14 @@ def elsa(
     reason = _unavailable(backend, v)
     if reason is not None:
         raise RuntimeError(f'backend={backend!r}: {reason}')
-    run = elsa_compiled if backend == 'compiled' else elsa_triton
+    run = elsa_triton if backend == 'triton' else elsa_compiled
     return run(v, logits, mul, add, num_heads, kernel_size, dilation)
 
 
 def _unavailable(backend: str, v: Tensor) -> str | None:
-    """Why 'compiled' or 'triton' cannot run on `v`, or None."""
+    """Why 'compiled', 'triton' or 'node' cannot run on `v`, or None."""
+    if backend == 'node':
+        return None if torch.compiler.is_compiling() else 'it is for recorded networks'
     if backend == 'triton':
         return triton_unavailable(v.device, v.dtype)
     return compiled_unavailable() if v.device.type == 'cpu' else f'it runs on the CPU, v is on {v.device}'

@@ -23,8 +23,9 @@ from torch import Tensor
 from .caching import keep_last
 from .partition import Size, grid_merge, grid_partition, padding_mask, window_merge, window_partition
 from .window_attention_compiled import unavailable, window_attention_compiled
+from .window_attention_gathered import window_attention_gathered
 
-BACKENDS = ('auto', 'compiled', 'triton', 'torch', 'reference')
+BACKENDS = ('auto', 'compiled', 'triton', 'torch', 'gathered', 'reference')
 ENVIRONMENT = 'MMEXT_WINDOW_ATTENTION_BACKEND'  # what 'auto' stands for, where it is set
 MASKED = -100.0  # what the authors add to the logit of a pair from different regions; not -inf
 
@@ -55,9 +56,10 @@ def window_attention(
         padding: [3 * C], what a token of the padding has as q, k and v: it takes part. None: nobody attends to it.
         dropout: probability of dropping an attention weight; 'torch' and 'reference' only.
         backend: 'compiled' (CPU, needs a C compiler at its first use on a machine), 'triton' (CUDA), 'torch' (any
-            device: windows cut out, PyTorch's products or its fused attention), 'reference' (the formula as it stands)
-            or 'auto': the first of them that runs, or what the environment variable MMEXT_WINDOW_ATTENTION_BACKEND
-            names. 'compiled' saves nothing for the backward pass but its inputs.
+            device: windows cut out, PyTorch's products or its fused attention), 'gathered' (operators that exporters
+            know, at sizes they need not know; no dropout), 'reference' (the formula as it stands) or 'auto': what the
+            environment variable MMEXT_WINDOW_ATTENTION_BACKEND names, else 'compiled', 'triton' or 'torch', the first
+            that runs. 'compiled' saves nothing for the backward pass but its inputs.
 
     Returns:
         [B, H, W, C], contiguous, in the dtype of `qkv`. 'compiled' computes float16 and bfloat16 in float32.
@@ -83,9 +85,11 @@ def window_attention(
         backend = 'torch' if dropout else _fastest(qkv, bias)
     if backend in ('torch', 'reference'):
         return _in_windows(qkv, bias, **options, dropout=dropout, fused=backend == 'torch')
-    reason = 'it has no dropout' if dropout else _obstacle(backend, qkv, bias)
+    reason = 'it has no dropout' if dropout else None if backend == 'gathered' else _obstacle(backend, qkv, bias)
     if reason is not None:
         raise RuntimeError(f'backend={backend!r}: {reason}')
+    if backend == 'gathered':
+        return window_attention_gathered(qkv, bias, **options, masked=MASKED)
     if backend == 'compiled':
         return window_attention_compiled(qkv, bias, **options)
     from .window_attention_triton import window_attention_triton

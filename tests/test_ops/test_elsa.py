@@ -18,6 +18,7 @@ NO_COMPILER = elsa_compiled.unavailable()
 BACKENDS = [
     pytest.param('compiled', marks=pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')),
     'taps',
+    'shifts',
     'reference',
 ]
 
@@ -86,7 +87,7 @@ def test_gradcheck(lam, gamma, backend):
 @pytest.mark.parametrize('size', [(1, 1), (2, 9), (31, 45)])
 @pytest.mark.parametrize(('kernel_size', 'dilation', 'lam'), [(7, 1, 0), (7, 2, 0), (3, 1, 0), (5, 1, 1), (3, 3, 1)])
 @pytest.mark.parametrize('head_dim', [4, 64, 70])  # two whole blocks of the compiled kernel's channels, and with a rest
-@pytest.mark.parametrize('backend', BACKENDS[:2])
+@pytest.mark.parametrize('backend', BACKENDS[:3])
 def test_agrees_with_the_reference_on_odd_sizes_and_strided_inputs(
     size, kernel_size, dilation, lam, head_dim, backend, monkeypatch
 ):
@@ -251,3 +252,9 @@ def test_bad_arguments_are_named(changes, message):
     }
     with pytest.raises(ValueError, match=message):
         elsa(**(arguments | changes))
+
+
+def test_the_node_is_for_recorded_networks():
+    v, logits, _, add = random_inputs(1, 1, 2, 3, 3, 3)
+    with pytest.raises(RuntimeError, match="backend='node': it is for recorded networks"):
+        elsa(v, logits, ghost_add=add, num_heads=1, kernel_size=3, backend='node')

@@ -13,7 +13,7 @@ from mmext_backbones.ops import window_attention, window_attention_compiled
 
 NO_COMPILER = window_attention_compiled.unavailable()
 needs_compiler = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
-FAST = [pytest.param('compiled', marks=needs_compiler), 'torch']
+FAST = [pytest.param('compiled', marks=needs_compiler), 'torch', 'gathered']
 # heads, head_dim, window, map, shift, grid, padding takes part
 CASES = {
     'swin': (3, 32, (7, 7), (15, 23), 3, False, True),
@@ -359,7 +359,7 @@ def test_the_shapes_of_the_operators_on_the_meta_device():
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'backend': 'cuda'}, "backend='cuda': expected one of auto, compiled, triton, torch, reference"),
+        ({'backend': 'cuda'}, "backend='cuda': expected one of auto, compiled, triton, torch, gathered, reference"),
         ({'num_heads': 5}, r'qkv has shape \(1, 6, 6, 24\): .* num_heads=5'),
         ({'qkv': torch.zeros(6, 6, 24)}, r'qkv has shape \(6, 6, 24\)'),
         ({'qkv': torch.zeros(1, 6, 6, 24, dtype=torch.int64)}, 'qkv has dtype torch.int64'),

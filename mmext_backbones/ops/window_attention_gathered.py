@@ -1,0 +1,137 @@
+"""Window and grid attention in operators that every exporter knows, at sizes that it need not know.
+
+Which token stands at which place of which window follows from arithmetic on ranges: one gather cuts and rolls the map
+and fills it up, another puts it together and crops it. No view is taken whose strides would lead to a question about
+the size.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .partition import Size
+
+
+class Plan(NamedTuple):
+    """Where the tokens of a map go; the same for every layer of a stage.
+
+    Attributes:
+        groups: Windows, or grid groups, of an image.
+        token: int64 [groups * N], the token of the map for each place of a window, row-major; 0 in the padding.
+        inside: bool [groups, N], whether there is one.
+        apart: [groups, N, N], whether only the roll brought two places together; None without a roll.
+        place: int64 [H * W], the inverse of `token`.
+    """
+
+    groups: int
+    token: Tensor
+    inside: Tensor
+    apart: Tensor | None
+    place: Tensor
+
+
+_SHARED: ContextVar[dict | None] = ContextVar('shared plans', default=None)
+
+
+@contextlib.contextmanager
+def shared_plans() -> Iterator[None]:
+    """Within it every plan is made once: for one recording, whose tensors must not be seen by another."""
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+def window_attention_gathered(
+    qkv: Tensor,
+    bias: Tensor,
+    *,
+    num_heads: int,
+    window_size: Size,
+    scale: float,
+    shift_size: int,
+    grid: bool,
+    padding: Tensor | None,
+    masked: float,
+) -> Tensor:
+    """`ops.window_attention` after its checks; `masked` is added to the logit of a pair that only the roll joins."""
+    (B, H, W, C3), N = qkv.shape, window_size[0] * window_size[1]
+    plan = _plan((H, W), window_size, shift_size, grid, qkv.device)
+    windows = qkv.reshape(B, H * W, C3).index_select(1, plan.token)
+    mask = None if plan.apart is None else plan.apart.to(qkv.dtype) * masked
+    if padding is not None:
+        windows = torch.where(plan.inside.view(plan.groups * N, 1), windows, padding.to(qkv.dtype))
+    else:
+        hidden = qkv.new_zeros(()).masked_fill(~plan.inside, float('-inf'))[:, None]  # [groups, 1, N]
+        mask = hidden if mask is None else mask + hidden
+
+    heads = windows.view(B * plan.groups, N, 3, num_heads, C3 // 3 // num_heads)
+    q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # [B * groups, num_heads, N, head_dim]
+    logits = (scale * q) @ k.transpose(-1, -2) + bias.to(q.dtype)
+    if mask is not None:
+        logits = (logits.view(B, plan.groups, num_heads, N, N) + mask[:, None]).view(-1, num_heads, N, N)
+    out = (logits.softmax(dim=-1) @ v).transpose(1, 2).reshape(B, plan.groups * N, C3 // 3)
+    return out.index_select(1, plan.place).view(B, H, W, C3 // 3)
+
+
+def _plan(size: Size, window_size: Size, shift_size: int, grid: bool, device: torch.device) -> Plan:
+    """Made anew, or shared (`shared_plans`)."""
+    shared = _SHARED.get()
+    key = (*map(str, (*size, *window_size)), shift_size, grid, device)  # of symbols: as they are written
+    if shared is not None and key in shared:
+        return shared[key]
+    (H, W), (h, w) = size, window_size
+    rows, cols, N = -(-H // h), -(-W // w), h * w
+    y, x = (_tokens(n, edge, shift_size, grid, device) for n, edge in ((rows, h), (cols, w)))
+    inside = _pairs(y < H, x < W, torch.logical_and)
+    token = torch.where(inside, _pairs(y * W, x, torch.add), 0).flatten()
+    apart = None
+    if shift_size:
+        vertical, horizontal = (_regions(n, edge, shift_size, device) for n, edge in ((rows, h), (cols, w)))
+        region = _pairs(3 * vertical, horizontal, torch.add)
+        apart = region[:, :, None] != region[:, None, :]
+    (r, i), (c, j) = (_places(*axis, shift_size, grid, device) for axis in ((H, rows, h), (W, cols, w)))
+    place = ((r * cols * N + i * w)[:, None] + c * N + j).flatten()
+    plan = Plan(rows * cols, token, inside, apart, place)
+    if shared is not None:
+        shared[key] = plan
+    return plan
+
+
+def _tokens(windows: int, edge: int, shift_size: int, grid: bool, device: torch.device) -> Tensor:
+    """Of every window along one axis: which tokens of the padded map stand in it, [windows, edge]."""
+    window, inside = torch.arange(windows, device=device)[:, None], torch.arange(edge, device=device)
+    if grid:
+        return inside * windows + window
+    token = window * edge + inside + shift_size
+    return torch.where(token < windows * edge, token, token - windows * edge) if shift_size else token
+
+
+def _places(
+    size: int, windows: int, edge: int, shift_size: int, grid: bool, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The inverse of `_tokens`: for the tokens of the map along one axis, their window and the place in it, [size]."""
+    if grid:
+        window, inside = torch.arange(windows, device=device), torch.arange(edge, device=device)[:, None]
+        return (window + 0 * inside).flatten()[:size], (0 * window + inside).flatten()[:size]
+    token = torch.arange(size, device=device)
+    if shift_size:
+        token = torch.where(token < shift_size, token + windows * edge, token) - shift_size
+    return token // edge, token % edge
+
+
+def _regions(windows: int, edge: int, shift_size: int, device: torch.device) -> Tensor:
+    """0 before the last window, 1 for what of it stays, 2 for what was rolled in: [windows, edge]."""
+    last = (torch.arange(windows, device=device) == windows - 1)[:, None]
+    return last * (1 + (torch.arange(edge, device=device) >= edge - shift_size).long())
+
+
+def _pairs(vertical: Tensor, horizontal: Tensor, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """[rows, h] and [cols, w] -> [rows * cols, h * w], as windows lie and as tokens lie in them."""
+    (rows, h), (cols, w) = vertical.shape, horizontal.shape
+    return join(vertical[:, None, :, None], horizontal[:, None, :]).reshape(rows * cols, h * w)
