@@ -23,6 +23,7 @@ ALLOWED = {
     'engine': {'datasets', 'errors', 'registry', 'weights'},
     'benchmark': {'backbones', 'errors', 'layers', 'ops', 'weights'},
     'finetune': {'datasets', 'engine', 'errors', 'swap', 'weights'},
+    'export': {'backbones', 'engine', 'errors', 'layers', 'ops', 'swap', 'weights', '__version__'},
     'swap': {'backbones', 'engine', 'errors', 'registry', 'weights'},
     'visualization': {'backbones', 'datasets', 'engine', 'errors', 'layers', 'ops', 'registry', 'weights'},
     'bases': set(),

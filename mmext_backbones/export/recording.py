@@ -1,0 +1,117 @@
+"""A network as one recorded graph: which form of each operator stands in it, and which sizes it is for."""
+
+import contextlib
+import copy
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, export
+from torch.fx.experimental import _config as fx_config
+
+from ..backbones.base import DenseBackbone
+from ..layers import BiLSTM2D, ELSAAttention, PartitionAttention, WindowAttention
+from ..ops.window_attention_gathered import shared_plans
+
+SMALLEST = 33  # pixels: all levels have two rows and columns; PyTorch takes an axis of size 1 for another case
+_RECORDED = (1056, 1120)  # 33 x 35 tokens of stride 32: more than one window, which would be another case too
+_LOCK = threading.Lock()  # PyTorch's switches of a recording are those of the process
+
+
+class Network(nn.Module):
+    """A backbone and, where there is one, a neck: [B, in_channels, H, W] -> a tuple of maps."""
+
+    def __init__(self, backbone: DenseBackbone, neck: nn.Module | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = self.backbone(x)
+        return tuple(maps if self.neck is None else self.neck(maps))
+
+
+def prepare(backbone: nn.Module, neck: nn.Module | None = None) -> Network:
+    """A copy in eval mode that shares all tensors: the modules themselves stay as they are, in any thread.
+
+    Raises:
+        TypeError: if `backbone` is none of ours.
+        ValueError: unless all is float32 and on the CPU.
+    """
+    if not isinstance(backbone, DenseBackbone):
+        raise TypeError(f'{type(backbone).__name__} is no backbone of mmext_backbones: only those are exported')
+    network = shared_copy(Network(backbone, neck))
+    for name in ('autocast_dtype', 'out_dtype'):
+        value = getattr(backbone, name)
+        if value not in (None, 'float32'):
+            raise ValueError(f'{name}={value!r}: a file computes in float32, build the backbone with {name}=None')
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ValueError(f'{name} is {tensor.dtype}: a file computes in float32, convert the model with .float()')
+        if tensor.device.type != 'cpu':
+            raise ValueError(f'{name} is on {tensor.device}: move the model with .cpu()')
+    return network
+
+
+def record(network: Network, size: tuple[int, int] | None, batch: int | None, *, onnx: bool) -> ExportedProgram:
+    """The graph of a network in inference, for one size or for all.
+
+    Args:
+        network: Made by `prepare`; it stays as it is.
+        size: (H, W) in pixels; None for any from `SMALLEST` on.
+        batch: Images of a batch; None for any number.
+        onnx: With the operators of `translations`, instead of PyTorch's own alone.
+
+    Raises:
+        RuntimeError: where this version of PyTorch cannot.
+    """
+    if not hasattr(fx_config, 'backed_size_oblivious'):
+        raise RuntimeError(f'torch {torch.__version__} is too old to record a network for all sizes: take 2.9 or newer')
+    x = torch.empty(batch or 2, network.backbone.in_channels, *(size or _RECORDED))
+    axes = {}
+    if batch is None:
+        axes[0] = Dim('batch', min=1)
+    if size is None:
+        axes |= {2: Dim('height', min=SMALLEST), 3: Dim('width', min=SMALLEST)}
+    network = _in_recordable_forms(shared_copy(network), onnx)
+    with _LOCK, torch.no_grad(), fx_config.patch(backed_size_oblivious=True), shared_plans(), _loops(network, onnx):
+        return export(network, (x,), dynamic_shapes=(axes,) if axes else None, strict=False)
+
+
+def shared_copy(network: Network) -> Network:
+    """Other modules over the same tensors, in eval mode."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}).eval()
+
+
+def _in_recordable_forms(network: Network, onnx: bool) -> Network:
+    for parent in list(network.modules()):
+        for name, module in parent.named_children():
+            if isinstance(module, (WindowAttention, PartitionAttention)):
+                module.backend = 'gathered'
+            elif isinstance(module, ELSAAttention):
+                module.backend = 'node' if onnx else 'shifts'
+            elif isinstance(module, BiLSTM2D) and onnx:
+                from .translations import RecordedBiLSTM2D
+
+                setattr(parent, name, RecordedBiLSTM2D(module))
+            elif isinstance(module, BiLSTM2D):
+                module.backend = 'torch'
+    return network
+
+
+@contextlib.contextmanager
+def _loops(network: Network, onnx: bool) -> Iterator[None]:
+    """Keeps an LSTM of PyTorch a loop, which is unrolled otherwise to the length it was recorded with."""
+    if onnx or not any(isinstance(module, BiLSTM2D) for module in network.modules()):
+        yield
+        return
+    try:
+        from torch.export._patches import register_lstm_while_loop_decomposition
+    except ImportError as error:
+        raise RuntimeError(
+            f'torch {torch.__version__} writes an LSTM for one length only: export to ONNX, or take a newer torch'
+        ) from error
+    with register_lstm_while_loop_decomposition():
+        yield

@@ -1,0 +1,115 @@
+"""What of our networks the ONNX exporter does not know, in ONNX operators: recurrences as LSTM, ELSA as a Loop.
+
+PyTorch's exporters unroll an LSTM to the length it was recorded with, and ELSA's sum over kernel_size**2 taps would be
+as many slices, products and sums. In ONNX the first is one operator, the second a Loop with a body of seven.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from onnxscript import FLOAT, INT64, ir, script
+from onnxscript import opset18 as op
+from onnxscript.values import Opset
+from torch import Tensor, nn
+
+from ..layers import BiLSTM2D
+from ..layers.bilstm import LSTMParameters
+from ..ops.dispatcher import register
+
+OPSET = 18
+_DOMAIN = Opset('mmext_backbones', 1)  # of functions that are inlined before the file is written
+
+
+class RecordedBiLSTM2D(nn.Module):
+    """`layers.BiLSTM2D` over the operator `onnx_lstm`, with its weights as ONNX orders them; for inference."""
+
+    def __init__(self, original: BiLSTM2D) -> None:
+        super().__init__()
+        self.proj = original.proj
+        for axis in ('v', 'h'):
+            for name, tensor in zip('WRB', _in_order_of_onnx(getattr(original, f'rnn_{axis}')), strict=True):
+                self.register_buffer(f'{name}_{axis}', tensor)
+
+    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        x = x if norm is None else norm(x)
+        B, H, W, C = x.shape
+        lstm = torch.ops.mmext_backbones.onnx_lstm
+        v = lstm(x.permute(1, 0, 2, 3).reshape(H, B * W, C), self.W_v, self.R_v, self.B_v)  # [H, 2, B * W, h]
+        h = lstm(x.permute(2, 0, 1, 3).reshape(W, B * H, C), self.W_h, self.R_h, self.B_h)
+        v = v.reshape(H, 2, B, W, -1).permute(2, 0, 3, 1, 4).reshape(B, H, W, -1)
+        h = h.reshape(W, 2, B, H, -1).permute(2, 3, 0, 1, 4).reshape(B, H, W, -1)
+        return self.proj(torch.cat((v, h), dim=-1))
+
+
+def _in_order_of_onnx(lstm: LSTMParameters) -> tuple[Tensor, Tensor, Tensor]:
+    """W [2, 4h, C], R [2, 4h, h] and B [2, 8h] with the gates as i, o, f, g; PyTorch's are i, f, g, o."""
+
+    def gates(tensor: Tensor) -> Tensor:
+        i, f, g, o = tensor.detach().chunk(4)
+        return torch.cat((i, o, f, g))
+
+    W, R, b, c = ([gates(tensor) for tensor in lstm.tensors()[n::4]] for n in range(4))
+    return torch.stack(W), torch.stack(R), torch.stack([torch.cat(both) for both in zip(b, c, strict=True)])
+
+
+def _no_kernel(*args: Any) -> Tensor:
+    raise NotImplementedError('mmext_backbones::onnx_lstm stands in recorded networks, for the ONNX exporter')
+
+
+register(
+    'onnx_lstm',
+    '(Tensor x, Tensor W, Tensor R, Tensor B) -> Tensor',
+    _no_kernel,
+    lambda x, W, R, B: x.new_empty(x.shape[0], 2, x.shape[1], R.shape[2]),
+)
+
+
+def _lstm(x, W, R, B):
+    """[T, N, C] -> [T, 2, N, h]."""
+    return op.LSTM(x, W, R, B, direction='bidirectional', hidden_size=W.shape[1] // 4)[0]
+
+
+@script(_DOMAIN, default_opset=op)
+def _add_taps(out: FLOAT, padded: FLOAT, filters: FLOAT, offsets: INT64) -> FLOAT:
+    """out [B, heads, d, H, W] + sum_j filters[j] * (padded, from offsets[j] on); filters [taps, B, heads, 1, H, W]."""
+    size = op.Shape(out, start=3)
+    axes = op.Constant(value_ints=[3, 4])
+    taps = op.Squeeze(op.Shape(filters, start=0, end=1))
+    for j in range(taps):
+        start = op.Gather(offsets, j, axis=0)
+        window = op.Slice(padded, start, start + size, axes)
+        out = out + op.Gather(filters, j, axis=0) * window
+    return out
+
+
+def _elsa(v, attn, mul, add, kernel_size: int, dilation: int):
+    """`mmext_backbones::elsa`: v [B, H, W, C], attn [B, H, W, heads, k * k], add [k * k, C] -> [B, H, W, C]."""
+    if mul is not None:
+        raise NotImplementedError('the multiplicative half of the ghost head (lam != 0) has no ONNX form')
+    C, heads, pad = v.shape[3], attn.shape[3], dilation * (kernel_size // 2)
+    v = op.Pad(op.Transpose(v, perm=[0, 3, 1, 2]), [0, 0, pad, pad, 0, 0, pad, pad])
+    weight = op.Reshape(op.Transpose(add, perm=[1, 0]), [C, 1, kernel_size, kernel_size])
+    out = op.Conv(v, weight, group=C, dilations=[dilation, dilation], kernel_shape=[kernel_size, kernel_size])
+    filters = op.Unsqueeze(op.Transpose(attn, perm=[4, 0, 3, 1, 2]), [3])  # [k * k, B, heads, 1, H, W]
+    B, HW = op.Shape(out, start=0, end=1), op.Shape(out, start=2)
+    split, whole = op.Constant(value_ints=[heads, C // heads]), op.Constant(value_ints=[C])
+    by_heads = op.Concat(B, split, HW, axis=0)
+    padded = op.Reshape(v, op.Concat(B, split, op.Shape(v, start=2), axis=0))
+    places = torch.arange(kernel_size) * dilation
+    offsets = op.Constant(value=ir.tensor(torch.cartesian_prod(places, places).numpy()))  # [taps, 2]
+    summed = _add_taps(op.Reshape(out, by_heads), padded, filters, offsets)
+    summed = op.Reshape(summed, op.Concat(B, whole, HW, axis=0))
+    return op.Transpose(summed, perm=[0, 2, 3, 1])
+
+
+def _floor_div(a, b):
+    """Python's //, which rounds down. ONNX divides towards zero, and so does PyTorch's exporter (2.13): -(-H // 4)."""
+    return op.Div(op.Sub(a, op.Mod(a, b)), b)
+
+
+def translation_table() -> dict[Callable, Callable]:
+    """For the argument of that name of `torch.onnx.export`."""
+    operators = torch.ops.mmext_backbones
+    return {operators.onnx_lstm.default: _lstm, operators.elsa.default: _elsa, operator.floordiv: _floor_div}

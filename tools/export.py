@@ -1,0 +1,119 @@
+"""Writes a backbone, or a backbone and its neck, as ONNX or by torch.export, and runs the file beside the network.
+
+    python tools/export.py swin_t timm://swin_tiny_patch4_window7_224.ms_in1k --format onnx
+    python tools/export.py configs/elsa_swin_t_maskrcnn_1x.py work_dirs/.../epoch_12.pth --format onnx --neck
+    python tools/export.py configs/maxvit_t_maskrcnn_1x.py --format torch --size 800 1344 --static --out maxvit_t.pt2
+
+A file is for images of any size, unless --static. It is run at three sizes, two of which no window divides, and refused
+(exit code 1, kept as NAME.differs) where a map differs by more than 1e-4 of its largest value. What is exported, what
+is not, and what was measured: docs/export.md.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+from rich.console import Console
+
+from mmext_backbones.engine.screen import quiet
+from mmext_backbones.errors import UserError, add_traceback_option, run_cli
+from mmext_backbones.export import ParityError, export_onnx, export_torch
+from mmext_backbones.export.building import build_parts, load_weights
+from mmext_backbones.export.checking import speed, table
+from mmext_backbones.export.writing import check_packages
+
+SUFFIXES = {'onnx': '.onnx', 'torch': '.pt2'}
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('network', help='a backbone like swin_t, a config file, or a name like mmdet::path.py')
+    parser.add_argument(
+        'weights', nargs='?', help='a checkpoint of the whole model, or published weights of the backbone'
+    )
+    parser.add_argument('--format', choices=SUFFIXES, required=True)
+    parser.add_argument('--neck', action='store_true', help="with the config's neck, such as an FPN")
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        default=(224, 224),
+        metavar=('H', 'W'),
+        help='in pixels: the first size the file is run at, the only one with --static (default: 224 224)',
+    )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument('--dynamic', action='store_true', help='for images of any size (default)')
+    kind.add_argument('--static', action='store_true', help='for images of SIZE alone')
+    parser.add_argument('--batch', type=int, help='images of a batch of --format torch (1); ONNX files take any')
+    parser.add_argument(
+        '-o', '--out', type=Path, help='the file (default: NETWORK.onnx or NETWORK.pt2, in this folder)'
+    )
+    parser.add_argument('--force', action='store_true', help='overwrite the file')
+    parser.add_argument('--speed', action='store_true', help='also time the file beside the network, in turn')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='arguments of the backbone, or entries of the config to override',
+    )
+    add_traceback_option(parser)
+    args = parser.parse_args(argv)
+    quiet()
+    warnings.filterwarnings('ignore', category=FutureWarning)  # torch's exporters warn of torch
+    out = args.out or Path(Path(args.network.rpartition('::')[2]).stem + SUFFIXES[args.format])
+    check_arguments(args, out)
+    parts = build_parts(args.network, neck=args.neck, options=args.cfg_options)
+    if args.weights:
+        print(load_weights(parts, args.weights))
+    else:
+        print('note: no weights were named, so the file holds random ones.')
+    options = {'neck': parts.neck, 'size': tuple(args.size), 'dynamic': not args.static, 'metadata': parts.metadata}
+    try:
+        with Console(stderr=True).status('recording, writing and running the file; minutes for the largest networks'):
+            if args.format == 'onnx':
+                made = export_onnx(parts.backbone, out, **options)
+            else:
+                made = export_torch(parts.backbone, out, batch=args.batch or 1, **options)
+    except ParityError as error:
+        print(f'Error: {error}', file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        raise UserError(f'{args.network} cannot be exported here: {error}') from error
+    print('\n'.join(table(made.differences)))
+    for key, value in made.metadata.items():
+        print(f'{key} = {value}')
+    print(f'{out}: {out.stat().st_size / 2**20:.1f} MiB, {made.nodes} nodes, written in {made.seconds:.0f} s')
+    if args.speed:
+        x = torch.randn(args.batch or 1, parts.backbone.in_channels, *args.size)
+        ours, theirs = speed(made.network, made.run, x)
+        print(
+            f'{"x".join(map(str, x.shape))}, {torch.get_num_threads()} threads: eager {ours * 1e3:.0f} ms, '
+            f'file {theirs * 1e3:.0f} ms, ratio {ours / theirs:.2f} (medians of 7, in turn; rough)'
+        )
+    return 0
+
+
+def check_arguments(args: argparse.Namespace, out: Path) -> None:
+    """What can be told before anything is built."""
+    if args.format == 'onnx':
+        try:
+            check_packages()
+        except ImportError as error:
+            raise UserError(str(error)) from error
+        if args.batch is not None:
+            raise UserError('--batch is for --format torch: an ONNX file takes any number of images.')
+    if out.suffix != SUFFIXES[args.format]:
+        raise UserError(f'{out} has to end in {SUFFIXES[args.format]} for --format {args.format}.')
+    if out.exists() and not args.force:
+        raise UserError(f'{out} exists already: name another file with --out, or overwrite it with --force.')
+    if not out.resolve().parent.is_dir() or not os.access(out.resolve().parent, os.W_OK):
+        raise UserError(f'{out} cannot be written: {out.resolve().parent} is no folder that you may write to.')
+
+
+if __name__ == '__main__':
+    sys.exit(run_cli(main))
