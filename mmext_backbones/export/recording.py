@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import UserError as TorchUserError
 from torch.export import Dim, ExportedProgram, export
 from torch.fx.experimental import _config as fx_config
 
@@ -64,7 +65,8 @@ def record(network: Network, size: tuple[int, int] | None, batch: int | None, *,
         onnx: With the operators of `translations`, instead of PyTorch's own alone.
 
     Raises:
-        RuntimeError: where this version of PyTorch cannot.
+        ValueError: if the network decides by the size of the image, and none was given.
+        RuntimeError: where this version of PyTorch cannot record.
     """
     if not hasattr(fx_config, 'backed_size_oblivious'):
         raise RuntimeError(f'torch {torch.__version__} is too old to record a network for all sizes: take 2.9 or newer')
@@ -75,8 +77,14 @@ def record(network: Network, size: tuple[int, int] | None, batch: int | None, *,
     if size is None:
         axes |= {2: Dim('height', min=SMALLEST), 3: Dim('width', min=SMALLEST)}
     network = _in_recordable_forms(shared_copy(network), onnx)
-    with _LOCK, torch.no_grad(), fx_config.patch(backed_size_oblivious=True), shared_plans(), _loops(network, onnx):
-        return export(network, (x,), dynamic_shapes=(axes,) if axes else None, strict=False)
+    try:
+        with _LOCK, torch.no_grad(), fx_config.patch(backed_size_oblivious=True), shared_plans(), _loops(network, onnx):
+            return export(network, (x,), dynamic_shapes=(axes,) if axes else None, strict=False)
+    except TorchUserError as error:
+        raise ValueError(
+            f'{_named(network)} decides by the size of the image, so that one graph does not serve all sizes: '
+            f'{_reason(error)}\nExport it for one size (dynamic=False, --static).'
+        ) from error
 
 
 def shared_copy(network: Network) -> Network:
@@ -99,6 +107,17 @@ def _in_recordable_forms(network: Network, onnx: bool) -> Network:
             elif isinstance(module, BiLSTM2D):
                 module.backend = 'torch'
     return network
+
+
+def _named(network: Network) -> str:
+    parts = [network.backbone] if network.neck is None else [network.backbone, network.neck]
+    return ' with '.join(type(part).__name__ for part in parts)
+
+
+def _reason(error: TorchUserError) -> str:
+    """The first condition that PyTorch names, or its first line."""
+    lines = str(error).splitlines()
+    return next((line.strip(' -') for line in lines if line.strip().startswith('- ')), lines[0])
 
 
 @contextlib.contextmanager

@@ -65,7 +65,8 @@ class PartitionAttention(nn.Module):
         """The bias of every token pair, query by key, [num_heads, N, N]."""
         table = self.relative_position_bias_table
         size = (2 * window_size[0] - 1, 2 * window_size[1] - 1)
-        if table.shape[1:] != size:
+        # resampled to its own size a table stays as it is: an unknown size is not asked
+        if any(isinstance(edge, torch.SymInt) for edge in size) or table.shape[1:] != size:
             table = F.interpolate(table[None], size, mode='bilinear', align_corners=False)[0]
         return table.flatten(1)[:, _key_minus_query(window_size, table.device)]
 

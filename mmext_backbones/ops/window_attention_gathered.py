@@ -116,13 +116,12 @@ def _places(
     size: int, windows: int, edge: int, shift_size: int, grid: bool, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The inverse of `_tokens`: for the tokens of the map along one axis, their window and the place in it, [size]."""
-    if grid:
-        window, inside = torch.arange(windows, device=device), torch.arange(edge, device=device)[:, None]
-        return (window + 0 * inside).flatten()[:size], (0 * window + inside).flatten()[:size]
-    token = torch.arange(size, device=device)
+    window, inside = torch.arange(windows, device=device), torch.arange(edge, device=device)
+    window, inside = (window, inside[:, None]) if grid else (window[:, None], inside)
+    both = (window + 0 * inside).flatten(), (0 * window + inside).flatten()
     if shift_size:
-        token = torch.where(token < shift_size, token + windows * edge, token) - shift_size
-    return token // edge, token % edge
+        both = (torch.cat((each[-shift_size:], each[:-shift_size])) for each in both)
+    return tuple(each[:size] for each in both)
 
 
 def _regions(windows: int, edge: int, shift_size: int, device: torch.device) -> Tensor:

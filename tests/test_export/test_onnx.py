@@ -138,6 +138,16 @@ def test_what_cannot_be_exported(tmp_path, model, error, message):
         export_onnx(model(), tmp_path / 'net.onnx')
 
 
+def test_a_network_that_asks_for_the_size(tmp_path):
+    class Asking(torch.nn.Module):
+        def forward(self, maps):
+            return [x if x.shape[2] > 40 else -x for x in maps]
+
+    message = r'SwinTransformer with Asking decides by the size of the image.*\n.*\(dynamic=False, --static\)'
+    with pytest.raises(ValueError, match=message):
+        export_onnx(smallest(), tmp_path / 'net.onnx', neck=Asking())
+
+
 def test_autocast_is_refused(tmp_path):
     model = smallest()
     model.autocast_dtype = 'bfloat16'
