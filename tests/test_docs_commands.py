@@ -92,6 +92,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'python tools/trials/forwards.py *': 'tests/test_tools/test_trials.py::test_random_forwards',
     'python tools/trials/kills.py *': 'tests/test_tools/forking_kills.py::test_a_few_kills',
     'python tools/trials/soak.py *': 'tests/test_tools/test_trials.py::test_training_is_sampled',
+    'python tools/export.py *': 'tests/test_export/test_tool.py::test_backbone_and_neck_with_weights',
     'python tools/infer.py *': 'tests/test_inference/test_infer.py::test_the_tool',
     'python tools/finetune_coco.py *': (
         'tests/test_tools/test_finetune_coco.py::test_from_pictures_to_a_tested_detector'
@@ -132,6 +133,9 @@ PYTHON = {
     'docs/faq.md: model.backbone = torch.compile*': 'tests/test_backbones/test_compiled.py',
     'docs/faq.md: axes = {2: torch.export.Dim*': 'tests/test_guides.py::test_exporting',
     'docs/migration.md: _base_ = *': 'tests/test_guides.py::test_the_worked_example_is_our_recipe',
+    'docs/export.md: from mmext_backbones.backbones import *': (
+        'tests/test_export/test_onnx.py::test_three_sizes_were_run'
+    ),
     'docs/inference.md: from pycocotools*': (
         'tests/test_inference/test_infer.py::test_results_are_what_pycocotools_reads'
     ),

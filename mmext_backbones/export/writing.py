@@ -70,7 +70,8 @@ def export_onnx(
 
     Raises:
         ImportError: without onnx, onnxscript or onnxruntime.
-        TypeError, ValueError: for what cannot be exported, see `recording.prepare`.
+        TypeError: for what is no backbone of ours.
+        ValueError: for what cannot be exported, see `recording.prepare`.
         ParityError: where the file computes something else; it stays as ``NAME.differs.onnx``.
     """
     check_packages()
@@ -117,13 +118,16 @@ def export_torch(
 
     ``torch.export.load(path).module()`` needs PyTorch alone, of the version that wrote it or newer.
 
+    The arguments are those of `export_onnx`, for images from 33 x 33 pixels on, and
+
     Args:
         batch: Images of a batch, which the file is for: of one or of more is another case to PyTorch.
-        backbone, path, neck, size, dynamic, sizes, metadata, tolerance: As in `export_onnx`; images from 33 x 33 on.
 
     Raises:
         RuntimeError: where this version of PyTorch cannot record the network.
-        TypeError, ValueError, ParityError: As `export_onnx`.
+        TypeError: As `export_onnx`.
+        ValueError: As `export_onnx`.
+        ParityError: As `export_onnx`.
     """
     if batch < 1:
         raise ValueError(f'batch={batch}: expected at least 1')
