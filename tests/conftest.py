@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import os
 import zlib
 
@@ -10,6 +11,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch: spinning th
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
 GIVEN_BACKBONES: dict[type, dict] = {}
@@ -67,3 +69,12 @@ def _no_default_scope():
     """A test that builds an mmdet or mmseg run leaves its default scope behind, which the next one must not see."""
     yield
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_closed_log_files():
+    """Whoever configures logging anew, as web servers do, closes every handler; mmengine would write to its own."""
+    for logger in MMLogger._instance_dict.values():
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.FileHandler) and handler.stream is None:
+                logger.removeHandler(handler)

@@ -69,7 +69,7 @@ class Sample(NamedTuple):
     objects: int
 
 
-@HOOKS.register_module()
+@HOOKS.register_module(force=True)  # this file may be read twice
 class MemoryTrace(Hook):
     """Samples the processes of a training; the samples of the last run stay in `samples`."""
 
