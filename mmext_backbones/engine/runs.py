@@ -474,8 +474,9 @@ def _add_hooks(cfg: Config, hooks: Sequence[dict]) -> None:
 
 
 class _Run(GuardedData, SteadyRun, CarefulStart):
-    """For a Runner class. The environment, the config and the hooks go to the log file, not over the screen; and the
-    file that weights come from may hold nothing but them, which averaging hooks do not expect."""
+    """For a Runner class. The environment, the config and the hooks go to the log file, not over the screen; a test
+    leaves the config of the training where it is, in the folder that both share; and the file that weights come from
+    may hold nothing but them, which averaging hooks do not expect."""
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         if fn_name == 'after_load_checkpoint' and 'state_dict' not in kwargs['checkpoint']:
@@ -484,6 +485,10 @@ class _Run(GuardedData, SteadyRun, CarefulStart):
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
         return shorten_console(super().build_logger(*args, **kwargs), testing=self._train_loop is None)
+
+    def dump_config(self) -> None:
+        if self._train_loop is not None:
+            super().dump_config()
 
     def build_strategy(self, *args: Any, **kwargs: Any) -> Any:
         """Of a FlexibleRunner, whose strategy has the log."""

@@ -322,6 +322,16 @@ def test_undefined_values_are_null():
     json.dumps(record, allow_nan=False)
 
 
+def test_the_config_of_the_training_stays(folder):
+    left = Path('work_dirs/detection_shapes/detection.py')  # by a training
+    left.parent.mkdir(parents=True)
+    left.write_text('train_dataloader = dict()\n')
+    run('detection', 'x.pth')
+    assert left.read_text() == 'train_dataloader = dict()\n'
+    (own,) = left.parent.glob('*/vis_data/config.py')
+    assert Config.fromfile(own).load_from == 'x.pth'
+
+
 def test_names_tell_runs_apart():
     cfg = Config({}, filename=__file__)
     names = {results_name('a/x.pth', cfg, shapes=shapes, tta=tta) for shapes in (True, False) for tta in (True, False)}
