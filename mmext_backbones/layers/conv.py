@@ -1,7 +1,11 @@
 """Convolutions: of patches, padded as TensorFlow pads them, and of a product."""
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mmext_backbones.ops.conv import conv2d
 from mmext_backbones.ops.padding import zero_pad
@@ -38,16 +42,38 @@ class SameConv2d(nn.Conv2d):
 
         [B, H, W, in_channels] -> [B, ceil(H / stride), ceil(W / stride), out_channels].
         """
+        product, weight, region = self._product(x)
+        return region(recompute(prologue, product, x, weight, self.bias, *params))
+
+    def folded(self, x: Tensor, norm: nn.BatchNorm2d, pre_norm: nn.BatchNorm2d | None = None) -> Tensor:
+        """norm(conv(pre_norm(x))) by running statistics, which scale and shift the weights instead of the map.
+
+        [B, H, W, in_channels] -> [B, ceil(H / stride), ceil(W / stride), out_channels]. A norm before is for kernels of
+        1 x 1 alone: zeros around the map are not normed.
+        """
+        weight, bias = self.weight, self.bias
+        if pre_norm is not None:
+            scale = pre_norm.weight * (pre_norm.running_var + pre_norm.eps).rsqrt()
+            bias = F.linear(pre_norm.bias - pre_norm.running_mean * scale, weight.flatten(1), bias)
+            weight = weight * scale[:, None, None]
+        stats = norm.running_mean, norm.running_var, norm.eps
+        weight, bias = fuse_conv_bn_weights(weight, bias, *stats, norm.weight, norm.bias)
+        product, weight, region = self._product(x, weight)
+        return region(product.forward(x, weight, bias))
+
+    def _product(self, x: Tensor, weight: Tensor | None = None) -> tuple[Linear | Conv, Tensor, Callable]:
+        """This convolution of x [B, H, W, C] as `ops.recompute` has it, its weight, and what to take of its output."""
+        weight = self.weight if weight is None else weight
         if self.kernel_size == self.stride == (1, 1):
-            return recompute(prologue, Linear(), x, self.weight.flatten(1), self.bias, *params)
+            return Linear(), weight.flatten(1), lambda out: out
         # where more is padded after than before: a stride more before, and the first output dropped. That copies the
         # output; F.pad would copy the input
         pads = [self._pads(axis, size) for axis, size in enumerate(x.shape[1:3])]
         top, left = (int(before < after) for before, after in pads)
         padding = (pads[0][0] + top * self.stride[0], pads[1][0] + left * self.stride[1])
         H, W = (-(-size // stride) for size, stride in zip(x.shape[1:3], self.stride, strict=True))
-        x = recompute(prologue, Conv(self.stride, padding, self.groups), x, self.weight, self.bias, *params)
-        return x[:, top : top + H, left : left + W].contiguous()
+        product = Conv(self.stride, padding, self.groups)
+        return product, weight, lambda out: out[:, top : top + H, left : left + W].contiguous()
 
     def _pads(self, axis: int, size: int) -> tuple[int, int]:
         stride, kernel = self.stride[axis], self.kernel_size[axis]

@@ -64,6 +64,11 @@ def batch_norm_function(norm: nn.BatchNorm2d, gelu: bool = False) -> BatchNorm:
     return BatchNorm(norm.running_mean, norm.running_var, norm.training, norm.momentum, norm.eps, gelu)
 
 
+def folds(*norms: nn.BatchNorm2d) -> bool:
+    """Whether batch norms may be part of the convolutions beside them: by running statistics, without a gradient."""
+    return not torch.is_grad_enabled() and not any(norm.training for norm in norms)
+
+
 def norm_linear(x: Tensor, norm: nn.LayerNorm | None, linear: nn.Linear) -> Tensor:
     """linear(norm(x)), of which x alone is kept for the backward pass; linear(x) without a norm."""
     if norm is None:

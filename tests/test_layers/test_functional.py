@@ -113,6 +113,35 @@ def test_sums_joined_to_products_agree_with_sums(name):
         torch.testing.assert_close(narrow, plain.float()(x.float(), *context), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('norm_eval', [True, False])
+def test_norms_in_eval_are_folded_into_convolutions(norm_eval):
+    block = randomize(MBConv(C, 64, 2))
+    block.train(not norm_eval)
+    x = torch.randn(2, 5, 8, C)
+
+    def norms():
+        with torch.profiler.profile() as profile:
+            block(x)
+        return sum(event.count for event in profile.key_averages() if 'norm' in event.key)
+
+    assert norms() > 0  # a gradient is wanted
+    with torch.inference_mode():
+        assert (norms() == 0) is norm_eval  # statistics of the batch are not known before it
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_folded_norms_under_autocast(dtype):
+    block = randomize(MBConv(C, 64, 2)).eval()
+    x = torch.randn(2, 6, 7, C)
+    with torch.no_grad():
+        exact = block.double()(x.double())
+        plain = by_modules(block.float())
+        with torch.autocast('cpu', dtype):
+            folded, called = block(x), plain(x)
+    assert folded.dtype == called.dtype == dtype
+    assert torch.dist(folded.double(), exact) <= 1.5 * torch.dist(called.double(), exact)
+
+
 def test_dropped_paths_stay_dropped():
     block = randomize(TransformerBlock(WindowAttention(C, 2), C, drop_path_rate=0.9)).train()
     x = torch.randn(64, 3, 3, C)
