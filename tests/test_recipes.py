@@ -1,6 +1,7 @@
 """One of every family and recipe runs: a training step, a prediction, its evaluator, on a few drawn shapes.
 
-The networks are thin; everything else (heads, losses, pipelines, schedule, hooks, evaluator) is the leaf's own.
+The networks are thin, and so are the layers inside the heads; everything else (structure, losses, pipelines, schedule,
+hooks, evaluator) is the leaf's own.
 """
 
 import re
@@ -10,6 +11,7 @@ import pytest
 from mmengine.config import Config
 
 from mmext_backbones.datasets.shapes import make_shapes
+from mmext_backbones.datasets.shapes_config import walk
 from mmext_backbones.engine import runs
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -22,6 +24,7 @@ ARCHS = {
 }
 CHANNELS = {'swin': [24, 48, 96, 192], 'maxvit': [32, 32, 64, 64], 'sequencer': [16, 16, 32, 32]}
 CHANNELS['elsa_swin'] = CHANNELS['swin']
+WIDTHS = {'fc_out_channels': 64, 'conv_out_channels': 16, 'channels': 16}  # of the layers inside heads
 METRIC = {'in1k': 'accuracy/top1', 'upernet': 'mIoU', 'fpn': 'mIoU', 'retinanet': 'coco/bbox_mAP'}
 
 
@@ -61,6 +64,9 @@ def test_trains_predicts_and_evaluates(name, shapes, tmp_path, monkeypatch):
         options |= {'model.decode_head.in_channels': channels, 'model.auxiliary_head.in_channels': channels[2]}
     elif library == 'mmpretrain':
         options['model.head.in_channels'] = channels[-1]
+    widths = [(f'model.{path}.{key}', WIDTHS[key]) for path, node in walk(cfg.model) for key in node.keys() & WIDTHS]
+    assert widths or recipe in ('in1k', 'retinanet_1x')
+    options |= dict(widths)
     options |= {'train_cfg.max_iters': 1, 'train_dataloader.batch_size': 2, 'train_dataloader.num_workers': 0}
     options |= {'train_dataloader.persistent_workers': False}
     if recipe == 'retinanet_1x':
