@@ -26,6 +26,29 @@ LONGEST = 400  # letters of a message of mmengine's that are shown
 READERS = ('_is_lazy_import', '_file2dict', '_parse_lazy_import')  # of mmengine: each has a file's name in `filename`
 
 
+class FormattedOnce(Config):
+    """A config that formats its text once: that takes a second, and a runner of mmengine asks for it five times."""
+
+    @classmethod
+    def of(cls, cfg: Config) -> Config:
+        """The same config, of this class."""
+        other = cls.__new__(cls)
+        other.__dict__.update(cfg.__dict__)
+        return other
+
+    @property
+    def pretty_text(self) -> str:
+        content = repr(self._cfg_dict)
+        if content not in _formatted:
+            text = super().pretty_text
+            _formatted.clear()
+            _formatted[content] = text
+        return _formatted[content]
+
+
+_formatted: dict[str, str] = {}  # the config that was written last: its content, its text
+
+
 def load_config(config: str) -> Config:
     """Reads a config file, or one of an installed library by its ``library::path`` name.
 
@@ -35,7 +58,7 @@ def load_config(config: str) -> Config:
     name = str(config)
     read = _library_config if '::' in name else _file
     try:
-        return read(name)
+        return FormattedOnce.of(read(name))
     except UserError:
         raise
     except SystemExit as error:

@@ -1,7 +1,10 @@
 """What a run reads from a config itself is looked at first; what our own configs say is right."""
 
+import copy
+import pickle
 from pathlib import Path
 
+import mmengine
 import pytest
 import torch
 from mmengine.config import Config
@@ -9,6 +12,7 @@ from torch import nn
 
 from mmext_backbones.engine import runs
 from mmext_backbones.engine.config_checks import KINDS, check_config, check_needed
+from mmext_backbones.engine.config_files import load_config
 from mmext_backbones.errors import UserError, explain
 from mmext_backbones.registry import MODELS
 
@@ -133,3 +137,15 @@ def test_bases_in_a_circle_and_configs_that_end_the_program(tmp_path):
     (tmp_path / 'exit.py').write_text('raise SystemExit(0)\n')
     with pytest.raises(UserError, match=r'exit.py.*ends the program'):
         runs.load_config(str(tmp_path / 'exit.py'))
+
+
+def test_a_config_is_formatted_once(tmp_path, monkeypatch):
+    (tmp_path / 'x.py').write_text("model = dict(type='A', size=(1, 2))\n")
+    plain, cfg = Config.fromfile(tmp_path / 'x.py'), load_config(str(tmp_path / 'x.py'))
+    expected = plain.pretty_text
+    assert cfg.pretty_text == expected
+    with monkeypatch.context() as patch:
+        patch.setattr(mmengine.config.config, 'FormatCode', None)
+        assert copy.deepcopy(cfg).pretty_text == pickle.loads(pickle.dumps(cfg)).pretty_text == expected
+    cfg.model.size = (1, 3)
+    assert cfg.pretty_text == expected.replace('2', '3')
