@@ -1,7 +1,7 @@
 # The verbs a person needs. `make` lists them; each prints what it does.
 #
 #   VENV=/path    the environment to make or use          (default: .venv)
-#   PYTHON=...    the interpreter that makes it, 3.10+    (default: python3.11 or python3)
+#   PYTHON=...    the interpreter that makes it, 3.11+    (default: python3.11 or python3)
 #   JOBS=n        compiler processes for mmcv             (default: all cores)
 
 VENV   ?= .venv
