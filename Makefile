@@ -36,7 +36,7 @@ $(EXTRAS): $(STAMP) requirements/extras.txt
 	    || { tail -n 25 $(VENV)/install.log; exit 1; }
 	@touch $@
 
-demo: env  ## train, evaluate and draw ELSA-Swin-T Mask R-CNN on data made here (about 7 min on two cores)
+demo: env  ## train, evaluate and draw ELSA-Swin-T Mask R-CNN on data made here (a few minutes on two cores)
 	@echo "==> $(CONFIG) on the synthetic Shapes data"
 	@$(BIN)/python tools/train.py $(CONFIG) --shapes --seed 0
 
