@@ -1,6 +1,6 @@
 """Evaluates a checkpoint of a detection, segmentation or classification config, or predictions saved before.
 
-python tools/test.py configs/elsa_swin_t_maskrcnn_1x.py work_dirs/.../iter_300.pth --shapes --out predictions.pkl
+python tools/test.py configs/elsa_swin_t_maskrcnn_1x.py work_dirs/.../iter_310.pth --shapes --out predictions.pkl
 python tools/test.py configs/elsa_swin_t_maskrcnn_1x.py --shapes --predictions predictions.pkl
 
 The metrics, also of each class, are left as JSON beside what was tested.

@@ -1,7 +1,7 @@
 """Pictures of the data, of a network's inside and of what a training gave: one subcommand each.
 
     python tools/visualize.py data configs/swin_t_maskrcnn_1x.py --shapes
-    python tools/visualize.py predictions configs/swin_t_maskrcnn_1x.py work_dirs/.../iter_300.pth --shapes --worst
+    python tools/visualize.py predictions configs/swin_t_maskrcnn_1x.py work_dirs/.../iter_310.pth --shapes --worst
     python tools/visualize.py curves work_dirs/first work_dirs/second --keys loss 'coco/*'
     python tools/visualize.py attention swin_t --stage 0 --block 1 --point 60 80
     python tools/visualize.py receptive-field

@@ -1,7 +1,7 @@
 """What a model predicts beside the ground truth, with a score for each image; on request the worst images first.
 
-    python tools/visualize.py predictions configs/swin_t_maskrcnn_1x.py work_dirs/.../iter_300.pth --shapes
-    python tools/visualize.py predictions configs/swin_t_maskrcnn_1x.py work_dirs/.../iter_300.pth --shapes --worst
+    python tools/visualize.py predictions configs/swin_t_maskrcnn_1x.py work_dirs/.../iter_310.pth --shapes
+    python tools/visualize.py predictions configs/swin_t_maskrcnn_1x.py work_dirs/.../iter_310.pth --shapes --worst
 
 The score of an image is, for boxes, F1 at an IoU of 0.5 (of those drawn); for label maps, the mean IoU over the classes
 of the image; for classes, the probability of the right one. Without --worst, images spread over the data are shown and
