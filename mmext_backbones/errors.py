@@ -58,7 +58,7 @@ def explain(error: BaseException) -> str | None:
     for link in _causes(error):
         for recognise in (
             _user_error,
-            _own_value_error,
+            _own_error,
             _unknown_type,
             _bad_arguments,
             _memory,
@@ -150,10 +150,10 @@ def _user_error(error: BaseException) -> str | None:
     return str(error) if isinstance(error, UserError) else None
 
 
-def _own_value_error(error: BaseException) -> str | None:
+def _own_error(error: BaseException) -> str | None:
     """An error that this package raised on purpose, not one that broke out of a call it made."""
     frames = _frames(error)
-    if not isinstance(error, (ValueError, FileNotFoundError)) or not frames:
+    if not isinstance(error, (ValueError, FileNotFoundError, ImportError)) or not frames:
         return None
     frame, line = frames[-1]
     ours = frame.f_globals.get('__name__', '').partition('.')[0] == _PACKAGE

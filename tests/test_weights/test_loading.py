@@ -15,6 +15,7 @@ from mmengine.runner import CheckpointLoader, load_checkpoint
 
 import mmext_backbones.weights.loading as loading
 from mmext_backbones.backbones import DenseBackbone, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.errors import run_cli
 from mmext_backbones.weights import swin
 from mmext_backbones.weights.fitting import WeightsError
 from mmext_backbones.weights.resize import resize_window_table
@@ -349,6 +350,12 @@ def test_hub_address_loads_from_the_cache(hub):
 def test_what_is_not_in_the_cache_is_named_offline(hub):
     with pytest.raises(WeightsError, match='not in the local cache, and the hub cannot be reached'):
         loading.read('timm://maxvit_tiny_tf_224.in1k')
+
+
+def test_a_tool_without_the_client_of_the_hub_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    assert run_cli(lambda argv: loading.read('timm://maxvit_tiny_tf_224.in1k'), []) == 2
+    assert capsys.readouterr().err.endswith('needs the hub client, pip install "mmext_backbones[hub]"\n')
 
 
 @pytest.mark.parametrize('address', ['timm://swin_tiny', 'timm://a/b.c', 'hf://owner', 'hf://owner/repository'])
