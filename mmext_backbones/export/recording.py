@@ -69,7 +69,7 @@ def record(network: Network, size: tuple[int, int] | None, batch: int | None, *,
         RuntimeError: where this version of PyTorch cannot record.
     """
     if not hasattr(fx_config, 'backed_size_oblivious'):
-        raise RuntimeError(f'torch {torch.__version__} is too old to record a network for all sizes: take 2.9 or newer')
+        raise RuntimeError(f'torch {torch.__version__} is too old to record a network for export: take 2.9 or newer')
     x = torch.empty(batch or 2, network.backbone.in_channels, *(size or _RECORDED))
     axes = {}
     if batch is None:

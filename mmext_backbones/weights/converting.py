@@ -91,7 +91,10 @@ def write(tensors: Mapping[str, Tensor], path: Path) -> str:
     os.close(handle)
     try:
         if path.suffix == '.safetensors':
-            from safetensors.torch import save_file
+            try:
+                from safetensors.torch import save_file
+            except ImportError as error:
+                raise ImportError(f'{path}: needs safetensors, pip install "mmext_backbones[hub]"') from error
 
             # views of one storage are refused there
             save_file({key: value.clone() for key, value in tensors.items()}, name, metadata={'format': 'pt'})

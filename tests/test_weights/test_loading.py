@@ -17,6 +17,7 @@ import mmext_backbones.weights.loading as loading
 from mmext_backbones.backbones import DenseBackbone, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.errors import run_cli
 from mmext_backbones.weights import swin
+from mmext_backbones.weights.converting import write
 from mmext_backbones.weights.fitting import WeightsError
 from mmext_backbones.weights.resize import resize_window_table
 from tests.test_weights.test_layouts import SMALL, authors_swin, small
@@ -356,6 +357,14 @@ def test_a_tool_without_the_client_of_the_hub_says_what_to_install(monkeypatch, 
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     assert run_cli(lambda argv: loading.read('timm://maxvit_tiny_tf_224.in1k'), []) == 2
     assert capsys.readouterr().err.endswith('needs the hub client, pip install "mmext_backbones[hub]"\n')
+
+
+def test_a_file_without_its_writer_says_what_to_install(monkeypatch, tmp_path):
+    for name in ('safetensors', 'safetensors.torch'):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r'x\.safetensors: needs safetensors, pip install'):
+        write({'a': torch.zeros(1)}, tmp_path / 'x.safetensors')
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('address', ['timm://swin_tiny', 'timm://a/b.c', 'hf://owner', 'hf://owner/repository'])
