@@ -16,9 +16,9 @@ import warnings
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 
+from mmext_backbones.engine.config_options import ConfigOptions
 from mmext_backbones.engine.screen import quiet
 from mmext_backbones.errors import UserError, add_traceback_option, run_cli
 from mmext_backbones.export import ParityError, export_onnx, export_torch
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='arguments of the backbone, or entries of the config to override',
     )

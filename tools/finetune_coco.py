@@ -18,12 +18,12 @@ from pathlib import Path
 
 os.environ.setdefault('GOMP_SPINCOUNT', '5000')  # as in train.py
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmext_backbones.datasets.checking import check_splits, count_errors, report_lines
 from mmext_backbones.engine.bad_data import MODES
+from mmext_backbones.engine.config_options import ConfigOptions
 from mmext_backbones.engine.runs import load_config, test, train
 from mmext_backbones.engine.screen import quiet
 from mmext_backbones.errors import UserError, add_traceback_option, run_cli
@@ -54,7 +54,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--bad-data', choices=MODES, default='stop', help='what to do with data that cannot be used')
     parser.add_argument('--only-config', action='store_true', help='check the data and write the config, no more')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='config entries of the run to override'
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        metavar='KEY=VALUE',
+        help='config entries of the run to override',
     )
     add_traceback_option(parser)
     args = parser.parse_args(argv)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
@@ -30,6 +30,7 @@ from .bad_data import MODES, GuardedData, telling_bad_data
 from .checks import check_checkpoint, check_checkpoints, check_data, check_match
 from .config_checks import check_config, check_needed
 from .config_files import load_config
+from .config_options import ConfigOptions
 from .memory import naming_memory_settings
 from .predictions import evaluate_predictions, find_predictions, save_predictions
 from .processes import check_launcher, fit_processes, join_processes, locked, world_size
@@ -99,7 +100,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='config entries to override, applied after everything else',
     )

@@ -10,12 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from mmengine.config import DictAction
 from torch import Tensor, nn
 
 from ..backbones.base import DenseBackbone
 from ..datasets.image_files import unreadable
 from ..datasets.shapes import render_scene
+from ..engine.config_options import ConfigOptions
 from ..engine.cost_report import build_network
 from ..engine.screen import quiet, say
 from ..errors import UserError
@@ -56,7 +56,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='arguments of the backbone, or entries of the config to override',
     )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from ..datasets.shapes_config import use_shapes
 from ..engine.checks import check_data
 from ..engine.config_checks import check_config
+from ..engine.config_options import ConfigOptions
 from ..engine.drawing import can_draw
 from ..engine.runs import apply_options, load_config, make_default_shapes
 from ..engine.screen import quiet
@@ -23,7 +24,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', metavar='CONFIG', help='a config file, or a name like mmdet::path.py')
     parser.add_argument('--shapes', action='store_true', help="use the drawn shapes instead of the config's own data")
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='config entries to override'
+        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='config entries to override'
     )
 
 

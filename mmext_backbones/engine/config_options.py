@@ -1,0 +1,40 @@
+"""The command-line option --cfg-options."""
+
+import argparse
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import DictAction
+
+__all__ = ['ConfigOptions']
+
+
+class ConfigOptions(DictAction):
+    """KEY=VALUE pairs as mmengine reads them; dicts, and lists of them, as Python writes them.
+
+    ``a.b=1,2``, ``a=[(1,2),x]``, ``a="{'b': (1, 2)}"``. What cannot be read ends in a message of the parser: mmengine
+    would cut a dict at its commas, or never come back from it.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        for pair in values:
+            key, equals, value = pair.partition('=')
+            if not key or not equals:
+                parser.error(f'argument {option_string}: {pair!r}: expected KEY=VALUE')
+            try:
+                super().__call__(parser, namespace, [pair], option_string)
+            except (ValueError, SyntaxError, AssertionError, RecursionError):
+                wanted = 'a dict as Python writes it' if '{' in value else 'brackets in pairs, or none'
+                parser.error(f'argument {option_string}: {pair!r}: expected {wanted}')
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        """A value; mmengine calls it for each."""
+        return ast.literal_eval(val.strip()) if '{' in val else DictAction._parse_iterable(val)
