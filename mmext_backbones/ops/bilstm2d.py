@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .bilstm2d_compiled import bilstm2d_compiled, unavailable
+from .streams import beside
 
 BACKENDS = ('auto', 'compiled', 'torch')
 ENVIRONMENT = 'MMEXT_BILSTM2D_BACKEND'  # what 'auto' stands for, where it is set
@@ -33,8 +34,8 @@ def bilstm2d(x: Tensor, vertical: Sequence[Tensor], horizontal: Sequence[Tensor]
             [4h, h], bias_ih and bias_hh [4h] downwards, then the same four upwards.
         horizontal: likewise, rightwards and leftwards.
         backend: 'compiled' (CPU, needs a C compiler at its first use on a machine), 'torch' (torch's LSTM, any device;
-            copies the map for either axis) or 'auto': the first of them that runs, or what the environment variable
-            MMEXT_BILSTM2D_BACKEND names.
+            copies the map for either axis; on CUDA both axes at once, on two streams) or 'auto': the first of them that
+            runs, or what the environment variable MMEXT_BILSTM2D_BACKEND names.
 
     Returns:
         The states h, [B, H, W, 4h]: down, up, right, left. In the dtype of `x`; under autocast it may be float32.
@@ -66,10 +67,15 @@ def _compiled(x: Tensor, weights: list[Tensor]) -> Tensor:
 
 def _torch(x: Tensor, vertical: Sequence[Tensor], horizontal: Sequence[Tensor]) -> Tensor:
     B, H, W, C = x.shape
+
     # time first, as the kernels want it: each axis is copied once
-    v = _lstm(x.transpose(0, 1).reshape(H, B * W, C), vertical).view(H, B, W, -1).transpose(0, 1)
-    h = _lstm(x.permute(2, 0, 1, 3).reshape(W, B * H, C), horizontal).view(W, B, H, -1).permute(1, 2, 0, 3)
-    return torch.cat((v, h), dim=-1)
+    def columns(x: Tensor) -> Tensor:
+        return _lstm(x.transpose(0, 1).reshape(H, B * W, C), vertical).view(H, B, W, -1).transpose(0, 1)
+
+    def rows(x: Tensor) -> Tensor:
+        return _lstm(x.permute(2, 0, 1, 3).reshape(W, B * H, C), horizontal).view(W, B, H, -1).permute(1, 2, 0, 3)
+
+    return torch.cat(beside(x, columns, rows), dim=-1)
 
 
 def _lstm(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
