@@ -170,11 +170,11 @@ def test_classes_of_the_known_data_sets(name, number, first, coloured):
 
 
 def test_a_work_dir_of_a_test_with_views(made, predictors, pictures, tmp_path, monkeypatch):
-    """The runner leaves the config of the wrapped model there: it predicts the views, and says so."""
+    """It leaves the config of the wrapped model beside its log: that predicts the views, and says so."""
     config, weights = made('segmentation')
     monkeypatch.chdir(tmp_path)
     runs.test(config, weights, tta=True)
-    left = tmp_path / 'work_dirs' / 'segmentation' / 'segmentation.py'
+    (left,) = (tmp_path / 'work_dirs' / 'segmentation').glob('*/vis_data/config.py')
     predictor = Predictor(left, weights, device='cpu')
     assert predictor.tta
     assert_same(predictor(pictures[0]), predictors('segmentation', True)(pictures[0]))
