@@ -328,8 +328,6 @@ def test_the_config_of_the_training_stays(folder):
     left.write_text('train_dataloader = dict()\n')
     run('detection', 'x.pth')
     assert left.read_text() == 'train_dataloader = dict()\n'
-    (own,) = left.parent.glob('*/vis_data/config.py')
-    assert Config.fromfile(own).load_from == 'x.pth'
 
 
 def test_names_tell_runs_apart():
