@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmext_backbones.datasets.shapes import rle_to_mask
-from mmext_backbones.engine import runs
+from mmext_backbones.engine.views import use_tta
 from mmext_backbones.errors import UserError
 from mmext_backbones.inference import ImageError, Predictor
 from mmext_backbones.inference.building import class_names, read_config
@@ -169,13 +170,13 @@ def test_classes_of_the_known_data_sets(name, number, first, coloured):
     assert (len(classes), classes[0], len(palette)) == (number, first, coloured)
 
 
-def test_a_work_dir_of_a_test_with_views(made, predictors, pictures, tmp_path, monkeypatch):
-    """It leaves the config of the wrapped model beside its log: that predicts the views, and says so."""
+def test_the_config_of_a_test_with_views(made, predictors, pictures, tmp_path):
+    """Of the wrapped model, as a test writes it beside its log: it predicts the views, and says so."""
     config, weights = made('segmentation')
-    monkeypatch.chdir(tmp_path)
-    runs.test(config, weights, tta=True)
-    (left,) = (tmp_path / 'work_dirs' / 'segmentation').glob('*/vis_data/config.py')
-    predictor = Predictor(left, weights, device='cpu')
+    cfg = Config.fromfile(config)
+    use_tta(cfg)
+    cfg.dump(tmp_path / 'left.py')
+    predictor = Predictor(tmp_path / 'left.py', weights, device='cpu')
     assert predictor.tta
     assert_same(predictor(pictures[0]), predictors('segmentation', True)(pictures[0]))
 
