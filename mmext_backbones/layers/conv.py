@@ -42,7 +42,7 @@ class SameConv2d(nn.Conv2d):
 
         [B, H, W, in_channels] -> [B, ceil(H / stride), ceil(W / stride), out_channels].
         """
-        product, weight, region = self._product(x)
+        product, weight, region = self._product(x, self.weight)
         return region(recompute(prologue, product, x, weight, self.bias, *params))
 
     def folded(self, x: Tensor, norm: nn.BatchNorm2d, pre_norm: nn.BatchNorm2d | None = None) -> Tensor:
@@ -61,9 +61,8 @@ class SameConv2d(nn.Conv2d):
         product, weight, region = self._product(x, weight)
         return region(product.forward(x, weight, bias))
 
-    def _product(self, x: Tensor, weight: Tensor | None = None) -> tuple[Linear | Conv, Tensor, Callable]:
+    def _product(self, x: Tensor, weight: Tensor) -> tuple[Linear | Conv, Tensor, Callable]:
         """This convolution of x [B, H, W, C] as `ops.recompute` has it, its weight, and what to take of its output."""
-        weight = self.weight if weight is None else weight
         if self.kernel_size == self.stride == (1, 1):
             return Linear(), weight.flatten(1), lambda out: out
         # where more is padded after than before: a stride more before, and the first output dropped. That copies the

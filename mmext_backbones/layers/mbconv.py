@@ -62,17 +62,17 @@ class MBConv(nn.Module):
             return self.conv3(self.se(x)).permute(0, 2, 3, 1)
 
         norm0, norm1, norm2, se = self.pre_norm, self.norm1, self.norm2, self.se
+        # by name: while FSDP has the weights gathered, `parameters()` of a module finds none
+        gate = (se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias)
         if folds(norm0, norm1, norm2):
             x = gelu(self.conv1.folded(x, norm1, norm0), 'tanh', inplace=True)
             x = gelu(self.conv2.folded(x, norm2), 'tanh', inplace=True)
-            gate = squeeze_excite_gate(x.mean((1, 2)), se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias)
-            return F.linear(x.mul_(gate[:, None, None]), self.conv3.weight.flatten(1), self.conv3.bias)
+            x.mul_(squeeze_excite_gate(x.mean((1, 2)), *gate)[:, None, None])
+            return F.linear(x, self.conv3.weight.flatten(1), self.conv3.bias)
 
         x = self.conv1.after(batch_norm_function(norm0), x, norm0.weight, norm0.bias)
         x = self.conv2.after(batch_norm_function(norm1, gelu=True), x, norm1.weight, norm1.bias)
         gated = GatedBatchNorm(batch_norm_function(norm2, gelu=True))
-        # by name: while FSDP has the weights gathered, `parameters()` of a module finds none
-        gate = (se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias)
         return self.conv3.after(gated, x, norm2.weight, norm2.bias, *gate)
 
 
