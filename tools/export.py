@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from mmext_backbones.engine.config_options import ConfigOptions
+from mmext_backbones.engine.config_options import add_config_options
 from mmext_backbones.engine.screen import quiet
 from mmext_backbones.errors import UserError, add_traceback_option, run_cli
 from mmext_backbones.export import ParityError, export_onnx, export_torch
@@ -54,13 +54,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument('--force', action='store_true', help='overwrite the file')
     parser.add_argument('--speed', action='store_true', help='also time the file beside the network, in turn')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        metavar='KEY=VALUE',
-        help='arguments of the backbone, or entries of the config to override',
-    )
+    add_config_options(parser, 'arguments of the backbone, or entries of the config to override')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
     quiet()

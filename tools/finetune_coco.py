@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmext_backbones.datasets.checking import check_splits, count_errors, report_lines
 from mmext_backbones.engine.bad_data import MODES
-from mmext_backbones.engine.config_options import ConfigOptions
+from mmext_backbones.engine.config_options import add_config_options
 from mmext_backbones.engine.runs import load_config, test, train
 from mmext_backbones.engine.screen import quiet
 from mmext_backbones.errors import UserError, add_traceback_option, run_cli
@@ -53,13 +53,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--seed', type=int, default=0, help='of the split and the training (default: 0)')
     parser.add_argument('--bad-data', choices=MODES, default='stop', help='what to do with data that cannot be used')
     parser.add_argument('--only-config', action='store_true', help='check the data and write the config, no more')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        metavar='KEY=VALUE',
-        help='config entries of the run to override',
-    )
+    add_config_options(parser, 'config entries of the run to override')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
     quiet()

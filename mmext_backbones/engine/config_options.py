@@ -2,12 +2,20 @@
 
 import argparse
 import ast
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import DictAction
 
-__all__ = ['ConfigOptions']
+__all__ = ['add_config_options']
+
+DICTS = re.compile(r'[\[(\s]*\{')  # how a dict, or a list of them, begins; `epoch_{}.pth` is a name
+
+
+def add_config_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds --cfg-options; `what` says what it overrides."""
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help=what)
 
 
 class ConfigOptions(DictAction):
@@ -30,11 +38,11 @@ class ConfigOptions(DictAction):
                 parser.error(f'argument {option_string}: {pair!r}: expected KEY=VALUE')
             try:
                 super().__call__(parser, namespace, [pair], option_string)
-            except (ValueError, SyntaxError, AssertionError, RecursionError):
-                wanted = 'a dict as Python writes it' if '{' in value else 'brackets in pairs, or none'
+            except (ValueError, TypeError, SyntaxError, AssertionError, RecursionError):
+                wanted = 'a dict as Python writes it' if DICTS.match(value) else 'brackets in pairs, or none'
                 parser.error(f'argument {option_string}: {pair!r}: expected {wanted}')
 
     @staticmethod
     def _parse_iterable(val: str) -> Any:
         """A value; mmengine calls it for each."""
-        return ast.literal_eval(val.strip()) if '{' in val else DictAction._parse_iterable(val)
+        return ast.literal_eval(val.strip()) if DICTS.match(val) else DictAction._parse_iterable(val)

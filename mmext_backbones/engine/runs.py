@@ -30,7 +30,7 @@ from .bad_data import MODES, GuardedData, telling_bad_data
 from .checks import check_checkpoint, check_checkpoints, check_data, check_match
 from .config_checks import check_config, check_needed
 from .config_files import load_config
-from .config_options import ConfigOptions
+from .config_options import add_config_options
 from .memory import naming_memory_settings
 from .predictions import evaluate_predictions, find_predictions, save_predictions
 from .processes import check_launcher, fit_processes, join_processes, locked, world_size
@@ -97,13 +97,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help='a config file, or a name like mmdet::path/inside/its/configs.py')
     parser.add_argument('--shapes', action='store_true', help="run on drawn shapes instead of the config's own data")
     parser.add_argument('--work-dir', help='where everything is written (default: work_dirs/<config>)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        metavar='KEY=VALUE',
-        help='config entries to override, applied after everything else',
-    )
+    add_config_options(parser, 'config entries to override, applied after everything else')
     parser.add_argument(
         '--bf16', action='store_true', help='the backbone in bfloat16, the rest in float32; on the CPU as well'
     )

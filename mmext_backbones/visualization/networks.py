@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..backbones.base import DenseBackbone
 from ..datasets.image_files import unreadable
 from ..datasets.shapes import render_scene
-from ..engine.config_options import ConfigOptions
+from ..engine.config_options import add_config_options
 from ..engine.cost_report import build_network
 from ..engine.screen import quiet, say
 from ..errors import UserError
@@ -53,13 +53,7 @@ def add_network_arguments(parser: argparse.ArgumentParser, out: str) -> None:
 def add_shared_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """What does not depend on how many networks and pictures there are."""
     parser.add_argument('--seed', type=int, default=0, help='of random weights and drawn pictures (default: 0)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        metavar='KEY=VALUE',
-        help='arguments of the backbone, or entries of the config to override',
-    )
+    add_config_options(parser, 'arguments of the backbone, or entries of the config to override')
     parser.add_argument('--out', default=out, metavar='FILE', help='the picture (default: %(default)s)')
 
 

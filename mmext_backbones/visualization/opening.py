@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from ..datasets.shapes_config import use_shapes
 from ..engine.checks import check_data
 from ..engine.config_checks import check_config
-from ..engine.config_options import ConfigOptions
+from ..engine.config_options import add_config_options
 from ..engine.drawing import can_draw
 from ..engine.runs import apply_options, load_config, make_default_shapes
 from ..engine.screen import quiet
@@ -23,9 +23,7 @@ __all__ = ['add_config_arguments', 'build_drawer', 'build_loader', 'open_config'
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', metavar='CONFIG', help='a config file, or a name like mmdet::path.py')
     parser.add_argument('--shapes', action='store_true', help="use the drawn shapes instead of the config's own data")
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='config entries to override'
-    )
+    add_config_options(parser, 'config entries to override')
 
 
 def open_config(args: argparse.Namespace) -> Config:

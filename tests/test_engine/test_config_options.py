@@ -14,7 +14,9 @@ def read(*values, action=ConfigOptions):
     return parser.parse_args(['--cfg-options', *values]).cfg_options
 
 
-@pytest.mark.parametrize('pair', ['a=1', 'a.b=1,2', 'a=[(1,2),x]', 'a=None', 'a=', 'a="x=y"', 'a=1e-4', 'a=timm://x.y'])
+@pytest.mark.parametrize(
+    'pair', ['a=1', 'a.b=1,2', 'a=[(1,2),x]', 'a=None', 'a=', 'a="x=y"', 'a=1e-4', 'a=epoch_{}.pth', 'a=timm://x.y']
+)
 def test_as_mmengine_reads_it(pair):
     assert read(pair) == read(pair, action=DictAction)
 
@@ -34,6 +36,7 @@ def test_dicts_and_several_pairs():
         ('a', "'a': expected KEY=VALUE"),
         ('=1', "'=1': expected KEY=VALUE"),
         ('a={b:(1,2)}', 'expected a dict as Python writes it'),
+        ('a={[1]: 2}', 'expected a dict as Python writes it'),
         ("a={'b': 1", 'expected a dict as Python writes it'),
         ('a=[1,(2]', 'expected brackets in pairs, or none'),
         ('a=x(1,2)', 'expected brackets in pairs, or none'),
