@@ -1,18 +1,24 @@
 # The verbs a person needs. `make` lists them; each prints what it does.
 #
-#   VENV=/path    the environment to make or use          (default: .venv)
-#   PYTHON=...    the interpreter that makes it, 3.11+    (default: python3.11 or python3)
-#   JOBS=n        compiler processes for mmcv             (default: all cores)
+#   VENV=/path      the environment to make or use        (default: .venv)
+#   PYTHON=...      the interpreter that makes it, 3.10+  (default: python3.11 or python3)
+#   MMCV=compiled   mmcv with its own operators, compiled here, on torch 2.13; JOBS=n compiler processes
 
 VENV   ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+MMCV   ?= lite
 JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-REQS   := $(filter-out requirements/extras.txt, $(wildcard requirements/*.txt))
-STAMP  := $(VENV)/.mmext-env
-EXTRAS := $(VENV)/.mmext-extras
+PINS   := $(if $(filter compiled,$(MMCV)),requirements/compiled,requirements)
+REQS   := $(addprefix requirements/,torch.txt openmmlab.txt runtime.txt tests.txt) $(wildcard $(PINS)/*.txt)
+STAMP  := $(VENV)/.mmext-env-$(MMCV)
+EXTRAS := $(VENV)/.mmext-extras-$(MMCV)
 CONFIG := configs/elsa_swin_t_maskrcnn_1x.py
+
+ifeq ($(filter lite compiled,$(MMCV)),)
+$(error MMCV=$(MMCV): expected lite or compiled)
+endif
 
 .PHONY: help env demo test lint bench docs docs-serve clean app
 .DEFAULT_GOAL := help
@@ -20,19 +26,20 @@ CONFIG := configs/elsa_swin_t_maskrcnn_1x.py
 help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
-env: $(STAMP)  ## make the environment: torch, OpenMMLab, this package (once: 6-10 min, most of it compiling mmcv)
+env: $(STAMP)  ## make the environment: torch, OpenMMLab, this package (once: about 3 min; nothing is compiled)
 
-$(STAMP): $(REQS) setup.py
+$(STAMP): $(REQS) requirements/install.sh setup.py
 	@echo "==> environment $(VENV)  (log: $(VENV)/install.log)"
 	@mkdir -p $(VENV)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@VENV=$(VENV) JOBS=$(JOBS) bash requirements/install.sh
+	@rm -f $(VENV)/.mmext-env-* $(VENV)/.mmext-extras-*
+	@VENV=$(VENV) PINS=$(PINS) JOBS=$(JOBS) bash requirements/install.sh
 	@touch $@
 	@echo "==> environment ready: $(VENV)"
 
 $(EXTRAS): $(STAMP) requirements/extras.txt
 	@echo "==> optional parts (log: $(VENV)/install.log)"
-	@$(PIP) --no-input install -q -r requirements/extras.txt $(foreach file,$(REQS),-c $(file)) >>$(VENV)/install.log 2>&1 \
+	@$(PIP) --no-input install -q -r requirements/extras.txt -c $(PINS)/torch.txt -c $(VENV)/libraries.txt >>$(VENV)/install.log 2>&1 \
 	    || { tail -n 25 $(VENV)/install.log; exit 1; }
 	@touch $@
 

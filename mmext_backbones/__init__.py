@@ -11,6 +11,7 @@ __version__ = '0.1.0'
 if not (sys.argv[:1] == ['-m'] and 'mmext_backbones.doctor' in sys.orig_argv):
     from . import backbones, engine
     from .bases import register_bases
+    from .mmcv_ops import register_finder
     from .weights.loading import register_schemes
     from .weights.safe_globals import allow_mmengine_checkpoints
 
@@ -18,5 +19,6 @@ if not (sys.argv[:1] == ['-m'] and 'mmext_backbones.doctor' in sys.orig_argv):
     allow_mmengine_checkpoints()
     register_schemes()
     register_bases()
+    register_finder()
 
 __all__ = ['__version__', 'backbones', 'engine']

@@ -20,15 +20,16 @@ ALLOWED = {
     'datasets': {'errors', 'registry'},
     'heads': {'registry', 'weights'},
     'inference': {'datasets', 'engine', 'errors', 'weights'},
-    'engine': {'datasets', 'errors', 'registry', 'weights'},
+    'engine': {'datasets', 'errors', 'mmcv_ops', 'registry', 'weights'},
     'benchmark': {'backbones', 'errors', 'layers', 'ops', 'weights'},
     'finetune': {'datasets', 'engine', 'errors', 'swap', 'weights'},
     'export': {'backbones', 'engine', 'errors', 'layers', 'ops', 'swap', 'weights', '__version__'},
     'swap': {'backbones', 'engine', 'errors', 'registry', 'weights'},
     'visualization': {'backbones', 'datasets', 'engine', 'errors', 'layers', 'ops', 'registry', 'weights'},
     'bases': set(),
+    'mmcv_ops': {'errors'},
     'app': {'datasets', 'engine', 'errors', 'inference'},
-    '__init__': {'backbones', 'bases', 'engine', 'weights'},
+    '__init__': {'backbones', 'bases', 'engine', 'mmcv_ops', 'weights'},
 }
 OPENMMLAB = {'mmcv', 'mmdet', 'mmseg', 'mmpretrain'}
 # the files whose whole purpose is one of them; the registry imports them at their first use

@@ -24,6 +24,7 @@ from mmengine.runner import Runner
 from ..datasets.shapes import default_shapes_dir, make_shapes
 from ..datasets.shapes_config import Change, ConfigEditor, use_shapes, walk
 from ..errors import UserError, add_traceback_option, did_you_mean
+from ..mmcv_ops.showing import announce
 from ..registry import MODELS
 from ..weights.fitting import unwrap
 from .bad_data import MODES, GuardedData, telling_bad_data
@@ -479,7 +480,9 @@ class _Run(GuardedData, SteadyRun, CarefulStart):
         super().call_hook(fn_name, **kwargs)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
-        return shorten_console(super().build_logger(*args, **kwargs), testing=self._train_loop is None)
+        logger = shorten_console(super().build_logger(*args, **kwargs), testing=self._train_loop is None)
+        announce(logger)
+        return logger
 
     def dump_config(self) -> None:
         if self._train_loop is not None:
@@ -488,7 +491,7 @@ class _Run(GuardedData, SteadyRun, CarefulStart):
     def build_strategy(self, *args: Any, **kwargs: Any) -> Any:
         """Of a FlexibleRunner, whose strategy has the log."""
         strategy = super().build_strategy(*args, **kwargs)
-        shorten_console(strategy.logger, testing=self._train_loop is None)
+        announce(shorten_console(strategy.logger, testing=self._train_loop is None))
         return strategy
 
 

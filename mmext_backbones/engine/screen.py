@@ -48,6 +48,7 @@ class _ShortRecords(logging.Filter):
         'Distributed training is not used, all SyncBatchNorm',
         'Checkpoints will be saved to',
         'Advance dataloader',
+        "mmcv's operators: ",
         'paramwise_options --',
         '"FileClient" will be deprecated',
         '"HardDiskBackend" is the alias',
