@@ -20,7 +20,7 @@ ifeq ($(filter lite compiled,$(MMCV)),)
 $(error MMCV=$(MMCV): expected lite or compiled)
 endif
 
-.PHONY: help env demo test lint bench docs docs-serve clean app
+.PHONY: help env demo test lint bench stacks docs docs-serve clean app
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -62,6 +62,9 @@ app: env $(EXTRAS)  ## serve a web page on this machine: trained models on your 
 bench: env  ## time our networks on this CPU against mmdet's, mmpretrain's, timm's and torchvision's, with a chart
 	@mkdir -p work_dirs
 	@$(BIN)/python tools/benchmark.py --json work_dirs/benchmark.json --chart work_dirs/benchmark.png
+
+stacks:  ## install and check every stack of docs/compatibility.md (an hour or more, 6 GB of disk at a time)
+	@$(PYTHON) dev/stacks.py
 
 docs: env $(EXTRAS)  ## build the documentation site into site/; docs-serve shows it at http://127.0.0.1:8000
 	@echo "==> documentation"

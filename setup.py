@@ -15,6 +15,10 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / 'mmext_backbones/__init__.py').read_text(), re.M).group(1)
 
 
+# mmcv without compiled operators: torchvision and PyTorch stand in for them (mmext_backbones.mmcv_ops)
+MMCV = ['mmengine>=0.10.5,<1.0', 'mmcv-lite>=2.0.1,<2.2', 'torchvision']
+
+
 class BuildWithConfigs(build_py):
     """Puts configs, tools and model index where `mim` and `mmext_backbones::` names look: under `.mim` of the package.
 
@@ -44,7 +48,7 @@ setup(
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
-    package_data={'mmext_backbones': ['ops/*.c']},
+    package_data={'mmext_backbones': ['ops/*.c', 'doctor/*.json']},
     packages=find_packages(include=['mmext_backbones', 'mmext_backbones.*']),
     cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.10',
@@ -55,9 +59,9 @@ setup(
     ],
     extras_require={
         'mmengine': ['mmengine>=0.10.5,<1.0'],
-        'det': ['mmengine>=0.10.5,<1.0', 'mmcv>=2.0,<2.2', 'mmdet>=3.3,<4'],
-        'seg': ['mmengine>=0.10.5,<1.0', 'mmcv>=2.0,<2.2', 'mmsegmentation>=1.2,<2', 'ftfy', 'regex'],
-        'cls': ['mmengine>=0.10.5,<1.0', 'mmcv>=2.0,<2.2', 'mmpretrain>=1.2,<2'],
+        'det': [*MMCV, 'mmdet>=3.3,<4'],
+        'seg': [*MMCV, 'mmsegmentation>=1.2,<2', 'ftfy', 'regex'],
+        'cls': [*MMCV, 'mmpretrain>=1.2,<2'],
         'hub': ['huggingface_hub', 'safetensors'],  # timm:// and hf:// addresses, safetensors files
         'export': ['onnx>=1.18', 'onnxruntime>=1.20', 'onnxscript>=0.3'],
         'app': ['gradio>=6'],

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from . import machine
-from .knowledge import MMCV, cautions, misfits, release, remedy_of
+from .knowledge import MMCV, OPERATORS, cautions, compiling, misfits, release, remedy_of
 from .probing import LIBRARIES, TOOLBOXES
+from .stacks import compare
 
 Facts = Mapping[str, Mapping[str, Any]]
 
@@ -119,6 +120,9 @@ def _fits(facts: Facts) -> Iterator[Finding]:
         yield Finding('versions', 'problem', what, remedy)
     for what, remedy in cautions(versions):
         yield Finding('versions', 'note', what, remedy)
+    measured = compare(versions)
+    if measured is not None:
+        yield Finding('stack', *measured)
 
 
 def _owners(facts: Facts) -> Iterator[Finding]:
@@ -140,6 +144,8 @@ def _runs(facts: Facts) -> Iterator[Finding]:
             yield _broken_run(topic, found['error'], facts)
         elif 'kernels' in details:
             yield _kernels(details['kernels'])
+        elif details.get('operators'):
+            yield _operators(details['operators'], details['own'], facts)
         elif 'skipped' in details:
             yield Finding(topic, 'note', f'not run: {details["skipped"]}')
         else:
@@ -151,11 +157,21 @@ def _broken_run(topic: str, error: str, facts: Facts) -> Finding:
     if topic == 'mmcv.ops':
         if not any(facts.get(name, {}).get('owners') or 'version' in facts.get(name, {}) for name in TOOLBOXES):
             return Finding(topic, 'note', f'{error}; without a toolbox nobody needs them', remedy)
-        remedy = remedy_of(error) or MMCV
+        remedy = f'{remedy_of(error) or MMCV}; {compiling(facts.get("torch", {}).get("version", ""))}'
     if topic in ('triton', 'kernels') and any('error' in facts.get(name, {}) for name in ('torch', 'mmengine')):
         return Finding(topic, 'note', 'not run: the package cannot be imported')
     level = 'note' if topic == 'triton' else 'problem'  # there are other forms of the operators
     return Finding(topic, level, error, remedy)
+
+
+def _operators(told: str, own: bool, facts: Facts) -> Finding:
+    """Whose operators run; those of this package are found without it only where a module forwards to them."""
+    text = f'runs: {told.partition(": ")[2]}'
+    if 'compiled (' not in text:
+        text += f'; {compiling(facts.get("torch", {}).get("version", ""))}'
+    if own:
+        return Finding('mmcv.ops', 'ok', text)
+    return Finding('mmcv.ops', 'note', f'{text}; programs that do not import this package miss them', OPERATORS)
 
 
 def _kernels(reasons: Mapping[str, str | None]) -> Finding:

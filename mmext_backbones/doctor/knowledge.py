@@ -5,7 +5,16 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 DOCTOR = 'python -m mmext_backbones.doctor'
-MMCV = 'pip install "setuptools<82" wheel ninja && pip install --no-build-isolation "mmcv==2.1.0"'
+MMCV = 'pip install --no-deps "mmcv-lite==2.1.0" && python -m mmext_backbones.mmcv_ops --install'
+# where mmcv is there and its own operators are not: nothing of it has to be compiled
+OPERATORS = 'python -m mmext_backbones.mmcv_ops --install'
+NOT_COMPILED = f'pip uninstall -y mmcv && {MMCV}'
+# from this torch on its headers are C++20, and mmcv's build asks for C++17
+NO_COMPILING = '2.14'
+COMPILED = (
+    'pip install "setuptools<82" wheel ninja && pip install --no-build-isolation --no-deps --no-cache-dir '
+    '--force-reinstall "mmcv==2.1.0"'
+)
 
 
 class Window(NamedTuple):
@@ -48,9 +57,10 @@ CAUTIONS = (
 
 # Words of an error, and what helps. The first that is found counts.
 SYMPTOMS = (
-    (r"No module named 'mmcv\._ext'", f'mmcv has no operators (mmcv-lite, or built without them): {MMCV}'),
-    (r'mmcv.*undefined symbol', f'mmcv was compiled for another torch; build it again: {MMCV} --no-cache-dir '
-     '--force-reinstall'),
+    (r"No module named 'mmcv\._ext'", 'mmcv has no operators (mmcv-lite, or built without them), and torchvision and '
+     f'PyTorch can stand in for them: {OPERATORS}'),
+    (r'mmcv.*undefined symbol|mmcv.*_ext.*cannot open shared object', 'mmcv was compiled for another torch; without '
+     f'compiling: {NOT_COMPILED}'),
     (r'torchvision::nms does not exist|torchvision.*undefined symbol', 'torchvision was built for another torch: '
      'install the pair from one index, https://pytorch.org/get-started/locally'),
     (r'undefined symbol', 'it was compiled against another version of a library it uses: install it again'),
@@ -72,6 +82,7 @@ SYMPTOMS = (
     (r"No module named 'torch'", 'pip install "torch>=2.4"'),
     (r"No module named 'mmengine'", 'pip install "mmengine>=0.10.5,<1.0"'),
     (r"No module named 'mmcv", MMCV),
+    (r"No module named 'torchvision'", 'the torchvision of your torch: https://pytorch.org/get-started/locally'),
     (r"No module named 'mmdet'", 'pip install "mmdet>=3.3,<4"'),
     (r"No module named 'mmseg'", 'pip install "mmsegmentation>=1.2,<2" ftfy regex'),
     (r"No module named 'mmpretrain'", 'pip install "mmpretrain>=1.2,<2"'),
@@ -91,6 +102,13 @@ def release(version: str) -> tuple[int, ...]:
 def remedy_of(text: str) -> str | None:
     """What helps against an error, by its words."""
     return next((remedy for pattern, remedy in SYMPTOMS if re.search(pattern, text, re.DOTALL)), None)
+
+
+def compiling(torch: str) -> str:
+    """Whether mmcv's own operators can be had with a version of torch, and how."""
+    if torch and release(torch) >= release(NO_COMPILING):
+        return f'mmcv does not compile on torch {NO_COMPILING} and later'
+    return f'to compile them instead, some minutes with a C++ compiler: {COMPILED}'
 
 
 def misfits(versions: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ What the libraries print goes to stderr.
 
 import contextlib
 import importlib
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -90,6 +91,11 @@ def run_cuda() -> dict[str, Any]:
 def run_mmcv_ops() -> dict[str, Any]:
     if importlib.util.find_spec('mmcv') is None:
         return {'skipped': 'mmcv is not installed'}
+    # in its own folder: compiled, or forwarded to this package; the package's finder would find it anywhere
+    own = importlib.machinery.PathFinder.find_spec('mmcv._ext', importlib.import_module('mmcv').__path__) is not None
+    operators = None
+    with contextlib.suppress(ImportError):  # what is wrong with the package is told elsewhere
+        operators = importlib.import_module('mmext_backbones.mmcv_ops.showing').describe()
     ops = importlib.import_module('mmcv.ops')
     import torch
 
@@ -102,7 +108,7 @@ def run_mmcv_ops() -> dict[str, Any]:
         pooled = ops.roi_align(torch.ones(1, 2, 32, 32, device=device), rois, (2, 2), 1.0)
         if pooled.shape != (3, 2, 2, 2) or not torch.allclose(pooled, torch.ones_like(pooled)):
             raise RuntimeError(f'roi_align on {device} is wrong')
-    return {}
+    return {'operators': operators, 'own': own}
 
 
 def run_kernels() -> dict[str, Any]:
