@@ -143,11 +143,12 @@ def roi_pool_forward(
     size = pooled_height, pooled_width
     first, last = boxes[:, [2, 1]] * spatial_scale, (boxes[:, [4, 3]] + 1) * spatial_scale  # y, x
     steps = (last - first) / torch.tensor(size).to(boxes) * (last > first).all(1, keepdim=True)
-    for some in torch.arange(len(boxes), device=boxes.device).split(max(1, ELEMENTS // (C * size[0] * size[1]))):
+    most = max(1, ELEMENTS // (C * size[0] * size[1]))
+    for some in (slice(i, i + most) for i in range(0, len(boxes), most)):
         y_start, y_end = _pixels_of_bins(first[some, 0], steps[some, 0], pooled_height, H)
         x_start, x_end = _pixels_of_bins(first[some, 1], steps[some, 1], pooled_width, W)
         start = boxes[some, 0].long()[:, None, None] * (H * W)
-        best = maps.new_full((len(some), *size, C), -torch.inf)
+        best = maps.new_full((len(start), *size, C), -torch.inf)
         where = torch.full(best.shape, -1, device=boxes.device)
         for dy in range((y_end - y_start).max()):
             for dx in range((x_end - x_start).max()):
