@@ -51,7 +51,7 @@ class SwinTransformer(DenseBackbone):
         with_cp: recompute each block in the backward pass instead of keeping its activations; True, or the stages, as
             in ``(0, 1)``.
         autocast_dtype: 'bfloat16' computes the backbone in it, also where the rest of the model does not (on the CPU as
-            well); the maps are float32 then, for heads that know no bfloat16.
+            well); the maps are float32 then, for heads that make boxes in the type of the maps.
         out_dtype: type of the maps; None leaves them as they come, float32 with `autocast_dtype`.
         init_cfg: mmengine's initialisation config.
 

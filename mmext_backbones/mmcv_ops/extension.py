@@ -14,6 +14,7 @@ __all__ = ['OPERATORS', 'fill']
 OPERATORS = {
     'boxes': ('nms', 'softnms', 'nms_match', 'bbox_overlaps'),
     'rotated_boxes': ('box_iou_rotated', 'nms_rotated'),
+    'rotated_pooling': ('roi_align_rotated_forward', 'roi_align_rotated_backward'),
     'pooling': ('roi_align_forward', 'roi_align_backward', 'roi_pool_forward', 'roi_pool_backward'),
     'deform_pooling': ('deform_roi_pool_forward', 'deform_roi_pool_backward'),
     'convolutions': (

@@ -34,7 +34,6 @@ MISSING = {
         *('active_rotated_filter_forward', 'active_rotated_filter_backward', 'box_iou_quadri', 'nms_quadri'),
         *('convex_iou', 'convex_giou', 'diff_iou_rotated_sort_vertices_forward', 'min_area_polygons'),
         *('points_in_polygons_forward', 'riroi_align_rotated_forward', 'riroi_align_rotated_backward'),
-        *('roi_align_rotated_forward', 'roi_align_rotated_backward'),
         *('rotated_feature_align_forward', 'rotated_feature_align_backward'),
     ),
     'text: mmocr': ('bezier_align_forward', 'bezier_align_backward', 'contour_expand', 'pixel_group'),

@@ -54,13 +54,14 @@ def test_type_of_the_maps():
             small(MaxViT, **options)
 
 
-def test_under_autocast_of_the_whole_model_regions_cannot_be_cut_out():
-    """Why the backbone has an autocast of its own: mmcv's RoIAlign takes no bfloat16."""
-    from mmcv.ops import RoIAlign
+def test_boxes_in_bfloat16_are_pixels_off():
+    """Why the backbone has an autocast of its own: mmdet makes anchors and regions in the type of the maps."""
+    from mmdet.models.task_modules import AnchorGenerator
 
-    maps, boxes = torch.zeros(1, 4, 8, 8, dtype=torch.bfloat16), torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]])
-    with pytest.raises(RuntimeError):
-        RoIAlign(7)(maps, boxes.bfloat16())
+    anchors = AnchorGenerator(strides=[4], ratios=[1.0], scales=[8])
+    (exact,) = anchors.grid_priors([(200, 336)], device='cpu')
+    (low,) = anchors.grid_priors([(200, 336)], dtype=torch.bfloat16, device='cpu')
+    assert (low.float() - exact).abs().max() >= 4
 
 
 @pytest.mark.parametrize('leaf', ['elsa_swin_t_maskrcnn_1x', 'maxvit_t_maskrcnn_1x', 'sequencer_s_maskrcnn_1x'])
