@@ -2,8 +2,8 @@
 
 python dev/stack_check.py --json result.json      # run by dev/stacks.py with the interpreter of each stack
 
-Each check is a process of its own in a folder that is removed afterwards. Nothing is fetched. The networks are thin, the
-images 64 pixels wide; everything else is what a user runs.
+Each check is a process of its own in a folder that is removed afterwards. Nothing is fetched. The networks are thin,
+the images 64 pixels wide; everything else is what a user runs.
 """
 
 import argparse

@@ -175,9 +175,11 @@ def main() -> int:
     parser.add_argument('names', nargs='*', metavar='STACK', help='which, by name; all when none is named')
     parser.add_argument('--list', action='store_true', help='list the stacks and run nothing')
     parser.add_argument('--keep', action='store_true', help='leave the folders of the environments')
-    parser.add_argument('--within', type=Path, metavar='FOLDER', help='where they are made (default: the temporary one)')
+    parser.add_argument(
+        '--within', type=Path, metavar='FOLDER', help='where they are made (default: the temporary one)'
+    )
     parser.add_argument('--records', type=Path, default=ROOT / 'work_dirs/stacks.json', metavar='FILE',
-                        help='all results, with the messages of what failed (default: work_dirs/stacks.json)')  # fmt: skip
+                        help='all results, with what failed and why (default: work_dirs/stacks.json)')  # fmt: skip
     args = parser.parse_args()
     if args.list:
         print('\n'.join(names))

@@ -7,12 +7,12 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-__all__ = ['EXTENSION', 'register_finder']
+__all__ = ['EXTENSION', 'ExtensionFinder', 'register_finder']
 
 EXTENSION = 'mmcv._ext'
 
 
-class _ExtensionFinder(MetaPathFinder, Loader):
+class ExtensionFinder(MetaPathFinder, Loader):
     """Answers to ``mmcv._ext`` alone. It stands last in `sys.meta_path`, so any installed one is found before it."""
 
     def find_spec(
@@ -29,5 +29,5 @@ class _ExtensionFinder(MetaPathFinder, Loader):
 
 def register_finder() -> None:
     """Puts the finder at the end of `sys.meta_path`, once."""
-    if not any(isinstance(finder, _ExtensionFinder) for finder in sys.meta_path):
-        sys.meta_path.append(_ExtensionFinder())
+    if not any(isinstance(finder, ExtensionFinder) for finder in sys.meta_path):
+        sys.meta_path.append(ExtensionFinder())

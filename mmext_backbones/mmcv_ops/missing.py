@@ -10,11 +10,12 @@ COMPILE = (
     'pip install --no-build-isolation --no-deps "mmcv==2.1.0"'
 )
 
-# What mmcv 2.1.0's own files ask `mmcv._ext` for (`load_ext` in mmcv/ops/*.py), and where those files are used. No config
-# of mmdet 3.3.0, mmsegmentation 1.2.2 or mmpretrain 1.2.0 uses any of them.
+# What mmcv 2.1.0's own files ask `mmcv._ext` for (`load_ext` in mmcv/ops/*.py), and where those files are used. No
+# config of mmdet 3.3.0, mmsegmentation 1.2.2 or mmpretrain 1.2.0 uses any of them.
 MISSING = {
     'point clouds: mmdet3d': (
-        *('assign_score_withk_forward', 'assign_score_withk_backward', 'ball_query_forward', 'stack_ball_query_forward'),
+        *('assign_score_withk_forward', 'assign_score_withk_backward'),
+        *('ball_query_forward', 'stack_ball_query_forward'),
         *('chamfer_distance_forward', 'chamfer_distance_backward', 'dynamic_point_to_voxel_forward'),
         *('dynamic_point_to_voxel_backward', 'dynamic_voxelize_forward', 'hard_voxelize_forward'),
         *('furthest_point_sampling_forward', 'furthest_point_sampling_with_dist_forward'),

@@ -1,18 +1,14 @@
 """Suppression and overlaps of boxes through mmcv's own functions, against mmcv as compiled and against plain loops."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmcv import ops
 
-DATA = np.load(Path(__file__).parents[1] / 'data' / 'mmcv_ops.npz')
+from tests.test_mmcv_ops.vectors import vectors
+
 HALVES = [torch.float16, torch.bfloat16]
-
-
-def vectors(case):
-    return {name.split('/')[1]: torch.from_numpy(DATA[name]) for name in DATA.files if name.startswith(f'{case}/')}
 
 
 def random_boxes(num, size=1000.0, edge=120.0, seed=0):

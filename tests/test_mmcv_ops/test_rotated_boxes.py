@@ -1,18 +1,12 @@
 """Rotated boxes through mmcv's own functions, against mmcv as compiled and against polygons cut with each other."""
 
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmcv import ops
 
-DATA = np.load(Path(__file__).parents[1] / 'data' / 'mmcv_ops.npz')
-
-
-def vectors(case):
-    return {name.split('/')[1]: torch.from_numpy(DATA[name]) for name in DATA.files if name.startswith(f'{case}/')}
+from tests.test_mmcv_ops.vectors import vectors
 
 
 def random_boxes(num, size=100.0, edge=60.0, seed=0):
