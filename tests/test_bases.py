@@ -1,5 +1,6 @@
 """Our configs as bases of another project, by name."""
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 
 import mmext_backbones  # noqa: F401  (the names are known from then on)
+from mmext_backbones.engine.config_files import load_config
+from mmext_backbones.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 # one of every recipe, whose own files differ
@@ -35,6 +38,26 @@ def test_a_leaf_is_a_base_by_name(leaf, tmp_path):
     evaluator = cfg.val_evaluator if isinstance(cfg.val_evaluator, dict) else cfg.val_evaluator[0]
     assert evaluator.get('_scope_', cfg.default_scope) == cfg.default_scope
     assert get_config(f'mmext_backbones::{leaf}.py').default_scope == cfg.default_scope
+
+
+def test_a_library_of_another_distribution(tmp_path, monkeypatch):
+    """mmengine takes ``mmaction`` for a module of mmaction2; a fork of it has the module and another name."""
+    configs = tmp_path / 'site' / 'mmaction' / '.mim' / 'configs'
+    (configs / '_base_').mkdir(parents=True)
+    (configs.parents[1] / '__init__.py').touch()
+    (configs.parent / 'model-index.yml').write_text('Import: []\n')
+    (configs / '_base_' / 'runtime.py').write_text("default_scope = 'mmaction'\n")
+    monkeypatch.syspath_prepend(str(tmp_path / 'site'))
+    with pytest.raises(PackageNotFoundError):
+        version('mmaction2')
+    child = tmp_path / 'child.py'
+    child.write_text("_base_ = 'mmaction::_base_/runtime.py'\nmore = 1\n")
+    assert load_config(str(child)).to_dict() == {'default_scope': 'mmaction', 'more': 1}
+    assert load_config('mmaction::_base_/runtime.py').default_scope == 'mmaction'
+    with pytest.raises(
+        UserError, match=r"mmaction has no config '_base_/runtme.py'. Did you mean 'mmaction::_base_/ru"
+    ):
+        load_config('mmaction::_base_/runtme.py')
 
 
 @pytest.mark.parametrize('name', ['mmext_backbones::no_such_leaf.py', 'mmext_backbones::a::b.py'])

@@ -1,11 +1,13 @@
 """Mistakes at the command that swaps: one message that names the place, exit code 2, and no file touched."""
 
+import inspect
 import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.utils import package_utils
 
 from mmext_backbones.backbones import SwinTransformer
 from mmext_backbones.engine.config_files import load_config
@@ -174,10 +176,10 @@ def test_names_of_configs_that_do_not_exist(capsys, config, expected):
 def test_a_library_that_is_not_installed_is_not_fetched(capsys, monkeypatch):
     """mmengine would call pip."""
     monkeypatch.setattr('mmengine.utils.package_utils.call_command', lambda *args: pytest.fail('a command was run'))
-    monkeypatch.setattr('mmext_backbones.engine.config_files.is_installed', lambda package: package != 'mmpose')
     assert 'mmpose is not installed' in refused(capsys, 'mmpose::a/b.py', '--backbone', 'swin_t')
 
 
+@pytest.mark.skipif('pkg_resources' not in inspect.getsource(package_utils), reason='this mmengine does without')
 @pytest.mark.parametrize('config', [f'mmdet::{FASTER}', 'mine.py'])
 def test_without_pkg_resources_the_remedy_is_named(capsys, monkeypatch, config):
     Path('mine.py').write_text(f"_base_ = 'mmdet::{FASTER}'")

@@ -3,7 +3,7 @@
 import os
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,16 @@ import torch
 
 __all__ = ['describe']
 
-PACKAGES = ('mmext-backbones', 'torch', 'triton', 'timm', 'torchvision', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet')
-PACKAGES += ('mmpretrain', 'mmsegmentation')
+MODULES = ('mmext_backbones', 'torch', 'triton', 'timm', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain')
+MODULES += ('mmseg',)
 # settings that change what is measured
 VARIABLES = ('OMP_NUM_THREADS', 'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'TIMM_FUSED_ATTN', 'MMEXT_ELSA_BACKEND')
 
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Processor, accelerator, versions, threads and settings, ready for JSON."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    owners = packages_distributions()  # a fork has the name of the module, and another name itself
+    packages = {owner: version(owner) for module in MODULES for owner in owners.get(module, ())}
     found = {
         'processor': _processor(),
         'cores': os.cpu_count(),

@@ -27,6 +27,7 @@ def mmdet_swin() -> types.ModuleType:
         ImportError: where there is no mmdet, or no mmcv.
     """
     try:
+        importlib.import_module('mmcv.ops')  # not half of mmdet.models, whose layers would be registered twice
         return importlib.import_module('mmdet.models.backbones.swin')
     except ImportError:
         if importlib.util.find_spec('mmdet') is None or importlib.util.find_spec('mmcv') is None:

@@ -149,16 +149,21 @@ def _runs(facts: Facts) -> Iterator[Finding]:
         elif 'skipped' in details:
             yield Finding(topic, 'note', f'not run: {details["skipped"]}')
         else:
-            yield Finding(topic, 'ok', 'runs' if topic in ('cuda', 'mmcv.ops', 'triton') else 'imports')
+            done = 'are found' if topic.endswith(':: bases') else 'imports'
+            yield Finding(topic, 'ok', 'runs' if topic in ('cuda', 'mmcv.ops', 'triton') else done)
 
 
 def _broken_run(topic: str, error: str, facts: Facts) -> Finding:
+    of_bases = topic.endswith(':: bases')
     remedy = _remedy(topic.partition('.')[0], error, facts)
+    if of_bases:
+        remedy = remedy_of(error) or 'its configs are not in .mim of its folder, or not to be read: install it again'
     if topic == 'mmcv.ops':
         if not any(facts.get(name, {}).get('owners') or 'version' in facts.get(name, {}) for name in TOOLBOXES):
             return Finding(topic, 'note', f'{error}; without a toolbox nobody needs them', remedy)
         remedy = f'{remedy_of(error) or MMCV}; {compiling(facts.get("torch", {}).get("version", ""))}'
-    if topic in ('triton', 'kernels') and any('error' in facts.get(name, {}) for name in ('torch', 'mmengine')):
+    needs_ours = of_bases or topic in ('triton', 'kernels')
+    if needs_ours and any('error' in facts.get(name, {}) for name in ('torch', 'mmengine')):
         return Finding(topic, 'note', 'not run: the package cannot be imported')
     level = 'note' if topic == 'triton' else 'problem'  # there are other forms of the operators
     return Finding(topic, level, error, remedy)

@@ -29,7 +29,7 @@ class Window(NamedTuple):
 
 
 # What the libraries assert when they are imported (their `__init__.py`), and what setup.py of this package asks for.
-# The maintained forks of mmdet (3.5) and mmseg (1.4) assert nothing.
+# The maintained forks of mmdet (3.5) and mmseg (1.4) assert nothing, that of mmpretrain (1.3) what mmpretrain does.
 WINDOWS = (
     Window('mmdet', '3.4', 'mmcv', '2.0', '2.2', MMCV),
     Window('mmseg', '1.3', 'mmcv', '2.0', '2.2', MMCV),
@@ -51,7 +51,7 @@ CAUTIONS = (
     ('torch', '2.3', 'numpy', '2', 'this torch was built against numpy 1', 'pip install "numpy<2"'),
     ('mmdet', '3.4', 'numpy', '2', 'the YouTube-VIS metric of mmdet uses names that numpy 2 has dropped; everything '
      'else works', 'pip install "numpy<2" where you need it'),
-    ('mmpretrain', '2', 'numpy', '2', 'the retrieval metric of mmpretrain uses names that numpy 2 has dropped; '
+    ('mmpretrain', '1.3', 'numpy', '2', 'the retrieval metric of mmpretrain uses names that numpy 2 has dropped; '
      'everything else works', 'pip install "numpy<2" where you need it'),
 )  # fmt: skip
 
@@ -69,6 +69,8 @@ SYMPTOMS = (
     (r"No module named 'pkg_resources'", 'setuptools 82 has removed pkg_resources: pip install "setuptools<82"'),
     (r"pkgutil.*'ImpImporter'", 'this setuptools is too old for this Python: pip install -U "setuptools<82"'),
     (r"No module named '(ftfy|regex)'", 'mmsegmentation uses them and does not name them: pip install ftfy regex'),
+    (r"No module named '(imgaug|skimage|imageio)'", 'the fork of mmdet uses them: pip install scikit-image imageio && '
+     'pip install --no-deps imaug'),
     (r'MMCV==(\S+) is used but incompatible|mmcv.* incompatible', MMCV),
     (r'MMEngine==(\S+) is used but incompatible', 'pip install "mmengine>=0.10.5,<1.0"'),
     (r'numpy\.core\.multiarray failed to import|compiled using NumPy 1|numpy\.dtype size changed', 'it was compiled '

@@ -150,6 +150,18 @@ def run_models(name: str) -> dict[str, Any]:
     return {}
 
 
+def run_bases(name: str) -> dict[str, Any]:
+    """Reads a base by a name like `mmseg::...`, for which mmengine looks in mmsegmentation: a fork is not called so."""
+    if importlib.util.find_spec(name) is None:
+        return {'skipped': f'{name} is not installed'}
+    from mmengine.config import Config
+
+    import mmext_backbones  # noqa: F401  (finds the module)
+
+    Config.fromstring(f"_base_ = '{name}::_base_/default_runtime.py'\n", '.py')
+    return {}
+
+
 def config() -> dict[str, Any]:
     """Whether a config can be read, and where its data is."""
     from mmext_backbones.engine.checks import check_data
@@ -178,7 +190,10 @@ RUNS = {
 def probe(name: str) -> dict[str, Any]:
     if name in RUNS or name.startswith('run '):
         try:
-            return {'details': RUNS[name]() if name in RUNS else run_models(name[4:].partition('.')[0])}
+            if name in RUNS:
+                return {'details': RUNS[name]()}
+            run = run_bases if name.endswith(':: bases') else run_models
+            return {'details': run(re.match(r'run (\w+)', name).group(1))}
         except BaseException as error:
             return {'error': told(error)}
     return library(name)

@@ -15,6 +15,7 @@ LIBRARIES = (
 )
 TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
 RUNS = ('run cuda', 'run mmcv.ops', 'run kernels', 'run triton', *(f'run {library}.models' for library in TOOLBOXES))
+RUNS += tuple(f'run {library}:: bases' for library in TOOLBOXES)
 TIMEOUT = 300.0  # seconds, of all that one process does
 
 # with the search path of this process

@@ -15,8 +15,8 @@ from types import FrameType
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
-from mmengine.utils import get_installed_path, is_installed
 
+from ..bases import package_folder
 from ..errors import UserError, did_you_mean
 
 __all__ = ['load_config']
@@ -131,9 +131,10 @@ def _wrong_name(name: str) -> str | None:
     library, _, path = name.partition('::')
     if library not in MODULE2PACKAGE:
         return f'mmengine knows no library {library!r}.{did_you_mean(library, list(MODULE2PACKAGE))}'
-    if not is_installed(MODULE2PACKAGE[library]):
+    package = package_folder(library)
+    if package is None:
         return f'{MODULE2PACKAGE[library]} is not installed.'
-    folder = Path(get_installed_path(MODULE2PACKAGE[library])) / '.mim' / 'configs'
+    folder = package / '.mim' / 'configs'
     if not folder.is_dir() or (folder / path).is_file():
         return None  # mmengine will say what else is wrong
     return f'{library} has no config {path!r}.{_nearest(path, folder, f"{library}::")}'

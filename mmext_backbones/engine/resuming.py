@@ -1,7 +1,7 @@
 """Going on where a training stopped: which checkpoint, and the place in the data it stands for."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +108,10 @@ class PositionHook(Hook):
             return
         batches = getattr(runner, 'numbered_batches', None)
         if isinstance(loop, IterBasedTrainLoop):
-            if batches is not None and runner.first_batch == loop.iter:
-                # mmengine takes as many batches as there were iterations: these cost nothing
-                loop.dataloader_iterator = itertools.chain(itertools.repeat(None, loop.iter), loop.dataloader_iterator)
+            # a loop of onedl-mmengine may be told to skip nothing
+            if batches is not None and not getattr(loop, 'fast_forward_on_resume', False):
+                free = loop.iter if runner.first_batch == loop.iter else 0
+                loop.dataloader_iterator = _Skipping(loop.dataloader_iterator, free)
         elif batches is not None:
             self._done = self._batches_done(runner)
         if self._done == 0 and _validation_due(runner) and validated_at != runner.iter:
@@ -146,6 +147,31 @@ class PositionHook(Hook):
             )
             return 0
         return done if 0 <= done <= now['batches'] else 0
+
+
+class _Skipping:
+    """An iterator whose first items a resumed loop will drop: as many as there were iterations before.
+
+    mmengine takes them one by one, onedl-mmengine calls ``skip_iter``, whose own form would count the batches that are
+    left from 0 again.
+
+    Args:
+        iterator: Of batches.
+        free: As many items come from nowhere, ahead of its own: where it starts behind them already.
+    """
+
+    def __init__(self, iterator: Iterator, free: int) -> None:
+        self._items = itertools.chain(itertools.repeat(None, free), iterator)
+
+    def __iter__(self) -> Iterator:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._items)
+
+    def skip_iter(self, num_iters: int) -> None:
+        for _ in range(num_iters):
+            next(self._items)
 
 
 def _validation_due(runner: Runner) -> bool:

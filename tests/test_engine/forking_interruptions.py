@@ -69,6 +69,33 @@ def test_a_stopped_training_goes_on_exactly_there(loop, iteration, workers, tmp_
         assert len(runner.train_dataloader.dataset.loaded) <= (21 - iteration) * 4
 
 
+@pytest.mark.parametrize('fast', [False, True])
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_loop_that_skips_by_itself(fast, workers, tmp_path):
+    """As onedl-mmengine's. Its option to skip nothing is for other loaders: ours starts at the right batch."""
+    unbroken = make_run(tmp_path / 'unbroken', 'iter')
+    unbroken.train()
+    loop = {'_delete_': True, 'type': 'ToySkippingLoop', 'max_iters': 21, 'val_interval': 7}
+    options = {'loop': 'iter', 'workers': workers, 'train_cfg': {**loop, 'fast_forward_on_resume': fast}}
+    runner, checkpoint = interrupted(tmp_path / 'broken', 10, **options)
+    assert Path(checkpoint).name == 'iter_10.pth'
+    assert_equal(state(runner), state(unbroken))
+    if workers == 0:
+        assert len(runner.train_dataloader.dataset.loaded) <= (21 - 10) * 4
+
+
+@pytest.mark.parametrize('kind', ['IterBasedTrainLoop', 'ToySkippingLoop'])
+def test_a_loader_that_starts_at_its_first_batch(kind, tmp_path, monkeypatch):
+    """As where the checkpoint is no one file, and the iteration is known too late: what came before is loaded."""
+    unbroken = make_run(tmp_path / 'unbroken', 'iter')
+    unbroken.train()
+    monkeypatch.setattr('mmext_backbones.engine.steady.read_meta', lambda path: {})
+    loop = {'_delete_': True, 'type': kind, 'max_iters': 21, 'val_interval': 7}
+    runner, _ = interrupted(tmp_path / 'broken', 10, loop='iter', train_cfg=loop)
+    assert runner.first_batch == 0
+    assert_equal(state(runner), state(unbroken))
+
+
 @pytest.mark.parametrize('loop', ['epoch', 'iter'])
 @pytest.mark.parametrize('stage', ['after_val_iter', 'after_val_epoch'])
 def test_a_stop_during_validation(stage, loop, tmp_path):

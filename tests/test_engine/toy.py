@@ -1,5 +1,6 @@
 """A training small enough to be interrupted many times: milliseconds an iteration, random in all it can be."""
 
+import copy
 import itertools
 import logging
 import os
@@ -7,6 +8,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -14,10 +16,10 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, MODELS
-from mmengine.runner import Runner
+from mmengine.registry import DATASETS, LOOPS, METRICS, MODELS
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from mmext_backbones.engine.runs import INTERRUPTION_HOOKS, _keep_seed, build_runner
 
@@ -64,6 +66,56 @@ class Accuracy(BaseMetric):
     def compute_metrics(self, results: list) -> dict:
         np.random.rand(), torch.rand(1)  # a validation that draws
         return {'accuracy': sum(results) / len(results)}
+
+
+class SkippingBatches:
+    """Of `SkippingLoop`: begins to load at the first batch that is asked for."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+        self.batches = None
+
+    def __iter__(self) -> 'SkippingBatches':
+        return self
+
+    def __next__(self) -> object:
+        if self.batches is None:
+            self.batches = iter(self.loader)
+        try:
+            return next(self.batches)
+        except StopIteration:
+            self.batches = iter(self.loader)
+            return next(self.batches)
+
+    def skip_iter(self, num_iters: int) -> None:
+        skip = num_iters * self.loader.batch_size
+        self.loader.sampler.indices = itertools.islice(self.loader.sampler._indices_of_rank(), skip, None)
+        self.batches = None
+
+
+@LOOPS.register_module(name='ToySkippingLoop')
+class SkippingLoop(IterBasedTrainLoop):
+    """Resumes as onedl-mmengine 0.10.12 does: it tells its iterator how many batches to skip, or skips none."""
+
+    def __init__(self, *args: object, fast_forward_on_resume: bool = False, **options: object) -> None:
+        with mock.patch('mmengine.runner.loops._InfiniteDataloaderIterator', SkippingBatches):
+            super().__init__(*args, **options)
+        self.fast_forward_on_resume = fast_forward_on_resume
+
+    def run(self) -> nn.Module:
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        if self._iter > 0 and not self.fast_forward_on_resume:
+            self.dataloader_iterator.skip_iter(self._iter)
+        while self._iter < self._max_iters:
+            self.runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+            self._decide_current_val_interval()
+            if self._iter >= self.val_begin and self._iter % self.val_interval == 0:
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model
 
 
 class At(Hook):
@@ -179,7 +231,7 @@ def make_run(
             'log_level': 'WARNING',
         }
     )  # fmt: skip
-    cfg.merge_from_dict(options)
+    cfg.merge_from_dict(copy.deepcopy(options))
     _keep_seed(cfg)
     runner = build_runner(cfg)
     for hook in hooks:
