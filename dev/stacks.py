@@ -44,7 +44,7 @@ class Stack(NamedTuple):
 
 
 STACKS = (
-    Stack('torch 2.1', torch=('torch===2.1.2', 'torchvision==0.16.2', 'numpy==1.26.4'), pins='requirements/numpy1'),
+    Stack('torch 2.1', pins='requirements/numpy1'),
     Stack('torch 2.4', torch=('torch===2.4.1', 'torchvision==0.19.1', 'numpy==1.26.4'), pins='requirements/numpy1'),
     Stack('torch 2.8', torch=('torch===2.8.0', 'torchvision==0.23.0', 'numpy==2.2.6')),
     Stack('torch 2.13, mmcv compiled', pins='requirements/compiled'),
