@@ -21,10 +21,17 @@ from rich.console import Console
 from mmext_backbones.engine.config_options import add_config_options
 from mmext_backbones.engine.screen import quiet
 from mmext_backbones.errors import UserError, add_traceback_option, run_cli
-from mmext_backbones.export import ParityError, export_onnx, export_torch
-from mmext_backbones.export.building import build_parts, load_weights
-from mmext_backbones.export.checking import speed, table
-from mmext_backbones.export.writing import check_packages
+
+try:
+    from mmext_backbones.export import ParityError, export_onnx, export_torch
+    from mmext_backbones.export.building import build_parts, load_weights
+    from mmext_backbones.export.checking import speed, table
+    from mmext_backbones.export.writing import check_packages
+except ImportError as error:
+    if '--traceback' in sys.argv:
+        raise
+    print(f'Error: {error}', file=sys.stderr)
+    sys.exit(2)
 
 SUFFIXES = {'onnx': '.onnx', 'torch': '.pt2'}
 

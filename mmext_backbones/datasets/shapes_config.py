@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
 
 from .shapes import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE
 
@@ -578,9 +580,11 @@ def _schedule(editor: ConfigEditor, iters: int) -> None:
     optimizer = editor.get('optim_wrapper.optimizer')
     if isinstance(optimizer, dict) and str(optimizer.get('type')).startswith('AdamW'):
         editor.set('optim_wrapper.optimizer.lr', LR)
-        editor.set('optim_wrapper.optimizer.fused', True)  # the same numbers, a tenth of a second an iteration less
+        if _has_fused_adamw():
+            editor.set('optim_wrapper.optimizer.fused', True)  # same numbers, a tenth of a second an iteration less
     else:
-        editor.set('optim_wrapper.optimizer', {'type': 'AdamW', 'lr': LR, 'weight_decay': 0.05, 'fused': True})
+        fused = {'fused': True} if _has_fused_adamw() else {}
+        editor.set('optim_wrapper.optimizer', {'type': 'AdamW', 'lr': LR, 'weight_decay': 0.05, **fused})
     if editor.get('optim_wrapper.constructor') is not NOT_SET:  # layer decay: for the fine-tuning of trained layers
         editor.drop('optim_wrapper.constructor')
         editor.drop('optim_wrapper.paramwise_cfg')
@@ -593,6 +597,15 @@ def _schedule(editor: ConfigEditor, iters: int) -> None:
         editor.drop('optim_wrapper.accumulative_counts')
     if editor.get('auto_scale_lr.enable') is True:
         editor.set('auto_scale_lr.enable', False)
+
+
+def _has_fused_adamw() -> bool:
+    """Whether torch updates all weights in one go on this device: on the CPU from 2.4 on."""
+    try:
+        torch.optim.AdamW([torch.zeros(1, device=get_device(), requires_grad=True)], fused=True)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _set_in(editor: ConfigEditor, path: str, node: dict, key: str, value: Any) -> None:

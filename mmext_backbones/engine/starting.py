@@ -97,7 +97,7 @@ class CarefulStart:
 def _explained(path: str, resume: Callable[[], None]) -> None:
     try:
         resume()
-    except (UserError, MemoryError, torch.OutOfMemoryError):
+    except (UserError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # whatever mmengine and torch stumble over in it
         first_line = str(error).strip().partition('\n')[0]

@@ -8,12 +8,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import UserError as TorchUserError
-from torch.export import Dim, ExportedProgram, export
 from torch.fx.experimental import _config as fx_config
 
 from ..backbones.base import DenseBackbone
 from ..layers import BiLSTM2D, ELSAAttention, PartitionAttention, WindowAttention
 from ..ops.window_attention_gathered import shared_plans
+
+TOO_OLD = f'torch {torch.__version__} is too old to record a network for export: take 2.9 or newer'
+try:
+    from torch.export import Dim, ExportedProgram, export
+except ImportError as error:  # before 2.2
+    raise ImportError(TOO_OLD) from error
 
 SMALLEST = 33  # pixels: all levels have two rows and columns; PyTorch takes an axis of size 1 for another case
 _RECORDED = (1056, 1120)  # 33 x 35 tokens of stride 32: more than one window, which would be another case too
@@ -69,7 +74,7 @@ def record(network: Network, size: tuple[int, int] | None, batch: int | None, *,
         RuntimeError: where this version of PyTorch cannot record.
     """
     if not hasattr(fx_config, 'backed_size_oblivious'):
-        raise RuntimeError(f'torch {torch.__version__} is too old to record a network for export: take 2.9 or newer')
+        raise RuntimeError(TOO_OLD)
     x = torch.empty(batch or 2, network.backbone.in_channels, *(size or _RECORDED))
     axes = {}
     if batch is None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -10,6 +9,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from mmext_backbones.ops.conv import conv2d
 from mmext_backbones.ops.padding import zero_pad
 from mmext_backbones.ops.recompute import Conv, Linear, Prologue, recompute
+
+from ..ops.torch_versions import is_compiling
 
 
 class PatchConv2d(nn.Conv2d):
@@ -32,7 +33,7 @@ class SameConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         (top, bottom), (left, right) = (self._pads(axis, size) for axis, size in enumerate(x.shape[-2:]))
         # a recorded convolution with a stride does not ask the size (`ops.padding`)
-        if (self.stride == (1, 1) or not torch.compiler.is_compiling()) and (top, left) == (bottom, right):
+        if (self.stride == (1, 1) or not is_compiling()) and (top, left) == (bottom, right):
             return conv2d(x, self.weight, self.bias, self.stride, (top, left), self.groups)
         x = zero_pad(x, (left, right, top, bottom))
         return conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)

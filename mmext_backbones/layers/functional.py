@@ -8,6 +8,7 @@ from torch.nn.modules import module as torch_modules
 
 from mmext_backbones.ops.recompute import BatchNorm, LayerNorm, Linear, recompute
 
+from ..ops.torch_versions import is_autocast_enabled, is_compiling
 from .conv import FilterConv2d, SameConv2d
 
 # module without children -> whether a function of ours can stand for this one
@@ -33,7 +34,7 @@ def functional(*modules: nn.Module) -> bool:
 
 def unheard(*modules: nn.Module) -> bool:
     """Whether nobody hears what calls of these modules take and return: no hooks, and nothing records the network."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+    if is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
         return False
     if torch_modules._global_forward_pre_hooks or torch_modules._global_forward_hooks:
         return False
@@ -84,7 +85,7 @@ def linear_plus(x: Tensor, linear: nn.Linear, skip: Tensor | None = None, drop: 
     Without dropout the product is added to skip and the bias; without a gradient in place, which spares a pass.
     """
     parts = [linear] if drop is None else [linear, drop]
-    narrow = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    narrow = not x.is_meta and is_autocast_enabled(x.device.type)
     if skip is None or narrow or skip.dtype != x.dtype or linear.bias is None or not functional(*parts):
         for part in parts:
             x = part(x)

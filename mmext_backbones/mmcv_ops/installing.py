@@ -16,7 +16,7 @@ _FORWARDING = f'''"""mmcv's operators out of torchvision and PyTorch. {_MARK}
 import sys
 
 try:
-    from .extension import fill
+    from mmext_backbones.mmcv_ops.extension import fill
 except ModuleNotFoundError as error:
     if not str(error.name).startswith('mmext_backbones'):
         raise

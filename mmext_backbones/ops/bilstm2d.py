@@ -9,14 +9,15 @@ four directions have a W, R and b (of two summands) each, rows in the order i, f
 Source: Tatsunami and Taki, "Sequencer" (arXiv 2205.01972), section 3.2.
 """
 
-import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .bilstm2d_compiled import bilstm2d_compiled, unavailable
+from .dispatcher import chosen_backend
 from .streams import beside
+from .torch_versions import get_autocast_dtype, is_autocast_enabled
 
 BACKENDS = ('auto', 'compiled', 'torch')
 ENVIRONMENT = 'MMEXT_BILSTM2D_BACKEND'  # what 'auto' stands for, where it is set
@@ -45,7 +46,7 @@ def bilstm2d(x: Tensor, vertical: Sequence[Tensor], horizontal: Sequence[Tensor]
         RuntimeError: where 'compiled' is asked for and cannot run; the reason is in the message.
     """
     if backend == 'auto':
-        backend = os.environ.get(ENVIRONMENT) or 'auto'
+        backend = chosen_backend(ENVIRONMENT)
     _check(x, vertical, horizontal, backend)
     cpu = x.device.type == 'cpu'
     if backend == 'compiled' and not x.is_meta:
@@ -60,8 +61,8 @@ def bilstm2d(x: Tensor, vertical: Sequence[Tensor], horizontal: Sequence[Tensor]
 
 
 def _compiled(x: Tensor, weights: list[Tensor]) -> Tensor:
-    if not x.is_meta and torch.is_autocast_enabled('cpu') and x.dtype != torch.float64:
-        return bilstm2d_compiled(x.to(torch.get_autocast_dtype('cpu')), weights)
+    if not x.is_meta and is_autocast_enabled('cpu') and x.dtype != torch.float64:
+        return bilstm2d_compiled(x.to(get_autocast_dtype('cpu')), weights)
     return bilstm2d_compiled(x, weights).to(x.dtype)
 
 
@@ -82,8 +83,8 @@ def _lstm(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """nn.LSTM on sequences [T, N, C] -> [T, N, 2h], in training mode whenever a gradient may be asked for: cuDNN has no
     backward otherwise, and frozen stages are in eval mode. Without dropout the two modes are equal."""
     device = x.device.type
-    autocast = torch.is_autocast_enabled(device)
-    if autocast and not _has_lstm(x.device, torch.get_autocast_dtype(device)):
+    autocast = is_autocast_enabled(device)
+    if autocast and not _has_lstm(x.device, get_autocast_dtype(device)):
         with torch.autocast(device, enabled=False):
             return _lstm(x.float(), weights)
     state = x.new_zeros(2, x.shape[1], weights[1].shape[1])

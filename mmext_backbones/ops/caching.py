@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import torch
 
+from .torch_versions import is_compiling
+
 Function = TypeVar('Function', bound=Callable)
 
 LIMIT = 2**22  # elements of a kept tensor: 16 MiB in float32, a shifted-window mask for a map of 290 x 290 tokens
@@ -31,7 +33,7 @@ def keep_last(entries: int, elements: Callable[..., int]) -> Callable[[Function]
 
         @functools.wraps(function)
         def call(*args):
-            recorded = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
+            recorded = is_compiling() or torch._C._len_torch_dispatch_stack()
             return function(*args) if recorded or elements(*args) > LIMIT else kept(*args)
 
         return call

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .torch_versions import get_autocast_dtype, is_autocast_enabled
+
 aten = torch.ops.aten
 
 
@@ -54,7 +56,7 @@ def _wrong_in_bfloat16(x: Tensor, weight: Tensor, stride: Sequence[int], padding
     """
     if x.device.type != 'cpu' or stride[1] == 1:
         return False
-    if (torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else x.dtype) is not torch.bfloat16:
+    if (get_autocast_dtype('cpu') if is_autocast_enabled('cpu') else x.dtype) is not torch.bfloat16:
         return False
     channels, _, width = weight.shape[1:]
     patches = width == stride[1] and channels < 32 and channels * width >= 64

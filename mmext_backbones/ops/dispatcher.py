@@ -3,10 +3,13 @@
 `torch.library.custom_op` and `triton_op` would do the same, but their first call imports 100 MB of compiler.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
+
+from .torch_versions import register_fake
 
 Function = TypeVar('Function', bound=Callable)
 
@@ -28,7 +31,7 @@ def register(
     _LIBRARY.define(name + schema)
     for device in devices:
         _LIBRARY.impl(name, function, device)
-    torch.library.register_fake(f'mmext_backbones::{name}', fake, lib=_LIBRARY)
+    register_fake(name, fake, _LIBRARY)
 
 
 def constant_in_graphs(function: Function) -> Function:
@@ -38,3 +41,9 @@ def constant_in_graphs(function: Function) -> Function:
     """
     function._dynamo_marked_constant = True
     return function
+
+
+@constant_in_graphs
+def chosen_backend(variable: str) -> str:
+    """The backend of an operator that an environment variable names, or 'auto'. torch 2.4 cannot trace `os.environ`."""
+    return os.environ.get(variable) or 'auto'

@@ -11,18 +11,17 @@ Source: Zhou et al., "ELSA: Enhanced Local Self-Attention for Vision Transformer
 ELSA-Swin has lam = 0 and gamma = 1: then `M` is one, and `S` is an ordinary depthwise convolution.
 """
 
-import os
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .dispatcher import chosen_backend
 from .elsa_compiled import elsa_compiled
 from .elsa_compiled import unavailable as compiled_unavailable
 from .elsa_shifts import elsa_shifts
 from .elsa_taps import ELSATaps
 from .elsa_triton import elsa_triton
 from .elsa_triton import unavailable as triton_unavailable
+from .torch_versions import is_compiling
 
 BACKENDS = ('auto', 'compiled', 'triton', 'taps', 'shifts', 'reference', 'node')
 ENVIRONMENT = 'MMEXT_ELSA_BACKEND'  # what 'auto' stands for, where it is set
@@ -71,7 +70,7 @@ def elsa(
         RuntimeError: where 'compiled', 'triton' or 'node' is asked for and cannot run; the reason is in the message.
     """
     if backend == 'auto':
-        backend = os.environ.get(ENVIRONMENT) or 'auto'
+        backend = chosen_backend(ENVIRONMENT)
     _check(v, logits, ghost_mul, ghost_add, num_heads, kernel_size, dilation, lam, gamma, backend)
     mul = None if lam == 0 else ghost_mul if lam == 1 else ghost_mul**lam
     add = None if gamma == 0 else ghost_add if gamma == 1 else ghost_add * gamma
@@ -101,7 +100,7 @@ def elsa(
 def _unavailable(backend: str, v: Tensor) -> str | None:
     """Why 'compiled', 'triton' or 'node' cannot run on `v`, or None."""
     if backend == 'node':
-        return None if torch.compiler.is_compiling() else 'it is for recorded networks'
+        return None if is_compiling() else 'it is for recorded networks'
     if backend == 'triton':
         return triton_unavailable(v.device, v.dtype)
     return compiled_unavailable() if v.device.type == 'cpu' else f'it runs on the CPU, v is on {v.device}'

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .torch_versions import is_compiling
+
 
 def zero_pad(x: Tensor, pads: Sequence[int]) -> Tensor:
     """F.pad(x, pads) with zeros; `x` itself where nothing is to be padded.
@@ -18,7 +20,7 @@ def zero_pad(x: Tensor, pads: Sequence[int]) -> Tensor:
         x: the map.
         pads: elements before and after, axis by axis from the last one, none negative.
     """
-    return F.pad(x, tuple(pads)) if torch.compiler.is_compiling() or any(pads) else x
+    return F.pad(x, tuple(pads)) if is_compiling() or any(pads) else x
 
 
 def crop(x: Tensor, H: int, W: int) -> Tensor:
@@ -26,7 +28,7 @@ def crop(x: Tensor, H: int, W: int) -> Tensor:
 
     In a recorded network they are gathered, since of a view it would be asked whether it is dense.
     """
-    if not torch.compiler.is_compiling():
+    if not is_compiling():
         return x[:, :H, :W]
     rows, columns = (torch.arange(size, device=x.device) for size in (H, W))
     return x.index_select(1, rows).index_select(2, columns)
@@ -38,7 +40,7 @@ def mean_pool(x: Tensor, stride: int) -> Tensor:
     A recorded network pads with zeros and divides by the share of pixels that exist: PyTorch's own rule for the edge is
     a condition on the size. The numbers are the same.
     """
-    if not torch.compiler.is_compiling():
+    if not is_compiling():
         return F.avg_pool2d(x, stride, ceil_mode=True, count_include_pad=False)
     H, W = x.shape[2:]
     bottom, right = (((size - 1) // stride + 1) * stride - size for size in (H, W))

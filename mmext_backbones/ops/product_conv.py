@@ -8,13 +8,13 @@ the product is zero.
 Source: Zhou et al., "ELSA" (arXiv 2112.12786), section 3.2 (Hadamard attention).
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .compiled import REALS
 from .product_conv_compiled import GROUPS, KERNEL_SIZE, ProductConvCompiled
 from .product_conv_compiled import unavailable as compiled_unavailable
+from .torch_versions import is_autocast_enabled
 
 BACKENDS = ('auto', 'compiled', 'torch')
 
@@ -62,7 +62,7 @@ def _unavailable(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None) -> s
         return f'it runs on the CPU, the tensors are on {", ".join(sorted(devices))}'
     if len(dtypes) > 1 or q.dtype not in REALS:
         return f'it computes in float32 or float64, the tensors are {", ".join(sorted(map(str, dtypes)))}'
-    if torch.is_autocast_enabled('cpu'):
+    if is_autocast_enabled('cpu'):
         return 'under autocast the convolution is in the lower precision'
     if weight.shape[1] not in GROUPS or weight.shape[2:] != KERNEL_SIZE:
         return f'it has groups of 4 or 8 channels and 7 x 7 taps, weight has shape {tuple(weight.shape)}'

@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from . import norm_gelu_compiled
 from .conv import conv2d, conv2d_backward
 from .gelu import gelu, gelu_backward_
+from .torch_versions import get_autocast_dtype, is_autocast_enabled
 
 aten, compiled = torch.ops.aten, torch.ops.mmext_backbones
 
@@ -239,8 +240,8 @@ def product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
         ValueError: where it would refuse them.
     """
     device = x.device.type
-    if not x.is_meta and x.dtype != torch.float64 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
+    if not x.is_meta and x.dtype != torch.float64 and is_autocast_enabled(device):
+        return get_autocast_dtype(device)
     if x.dtype != weight.dtype:
         raise ValueError(f'x is {x.dtype} and the weight {weight.dtype}: expected one dtype, or autocast')
     return x.dtype

@@ -6,6 +6,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from .torch_versions import is_compiling
+
 
 def beside(x: Tensor, first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """first(x) and second(x); on CUDA the second on a stream of its own, so that small kernels share the GPU.
@@ -13,7 +15,7 @@ def beside(x: Tensor, first: Callable[[Tensor], Tensor], second: Callable[[Tenso
     The second begins after everything that was queued before, and what the caller queues next waits for both. The
     backward pass follows: autograd runs each operation on the stream of its forward pass, and waits in between.
     """
-    if x.device.type != 'cuda' or type(x) is not Tensor or torch.compiler.is_compiling():
+    if x.device.type != 'cuda' or type(x) is not Tensor or is_compiling():
         return first(x), second(x)
     here, other = torch.cuda.current_stream(x.device), _other_stream(x.device)
     other.wait_stream(here)

@@ -14,13 +14,13 @@ section 3.2.
 """
 
 import math
-import os
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .caching import keep_last
+from .dispatcher import chosen_backend
 from .partition import Size, grid_merge, grid_partition, padding_mask, window_merge, window_partition
 from .window_attention_compiled import unavailable, window_attention_compiled
 from .window_attention_gathered import window_attention_gathered
@@ -69,7 +69,7 @@ def window_attention(
         RuntimeError: where a backend is asked for by name and cannot run; the reason is in the message.
     """
     if backend == 'auto':
-        backend = os.environ.get(ENVIRONMENT) or 'auto'
+        backend = chosen_backend(ENVIRONMENT)
     _check(qkv, bias, num_heads, window_size, shift_size, grid, padding, dropout, backend)
     options = {
         'num_heads': num_heads,
