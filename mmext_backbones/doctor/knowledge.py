@@ -38,7 +38,7 @@ WINDOWS = (
     Window('mmseg', '1.3', 'mmengine', '0.5', '1', 'pip install "mmengine>=0.10.5,<1.0"'),
     Window('mmpretrain', '2', 'mmengine', '0.8.3', '1', 'pip install "mmengine>=0.10.5,<1.0"'),
     Window('mmext_backbones', '1', 'mmengine', '0.10.5', '1', 'pip install "mmengine>=0.10.5,<1.0"'),
-    Window('mmext_backbones', '1', 'torch', '2.4', '99', 'pip install "torch>=2.4"'),
+    Window('mmext_backbones', '1', 'torch', '2.1', '99', 'pip install "torch>=2.1"'),
     Window('mmext_backbones', '1', 'python', '3.10', '99', 'make the environment with Python 3.10 or later'),
 )
 
@@ -81,7 +81,7 @@ SYMPTOMS = (
     (r'CUDA driver version is insufficient|driver on your system is too old', 'update the NVIDIA driver, or install a '
      'torch for an older CUDA'),
     (r'no kernel image is available', 'this torch (or mmcv) was not built for this GPU: install one that names it'),
-    (r"No module named 'torch'", 'pip install "torch>=2.4"'),
+    (r"No module named 'torch'", 'pip install "torch>=2.1"'),
     (r"No module named 'mmengine'", 'pip install "mmengine>=0.10.5,<1.0"'),
     (r"No module named 'mmcv", MMCV),
     (r"No module named 'torchvision'", 'the torchvision of your torch: https://pytorch.org/get-started/locally'),

@@ -9,6 +9,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from ..errors import UserError
 from ..registry import HOOKS
 from ..weights.fitting import WeightsError
 from ..weights.loading import read_file
@@ -29,8 +30,12 @@ def find_checkpoint(work_dir: str | Path, say: Callable[[str], None]) -> str | N
         say: Told what is damaged and what is taken instead.
 
     Returns:
-        Its path, or None if there is none.
+        Its path, or None if there is no checkpoint at all.
+
+    Raises:
+        UserError: if there are checkpoints, and none of them can be resumed from.
     """
+    problems: list[str] = []
     note = Path(work_dir, LAST)
     last = note.read_text().strip() if note.is_file() else ''
     if '://' in last or (last and Path(last).is_dir()):  # elsewhere, or a folder of DeepSpeed or FSDP
@@ -39,16 +44,25 @@ def find_checkpoint(work_dir: str | Path, say: Callable[[str], None]) -> str | N
         problem = _problem(last)
         if problem is None:
             return last
+        problems.append(problem)
         say(f'The last checkpoint cannot be resumed: {problem}')
     folders = dict.fromkeys([Path(last).parent if last else Path(work_dir), Path(work_dir)])
     found: dict[str, int] = {}
     for path in (str(path) for folder in folders for path in sorted(folder.glob('*.pth'))):
-        if path != last and _problem(path) is None:
+        problem = _problem(path) if path != last else None
+        if problem is not None:
+            problems.append(problem)
+        elif path != last:
             checkpoint = read_file(path, 'cpu', mmap=True)
-            if (
-                'optimizer' in checkpoint or 'optim_wrapper' in checkpoint
-            ):  # not the best ones, which are there to be tested
+            # not the best ones, which are there to be tested
+            if 'optimizer' in checkpoint or 'optim_wrapper' in checkpoint:
                 found[path] = checkpoint['meta']['iter']
+    if not found and problems:
+        lines = '\n  '.join(problems)
+        raise UserError(
+            f'there are checkpoints in {work_dir}, and the training cannot go on from any of them:\n  {lines}\n'
+            'Nothing was changed. To begin anew, leave --resume out, with another --work-dir to keep these files.'
+        )
     if not found:
         return None
     newest = max(found, key=found.get)

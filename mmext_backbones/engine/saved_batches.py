@@ -1,14 +1,16 @@
 """A batch that gave a non-finite value, on disk: written in whole or not at all, read without running anything.
 
-A file holds plain values, tensors and the data samples of the toolboxes. It is read in torch's safe mode, which is
-told of exactly those classes the file names that are data samples, boxes or masks of an installed toolbox.
+A file holds plain values, tensors and the data samples of the toolboxes. It is read by an unpickler that knows these
+and nothing else: the classes that are data samples, boxes or masks of an installed toolbox.
 """
 
 import contextlib
 import importlib
 import os
+import pickle
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from mmengine.structures import BaseDataElement
 
 from ..errors import UserError, unreadable_checkpoint
+from ..weights import restricted_pickle
 
 __all__ = ['image_paths', 'read_batch', 'save_whole', 'tensors']
 
@@ -53,12 +56,10 @@ def read_batch(path: str | os.PathLike) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f'{path}: there is no such file. A training leaves them in <work dir>/nonfinite/.')
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        with torch.serialization.safe_globals([_sample_class(name, path) for name in names]):
-            content = torch.load(path, map_location='cpu', weights_only=True)
+        content = restricted_pickle.read(path, partial(_allowed, path=path), 'cpu')
     except UserError:
         raise
-    except Exception as error:  # damaged files fail in many ways
+    except (RuntimeError, ValueError, OSError, EOFError, LookupError, pickle.UnpicklingError) as error:  # damaged
         raise unreadable_checkpoint(str(path), error) from error
     missing = [key for key in KEYS if not isinstance(content, Mapping) or key not in content]
     if missing:
@@ -68,14 +69,14 @@ def read_batch(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-def _sample_class(name: str, path: Path) -> type:
-    """The class of that name, if it is a data sample or a part of one.
+def _allowed(name: str, path: Path) -> Any:
+    """An array of numbers, or the class of that name, if it is a data sample or a part of one.
 
     Raises:
         UserError: if it is anything else.
     """
-    if name == 'builtins.bytes':  # an array without elements
-        return bytes
+    if name in restricted_pickle.NUMPY:
+        return restricted_pickle.NUMPY[name]
     module, _, attribute = name.rpartition('.')
     found = None
     if module.partition('.')[0] in TOOLBOXES:

@@ -23,6 +23,7 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import CheckpointLoader
 
 from .fitting import WeightsError
+from .safe_globals import safe_load
 
 __all__ = ['check_address', 'read', 'register_schemes']
 
@@ -50,7 +51,7 @@ def read_file(filename: str, map_location: Any = None, *, mmap: bool = False) ->
         if path.suffix == '.safetensors':
             return _safetensors(path, map_location)
         mmap = mmap and is_zipfile(path)  # files of torch before 1.6 are none
-        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+        return safe_load(path, map_location, mmap=mmap)
     except pickle.UnpicklingError as error:
         if 'Unsupported operand' in str(error):
             raise WeightsError(f'{path} cannot be read: no checkpoint of torch, or a damaged one') from error

@@ -1,8 +1,8 @@
-"""Lets `torch.load` read mmengine's own checkpoints in its safe mode.
+"""Lets mmengine's own checkpoints be read safely.
 
 A checkpoint written during training holds the run's scalars: `HistoryBuffer` objects, and numpy arrays and numbers
-inside them. Safe mode (``weights_only=True``, the default since torch 2.6) refuses both, so resuming and testing
-would need the unsafe one. Exactly these types are allowed here; none of them can run code while being read.
+inside them. torch's safe mode (``weights_only=True``, the default since torch 2.6) refuses both, so resuming and
+testing would need the unsafe one. Exactly these types are allowed here; none of them can run code while being read.
 
 A `HistoryBuffer` also refers to its own methods, which pickle spells as a call of ``getattr``. Python's ``getattr``
 would open a way to everything, so a function that finds those methods and nothing else is allowed in its place.
@@ -10,19 +10,21 @@ would open a way to everything, so a function that finds those methods and nothi
 
 import pickle
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 
-__all__ = ['allow_mmengine_checkpoints']
+from . import restricted_pickle
+
+__all__ = ['CHECKPOINT', 'allow_mmengine_checkpoints', 'safe_load']
 
 _HISTORY_METHODS = ('min', 'max', 'current', 'mean')
-_NUMPY_FUNCTIONS = ('_reconstruct', 'scalar')
-_NUMPY_MODULES = ('numpy.core.multiarray', 'numpy._core.multiarray')  # as numpy 1 and numpy 2 spell it
-_NUMPY_DTYPES = ('bool', 'int8', 'int16', 'int32', 'int64', 'uint8', 'uint16', 'uint32', 'uint64')
-_NUMPY_DTYPES += ('float16', 'float32', 'float64')
+# from this version on torch's safe mode can be told of names, and what stands for them
+_TOLD = digit_version(torch.__version__) >= digit_version('2.6')
 
 
 def _history_method(owner: type, name: str) -> Callable:
@@ -36,13 +38,36 @@ def _history_method(owner: type, name: str) -> Callable:
     return getattr(owner, name)
 
 
+CHECKPOINT = {
+    **restricted_pickle.NUMPY,
+    f'{HistoryBuffer.__module__}.{HistoryBuffer.__name__}': HistoryBuffer,
+    'builtins.getattr': _history_method,
+    'builtins.bytes': bytes,  # an array without elements
+}
+"""What a checkpoint of mmengine refers to beside tensors and plain values, by the names in the file."""
+
+
 def allow_mmengine_checkpoints() -> None:
-    """Adds the types to torch's list. Before torch 2.6 safe mode is not the default, and nothing is done."""
-    if digit_version(torch.__version__) < digit_version('2.6'):
+    """Adds the types to the list of torch's safe mode, where it has one that takes them (torch 2.6)."""
+    if not _TOLD:
         return
-    multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
-    allowed = [HistoryBuffer, np.ndarray, np.dtype, *{type(np.dtype(name)) for name in _NUMPY_DTYPES}]
-    for module in _NUMPY_MODULES:
-        allowed += [(getattr(multiarray, name), f'{module}.{name}') for name in _NUMPY_FUNCTIONS]
-    allowed.append((_history_method, 'builtins.getattr'))
-    torch.serialization.add_safe_globals(allowed)
+    # as types: torch has an unpickler of its own, which sets the state of a dtype only where it knows its class
+    types = [np.dtype, *{type(np.dtype(name)) for name in restricted_pickle.DTYPES}]
+    pairs = [(value, name) for name, value in CHECKPOINT.items() if name != 'numpy.dtype']
+    torch.serialization.add_safe_globals([*types, *pairs])
+
+
+def safe_load(path: Path, map_location: Any = None, *, mmap: bool = False) -> Any:
+    """The content of a checkpoint: by torch's safe mode, or by an unpickler as strict where that is too old.
+
+    Args:
+        path: Of the file.
+        map_location: As in `torch.load`.
+        mmap: As in `torch.load`.
+
+    Raises:
+        pickle.UnpicklingError: if it refers to anything but tensors, plain values and what mmengine writes.
+    """
+    if _TOLD:
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    return restricted_pickle.read(path, CHECKPOINT, map_location, mmap=mmap)
