@@ -19,6 +19,7 @@ from .files import unless_full, write_whole
 __all__ = ['PositionHook', 'find_checkpoint', 'read_meta']
 
 KEY = 'mmext_position'
+NO_ITERATION = 'does not say of which iteration it is'
 VALIDATED = 'last_validation'  # the file in the work dir that names the iteration of the last complete validation
 
 
@@ -51,7 +52,7 @@ def find_checkpoint(work_dir: str | Path, say: Callable[[str], None]) -> str | N
     for path in (str(path) for folder in folders for path in sorted(folder.glob('*.pth'))):
         problem = _problem(path) if path != last else None
         if problem is not None:
-            problems.append(problem)
+            problems += [problem] if not problem.endswith(NO_ITERATION) else []  # weights that somebody put there
         elif path != last:
             checkpoint = read_file(path, 'cpu', mmap=True)
             # not the best ones, which are there to be tested
@@ -88,7 +89,7 @@ def _problem(path: str) -> str | None:
         return f'{path} cannot be read: {error}'
     if meta is None:
         return f'{path}: there is no such file'
-    return None if 'iter' in meta else f'{path} does not say of which iteration it is'
+    return None if 'iter' in meta else f'{path} {NO_ITERATION}'
 
 
 @HOOKS.register_module()
