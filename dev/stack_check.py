@@ -70,6 +70,11 @@ def run(*command: str, expect: int = 0) -> str:
     return text
 
 
+def line(text: str, part: str) -> str:
+    """The line that has `part`; libraries say other things before and after."""
+    return next(each for each in text.splitlines() if part in each)
+
+
 def tool(name: str, *args: str) -> str:
     """A tool on a small drawn set in place of the one that `--shapes` would draw."""
     code = (
@@ -89,18 +94,19 @@ def short(iters: int) -> list[str]:
 
 @check
 def imports() -> str:
-    return run(
+    text = run(
         '-c',
         'import mmext_backbones, mmcv.ops, mmdet.apis, mmseg.apis, mmpretrain.apis\n'
         'from mmext_backbones.mmcv_ops.showing import describe\n'
         'print(describe())',
-    ).splitlines()[-1]  # fmt: skip
+    )
+    return line(text, "mmcv's operators: ")
 
 
 @check
 def backbones() -> str:
     """Maps and the gradient of the image of the four families, in float32, against those that are stored."""
-    return run(__file__, '--backbones').splitlines()[-1]
+    return line(run(__file__, '--backbones'), ' apart')
 
 
 @check
@@ -193,7 +199,9 @@ def doctor() -> str:
 def tools_of_mmdet() -> str:
     """mmdet's own training tool, which does not know this package, on the config that our training left."""
     folder = Path(importlib.util.find_spec('mmdet').submodule_search_locations[0])
-    text = run(folder / '.mim/tools/train.py', 'work_dirs/detection_shapes/detection.py', '--work-dir', 'theirs')
+    config = 'work_dirs/detection_shapes/detection.py'
+    options = ['--cfg-options', 'resume=False', 'load_from=None']  # it is the config of the resumed training
+    text = run(folder / '.mim/tools/train.py', config, '--work-dir', 'theirs', *options)
     assert 'segm_mAP' in text, text[-2000:]
     return ''
 
