@@ -9,6 +9,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from ..errors import UserError
 from ..registry import HOOKS
 from ..weights.fitting import WeightsError
 from ..weights.loading import read_file
@@ -18,6 +19,7 @@ from .files import unless_full, write_whole
 __all__ = ['PositionHook', 'find_checkpoint', 'read_meta']
 
 KEY = 'mmext_position'
+UNREADABLE = (WeightsError, OSError)  # torch looks for the end of a file that has none
 VALIDATED = 'last_validation'  # the file in the work dir that names the iteration of the last complete validation
 
 
@@ -30,6 +32,9 @@ def find_checkpoint(work_dir: str | Path, say: Callable[[str], None]) -> str | N
 
     Returns:
         Its path, or None if there is none.
+
+    Raises:
+        UserError: if there are checkpoints, and one that cannot be read may be what to go on from.
     """
     note = Path(work_dir, LAST)
     last = note.read_text().strip() if note.is_file() else ''
@@ -42,13 +47,25 @@ def find_checkpoint(work_dir: str | Path, say: Callable[[str], None]) -> str | N
         say(f'The last checkpoint cannot be resumed: {problem}')
     folders = dict.fromkeys([Path(last).parent if last else Path(work_dir), Path(work_dir)])
     found: dict[str, int] = {}
+    unreadable: dict[Path, str] = {}
     for path in (str(path) for folder in folders for path in sorted(folder.glob('*.pth'))):
-        if path != last and _problem(path) is None:
+        try:
+            problem = _problem_of_content(path)
+        except UNREADABLE as error:
+            unreadable[Path(path).resolve()] = _told(path, error)
+            continue
+        if path != last and problem is None:
             checkpoint = read_file(path, 'cpu', mmap=True)
             if (
                 'optimizer' in checkpoint or 'optim_wrapper' in checkpoint
             ):  # not the best ones, which are there to be tested
                 found[path] = checkpoint['meta']['iter']
+    if not found and unreadable:
+        more = f'\nNor can {len(unreadable) - 1} more there.' if len(unreadable) > 1 else ''
+        raise UserError(
+            f'Nothing to go on from in {work_dir}: {next(iter(unreadable.values()))}{more}\nNothing was started over. '
+            'To go on, name a checkpoint (--resume FILE); to begin anew, move these away or name another --work-dir.'
+        )
     if not found:
         return None
     newest = max(found, key=found.get)
@@ -67,14 +84,17 @@ def read_meta(path: str) -> dict[str, Any]:
 def _problem(path: str) -> str | None:
     """Why a training cannot go on from this file; None if it can."""
     try:
-        meta = read_meta(path) if Path(path).is_file() else None
-    except WeightsError as error:
-        return str(error)
-    except OSError as error:  # torch looks for the end of a file that has none
-        return f'{path} cannot be read: {error}'
-    if meta is None:
-        return f'{path}: there is no such file'
-    return None if 'iter' in meta else f'{path} does not say of which iteration it is'
+        return _problem_of_content(path) if Path(path).is_file() else f'{path}: there is no such file'
+    except UNREADABLE as error:
+        return _told(path, error)
+
+
+def _problem_of_content(path: str) -> str | None:
+    return None if 'iter' in read_meta(path) else f'{path} does not say of which iteration it is'
+
+
+def _told(path: str, error: Exception) -> str:
+    return str(error) if isinstance(error, WeightsError) else f'{path} cannot be read: {error}'
 
 
 @HOOKS.register_module()
