@@ -53,7 +53,7 @@ setup(
     cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.4',
+        'torch>=2.1',
         # mmengine <= 0.10.7 imports pkg_resources to find the `mmdet::` base configs; setuptools 82 removed it
         'setuptools<82',
     ],

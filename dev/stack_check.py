@@ -105,7 +105,10 @@ def backbones() -> str:
 
 @check
 def train() -> str:
-    run('-c', "from mmext_backbones.datasets.shapes import make_shapes; make_shapes('made', size=64, num_train=8, num_val=3)")
+    run(
+        '-c',
+        "from mmext_backbones.datasets.shapes import make_shapes; make_shapes('made', size=64, num_train=8, num_val=3)",
+    )
     for name, text in CONFIGS.items():
         Path(f'{name}.py').write_text(text)
     text = tool('train', 'detection.py', *short(2))

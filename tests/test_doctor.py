@@ -11,7 +11,7 @@ from mmengine.registry import DefaultScope
 
 from mmext_backbones import errors
 from mmext_backbones.doctor import __main__ as doctor
-from mmext_backbones.doctor import examining, knowledge, machine, probing, showing
+from mmext_backbones.doctor import examining, knowledge, machine, probing, showing, stacks
 from mmext_backbones.doctor.examining import Finding, examine
 from mmext_backbones.errors import explain, run_cli
 
@@ -26,10 +26,6 @@ assert mmcv.__version__ < '2.2', f'MMCV=={mmcv.__version__} is used but incompat
 FAKES = {
     'mmcv': {'mmcv/__init__.py': "__version__ = '2.1.0'\n"},
     'mmcv 2.2': {'mmcv/__init__.py': "__version__ = '2.2.0'\n"},
-    'mmcv without _ext': {
-        'mmcv/__init__.py': "__version__ = '2.1.0'\n",
-        'mmcv/ops/__init__.py': 'from mmcv import _ext\nimport mmcv._ext\n',
-    },
     'mmdet 3.3': {'mmdet/__init__.py': WINDOW, 'mmdet/version.py': "__version__ = '3.3.0'\n"},
     'fork of mmdet': {'mmdet/__init__.py': "__version__ = '3.5.1'\n"},
     'mmengine': {'mmengine/__init__.py': "__version__ = '0.10.7'\n"},
@@ -88,7 +84,8 @@ def test_mmcv_that_mmdet_refuses(fakes):
     mmdet = found('mmdet', findings)
     assert mmdet.level == 'problem'
     assert mmdet.text.startswith('3.3.0: AssertionError: MMCV==2.2.0')  # the version from its source
-    assert 'mmcv==2.1.0' in mmdet.remedy
+    assert 'pip uninstall -y mmcv' in mmdet.remedy
+    assert 'mmcv-lite==2.1.0' in mmdet.remedy
     assert version_in(found('mmcv', findings)) == '2.2.0'
     assert found('versions', findings).text == 'mmdet 3.3.0 does not take mmcv 2.2.0: it needs 2.0 or later, before 2.2'
 
@@ -100,19 +97,89 @@ def test_the_fork_takes_it(fakes):
     assert not [finding for finding in findings if finding.topic == 'versions']
 
 
-def test_mmcv_without_operators(fakes):
-    fakes('mmcv without _ext', 'mmdet 3.3')
-    findings = probe('mmcv', 'mmdet', 'run mmcv.ops')
-    assert found('mmcv', findings).level == found('mmdet', findings).level == 'ok'
-    ops = found('mmcv.ops', findings)
-    assert ops.level == 'problem'
-    assert '_ext' in ops.text
-    assert '--no-build-isolation' in ops.remedy
+RUNS = 'run mmcv.ops'
+STAND_INS = "mmcv's operators: torchvision 0.29.1 and PyTorch; this mmcv (2.1.0) has no compiled ones"
 
 
-def test_operators_nobody_needs(fakes):
-    fakes('mmcv without _ext')
-    assert found('mmcv.ops', probe('mmcv', 'run mmcv.ops')).level == 'note'
+def operators(torch: str = '2.14.1', **found) -> Finding:
+    """What is said of mmcv's operators, with mmdet installed."""
+    return next(
+        each for each in examine({**facts(torch=torch, mmdet='3.3.0'), RUNS: found}) if each.topic == 'mmcv.ops'
+    )
+
+
+def test_mmcv_without_operators():
+    missing = operators(error="ModuleNotFoundError: No module named 'mmcv._ext'")
+    assert missing.level == 'problem'
+    assert 'python -m mmext_backbones.mmcv_ops --install' in missing.remedy
+
+
+def test_mmcv_compiled_for_another_torch():
+    error = 'ImportError: /x/mmcv/_ext.cpython-311-x86_64-linux-gnu.so: undefined symbol: _ZN3c104impl'
+    new, old = operators(error=error), operators(torch='2.13.0', error=error)
+    for finding in (new, old):
+        assert finding.level == 'problem'
+        assert 'pip uninstall -y mmcv && pip install --no-deps "mmcv-lite==2.1.0"' in finding.remedy
+    assert 'mmcv does not compile on torch 2.14 and later' in new.remedy
+    assert '--force-reinstall "mmcv==2.1.0"' in old.remedy
+
+
+def test_whose_operators_run():
+    here = operators(details={'operators': STAND_INS, 'own': False})
+    assert here.level == 'note'
+    assert 'torchvision 0.29.1' in here.text
+    assert here.remedy == 'python -m mmext_backbones.mmcv_ops --install'
+    forwarded = operators(details={'operators': STAND_INS, 'own': True})
+    assert forwarded.level == 'ok'
+    assert 'does not compile on torch 2.14' in forwarded.text
+    compiled = operators(details={'operators': "mmcv's operators: compiled (mmcv 2.1.0)", 'own': True})
+    assert compiled == Finding('mmcv.ops', 'ok', 'runs: compiled (mmcv 2.1.0)')
+
+
+def test_the_operators_of_this_installation():
+    pytest.importorskip('mmcv')
+    found_here = found('mmcv.ops', probe('mmcv', 'torch', RUNS))
+    assert found_here.level in ('ok', 'note')
+    assert found_here.text.startswith('runs: ')
+
+
+def test_operators_nobody_needs():
+    finding = found('mmcv.ops', examine({RUNS: {'error': "ModuleNotFoundError: No module named 'mmcv._ext'"}}))
+    assert finding.level == 'note'
+
+
+RECORDS = [
+    {'name': 'torch 2.14', 'date': '2026-11-30', 'versions': {'torch': '2.14.1', 'python': '3.11.7', 'mmdet': '3.3.0'},
+     'failed': []},
+    {'name': 'Python 3.13', 'date': '2026-11-30', 'versions': {'torch': '2.14.1', 'python': '3.13.0', 'mmdet': '3.3.0'},
+     'failed': []},
+    {'name': 'torch 2.4', 'date': '2026-11-30', 'versions': {'torch': '2.4.1', 'python': '3.11.7'},
+     'failed': ['resume']},
+    {'name': 'not installed', 'date': '2026-11-30', 'versions': {}, 'failed': ['no Python']},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('versions', 'level', 'words'),
+    [
+        (
+            {'torch': '2.14.1+cu130', 'python': '3.11.2', 'mmdet': '3.3.0'},
+            'ok',
+            'torch 2.14, measured on 2026-11-30: all',
+        ),
+        ({'torch': '2.14.0', 'python': '3.13.0'}, 'ok', 'Python 3.13, measured'),
+        ({'torch': '2.14.1', 'python': '3.11.7', 'mmdet': '3.2.0'}, 'ok', 'pass; here differ: mmdet 3.2.0 (3.3.0)'),
+        ({'torch': '2.4.0', 'python': '3.11.7'}, 'note', 'fails in resume'),
+        ({'torch': '2.9.1', 'python': '3.11.7'}, 'note', 'torch 2.9.1 was not measured; 2.4, 2.14 were'),
+    ],
+)
+def test_stacks_that_were_measured(versions, level, words, tmp_path):
+    (tmp_path / 'stacks.json').write_text(json.dumps(RECORDS))
+    said = stacks.compare(versions, tmp_path / 'stacks.json')
+    assert said[0] == level
+    assert words in said[1]
+    assert stacks.compare({}, tmp_path / 'stacks.json') is None
+    assert stacks.compare(versions, tmp_path / 'none.json') is None
 
 
 def test_opencv_without_its_libraries(fakes):
@@ -207,7 +274,7 @@ def test_two_distributions_of_one_name():
         ({'mmpretrain': '1.2.0', 'mmcv': '2.2.0'}, None),
         ({'mmpretrain': '1.2.0', 'mmcv': '2.4.0'}, 'mmpretrain'),
         ({'mmext_backbones': '0.1.0', 'mmengine': '0.9.0'}, 'mmext_backbones'),
-        ({'mmext_backbones': '0.1.0', 'torch': '2.3.1+cu121'}, 'mmext_backbones'),
+        ({'mmext_backbones': '0.1.0', 'torch': '2.0.1+cu118'}, 'mmext_backbones'),
         ({'mmext_backbones': '0.1.0', 'torch': '2.13.0+cpu'}, None),
     ],
 )
@@ -304,7 +371,7 @@ def test_tools_tell_the_remedy(fakes, monkeypatch, capsys):
     assert run_cli(failing('import mmdet'), []) == 2
     told = capsys.readouterr().err
     assert 'MMCV==2.2.0' in told
-    assert 'mmcv==2.1.0' in told
+    assert 'mmcv-lite==2.1.0' in told
     assert knowledge.DOCTOR in told
     for name in ('mmcv', 'mmdet'):
         monkeypatch.delitem(sys.modules, name, raising=False)

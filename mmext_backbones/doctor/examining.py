@@ -11,7 +11,7 @@ from .stacks import compare
 Facts = Mapping[str, Mapping[str, Any]]
 
 # without these nothing of the package runs
-NEEDED = {'torch': 'pip install "torch>=2.4"', 'mmengine': 'pip install "mmengine>=0.10.5,<1.0"', 'numpy': None}
+NEEDED = {'torch': 'pip install "torch>=2.1"', 'mmengine': 'pip install "mmengine>=0.10.5,<1.0"', 'numpy': None}
 OPTIONAL = {
     'mmcv': 'the toolboxes need it',
     'mmdet': 'detection',

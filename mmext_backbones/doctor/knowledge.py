@@ -31,14 +31,14 @@ class Window(NamedTuple):
 # What the libraries assert when they are imported (their `__init__.py`), and what setup.py of this package asks for.
 # The maintained forks of mmdet (3.5) and mmseg (1.4) assert nothing, that of mmpretrain (1.3) what mmpretrain does.
 WINDOWS = (
-    Window('mmdet', '3.4', 'mmcv', '2.0', '2.2', MMCV),
-    Window('mmseg', '1.3', 'mmcv', '2.0', '2.2', MMCV),
-    Window('mmpretrain', '2', 'mmcv', '2.0', '2.4', MMCV),
+    Window('mmdet', '3.4', 'mmcv', '2.0', '2.2', NOT_COMPILED),
+    Window('mmseg', '1.3', 'mmcv', '2.0', '2.2', NOT_COMPILED),
+    Window('mmpretrain', '2', 'mmcv', '2.0', '2.4', NOT_COMPILED),
     Window('mmdet', '3.4', 'mmengine', '0.7.1', '1', 'pip install "mmengine>=0.10.5,<1.0"'),
     Window('mmseg', '1.3', 'mmengine', '0.5', '1', 'pip install "mmengine>=0.10.5,<1.0"'),
     Window('mmpretrain', '2', 'mmengine', '0.8.3', '1', 'pip install "mmengine>=0.10.5,<1.0"'),
     Window('mmext_backbones', '1', 'mmengine', '0.10.5', '1', 'pip install "mmengine>=0.10.5,<1.0"'),
-    Window('mmext_backbones', '1', 'torch', '2.4', '99', 'pip install "torch>=2.4"'),
+    Window('mmext_backbones', '1', 'torch', '2.1', '99', 'pip install "torch>=2.1"'),
     Window('mmext_backbones', '1', 'python', '3.10', '99', 'make the environment with Python 3.10 or later'),
 )
 
@@ -71,7 +71,7 @@ SYMPTOMS = (
     (r"No module named '(ftfy|regex)'", 'mmsegmentation uses them and does not name them: pip install ftfy regex'),
     (r"No module named '(imgaug|skimage|imageio)'", 'the fork of mmdet uses them: pip install scikit-image imageio && '
      'pip install --no-deps imaug'),
-    (r'MMCV==(\S+) is used but incompatible|mmcv.* incompatible', MMCV),
+    (r'MMCV==(\S+) is used but incompatible|mmcv.* incompatible', NOT_COMPILED),
     (r'MMEngine==(\S+) is used but incompatible', 'pip install "mmengine>=0.10.5,<1.0"'),
     (r'numpy\.core\.multiarray failed to import|compiled using NumPy 1|numpy\.dtype size changed', 'it was compiled '
      'against another numpy: pip install -U it, or pip install "numpy<2"'),
@@ -81,7 +81,7 @@ SYMPTOMS = (
     (r'CUDA driver version is insufficient|driver on your system is too old', 'update the NVIDIA driver, or install a '
      'torch for an older CUDA'),
     (r'no kernel image is available', 'this torch (or mmcv) was not built for this GPU: install one that names it'),
-    (r"No module named 'torch'", 'pip install "torch>=2.4"'),
+    (r"No module named 'torch'", 'pip install "torch>=2.1"'),
     (r"No module named 'mmengine'", 'pip install "mmengine>=0.10.5,<1.0"'),
     (r"No module named 'mmcv", MMCV),
     (r"No module named 'torchvision'", 'the torchvision of your torch: https://pytorch.org/get-started/locally'),

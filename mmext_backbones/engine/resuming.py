@@ -19,7 +19,7 @@ from .files import unless_full, write_whole
 __all__ = ['PositionHook', 'find_checkpoint', 'read_meta']
 
 KEY = 'mmext_position'
-UNREADABLE = (WeightsError, OSError)  # torch looks for the end of a file that has none
+NO_ITERATION = 'does not say of which iteration it is'
 VALIDATED = 'last_validation'  # the file in the work dir that names the iteration of the last complete validation
 
 
@@ -31,11 +31,12 @@ def find_checkpoint(work_dir: str | Path, say: Callable[[str], None]) -> str | N
         say: Told what is damaged and what is taken instead.
 
     Returns:
-        Its path, or None if there is none.
+        Its path, or None if there is no checkpoint at all.
 
     Raises:
-        UserError: if there are checkpoints, and one that cannot be read may be what to go on from.
+        UserError: if there are checkpoints, and none of them can be resumed from.
     """
+    problems: list[str] = []
     note = Path(work_dir, LAST)
     last = note.read_text().strip() if note.is_file() else ''
     if '://' in last or (last and Path(last).is_dir()):  # elsewhere, or a folder of DeepSpeed or FSDP
@@ -44,27 +45,24 @@ def find_checkpoint(work_dir: str | Path, say: Callable[[str], None]) -> str | N
         problem = _problem(last)
         if problem is None:
             return last
+        problems.append(problem)
         say(f'The last checkpoint cannot be resumed: {problem}')
     folders = dict.fromkeys([Path(last).parent if last else Path(work_dir), Path(work_dir)])
     found: dict[str, int] = {}
-    unreadable: dict[Path, str] = {}
     for path in (str(path) for folder in folders for path in sorted(folder.glob('*.pth'))):
-        try:
-            problem = _problem_of_content(path)
-        except UNREADABLE as error:
-            unreadable[Path(path).resolve()] = _told(path, error)
-            continue
-        if path != last and problem is None:
+        problem = _problem(path) if path != last else None
+        if problem is not None:
+            problems += [problem] if not problem.endswith(NO_ITERATION) else []  # weights that somebody put there
+        elif path != last:
             checkpoint = read_file(path, 'cpu', mmap=True)
-            if (
-                'optimizer' in checkpoint or 'optim_wrapper' in checkpoint
-            ):  # not the best ones, which are there to be tested
+            # not the best ones, which are there to be tested
+            if 'optimizer' in checkpoint or 'optim_wrapper' in checkpoint:
                 found[path] = checkpoint['meta']['iter']
-    if not found and unreadable:
-        more = f'\nNor can {len(unreadable) - 1} more there.' if len(unreadable) > 1 else ''
+    if not found and problems:
+        lines = '\n  '.join(problems)
         raise UserError(
-            f'Nothing to go on from in {work_dir}: {next(iter(unreadable.values()))}{more}\nNothing was started over. '
-            'To go on, name a checkpoint (--resume FILE); to begin anew, move these away or name another --work-dir.'
+            f'there are checkpoints in {work_dir}, and the training cannot go on from any of them:\n  {lines}\n'
+            'Nothing was changed. To begin anew, leave --resume out, with another --work-dir to keep these files.'
         )
     if not found:
         return None
@@ -84,17 +82,14 @@ def read_meta(path: str) -> dict[str, Any]:
 def _problem(path: str) -> str | None:
     """Why a training cannot go on from this file; None if it can."""
     try:
-        return _problem_of_content(path) if Path(path).is_file() else f'{path}: there is no such file'
-    except UNREADABLE as error:
-        return _told(path, error)
-
-
-def _problem_of_content(path: str) -> str | None:
-    return None if 'iter' in read_meta(path) else f'{path} does not say of which iteration it is'
-
-
-def _told(path: str, error: Exception) -> str:
-    return str(error) if isinstance(error, WeightsError) else f'{path} cannot be read: {error}'
+        meta = read_meta(path) if Path(path).is_file() else None
+    except WeightsError as error:
+        return str(error)
+    except OSError as error:  # torch looks for the end of a file that has none
+        return f'{path} cannot be read: {error}'
+    if meta is None:
+        return f'{path}: there is no such file'
+    return None if 'iter' in meta else f'{path} {NO_ITERATION}'
 
 
 @HOOKS.register_module()

@@ -64,7 +64,7 @@ def ms_deform_attn_forward(
     for level, (_, maps, grid) in enumerate(_levels(v, spatial_shapes, level_start_index, points)):
         weight = weights[:, :, :, level].transpose(1, 2).reshape(B * heads, 1, Q, P)
         out += (grid_sample(maps, grid, align_corners=False) * weight).sum(-1)
-    return out.view(B, heads, -1, Q).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
+    return out.view(B, heads, v.size(-1), Q).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
 
 
 @torch.no_grad()
@@ -94,15 +94,15 @@ def ms_deform_attn_backward(
         of_maps, of_grid = torch.ops.aten.grid_sampler_2d_backward(
             grad * weight, maps, grid, 0, 0, False, [True, True]  # bilinear, zeros outside
         )  # fmt: skip
-        of_maps = of_maps.view(B, heads, D, -1).permute(0, 3, 1, 2)
+        of_maps = of_maps.view(B, heads, D, pixels.stop - pixels.start).permute(0, 3, 1, 2)
         grad_value[:, pixels] += of_maps.to(grad_value)
-        grad_sampling_loc[:, :, :, level] += _queries_first(2 * of_grid, B).to(grad_sampling_loc)
-        grad_attn_weight[:, :, :, level] += _queries_first(of_weight, B).to(grad_attn_weight)
+        grad_sampling_loc[:, :, :, level] += _queries_first(2 * of_grid, B, heads).to(grad_sampling_loc)
+        grad_attn_weight[:, :, :, level] += _queries_first(of_weight, B, heads).to(grad_attn_weight)
 
 
-def _queries_first(x: Tensor, B: int) -> Tensor:
+def _queries_first(x: Tensor, B: int, heads: int) -> Tensor:
     """[B * heads, Q, ...] as [B, Q, heads, ...]."""
-    return x.unflatten(0, (B, -1)).transpose(1, 2)
+    return x.unflatten(0, (B, heads)).transpose(1, 2)
 
 
 def _offsets(H: int, W: int, mask: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -83,7 +83,7 @@ def softmax_focal_loss_forward(
 
     Args:
         input: probabilities [N, classes], each row the softmax of its logits.
-        target: classes [N], from 0; a row with a negative one has no loss.
+        target: classes [N], from 0; a row whose target is none has no loss.
         weight: of the classes, [classes], or empty.
         output: [N]; written.
         gamma: see above.
@@ -92,7 +92,7 @@ def softmax_focal_loss_forward(
     p = _of_target(widened(input), target)
     log_p = p.clamp(min=torch.finfo(torch.float32).tiny).log()
     loss = -alpha * (1 - p) ** gamma * log_p * _of_rows(weight, target)
-    output.copy_(torch.where(target >= 0, loss, 0.0))
+    output.copy_(torch.where(_is_class(input, target), loss, 0.0))
 
 
 @torch.no_grad()
@@ -116,10 +116,14 @@ def softmax_focal_loss_backward(
     # at p = 1 and gamma < 1 the power is infinite, and what it is multiplied by 0
     power = torch.where(p < 1, (1 - p) ** (gamma - 1), 0.0)
     slope = alpha * (gamma * power * p * log_p - (1 - p) ** gamma) * _of_rows(weight, target)
-    slope = torch.where(target >= 0, slope, 0.0)
+    slope = torch.where(_is_class(input, target), slope, 0.0)
     buff.copy_(slope)
     grad_input.copy_(slope[:, None] * (_is_target(softmax, target).to(softmax) - softmax))
 
 
+def _is_class(input: Tensor, target: Tensor) -> Tensor:
+    return (target >= 0) & (target < input.size(1))
+
+
 def _of_target(softmax: Tensor, target: Tensor) -> Tensor:
-    return softmax.gather(1, target.clamp(min=0)[:, None])[:, 0]
+    return softmax.gather(1, target.clamp(0, softmax.size(1) - 1)[:, None])[:, 0]

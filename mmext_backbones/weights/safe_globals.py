@@ -70,9 +70,15 @@ def _scalar(dtype: np.dtype, data: bytes) -> np.generic:
     return _multiarray.scalar(dtype, data)
 
 
+def _no_bytes() -> bytes:
+    """``bytes``, of nothing: the content of an empty array."""
+    return b''
+
+
 # what a file may call, by name, and what is called then
 CALLED: dict[str, Callable] = {
     'builtins.getattr': _history_method,
+    'builtins.bytes': _no_bytes,
     'numpy.dtype': _dtype,
     **{f'{module}._reconstruct': _reconstruct for module in _NUMPY_MODULES},
     **{f'{module}.scalar': _scalar for module in _NUMPY_MODULES},

@@ -110,16 +110,29 @@ def _parameter(data: torch.Tensor, requires_grad: bool, hooks: Any = None) -> to
     return torch.nn.Parameter(data, requires_grad)
 
 
+def _layout(name: str) -> torch.layout:
+    return torch.serialization._get_layout(str(name))
+
+
+def _sparse(layout: torch.layout, data: tuple) -> torch.Tensor:
+    if not isinstance(layout, torch.layout):
+        raise pickle.UnpicklingError(f'makes a sparse tensor of the layout {layout!r}')
+    return torch._utils._rebuild_sparse_tensor(layout, data)
+
+
+def _quantized(
+    storage: Any, offset: int, size: tuple, stride: tuple, scheme: tuple, grad: bool, hooks: Any = None
+) -> torch.Tensor:
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise pickle.UnpicklingError(f'makes a tensor of {type(storage).__name__}')
+    return torch._utils._rebuild_qtensor(storage, offset, size, stride, scheme, grad, OrderedDict())
+
+
 def _bytes(text: str, encoding: str) -> bytes:
     """``_codecs.encode``: bytes, as pickle's protocol 2 spells them."""
     if type(text) is not str or encoding != 'latin1':
         raise pickle.UnpicklingError(f'encodes as {encoding!r}')
     return text.encode('latin1')
-
-
-def _no_bytes() -> bytes:
-    """``bytes``, of nothing: the content of an empty array."""
-    return b''
 
 
 def _counter(counts: dict | None = None) -> Counter:
@@ -152,10 +165,12 @@ CALLED: dict[str, Callable] = {
     'torch._utils._rebuild_tensor': _tensor,
     'torch._utils._rebuild_tensor_v2': _tensor,
     'torch._utils._rebuild_parameter': _parameter,
+    'torch._utils._rebuild_sparse_tensor': _sparse,
+    'torch._utils._rebuild_qtensor': _quantized,
+    'torch.serialization._get_layout': _layout,
     'torch.Size': _size,
     'torch.device': _device,
     '_codecs.encode': _bytes,
-    'builtins.bytes': _no_bytes,
     'builtins.set': _set,
     'builtins.complex': _complex,
     'collections.Counter': _counter,
@@ -166,7 +181,7 @@ NAMED: dict[str, Any] = {
     'numpy.ndarray': np.ndarray,
     'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
     'torch.storage.UntypedStorage': torch.UntypedStorage,
-    **{str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
+    **{str(value): value for value in vars(torch).values() if isinstance(value, (torch.dtype, torch.qscheme))},
 }
 _CALLED_IDS = {id(function) for function in CALLED.values()}
 

@@ -16,6 +16,7 @@ from mmext_backbones.engine.checkpoint_files import NoRoom
 from mmext_backbones.engine.preemption import EXIT_CODE, Preempted
 from mmext_backbones.engine.resuming import find_checkpoint
 from mmext_backbones.engine.steady import _num_bytes
+from mmext_backbones.errors import UserError
 
 from .toy import At, LogCapture, forked, make_run
 
@@ -114,6 +115,27 @@ def test_damaged_checkpoints_are_passed_over(tmp_path):
     (tmp_path / 'last_checkpoint').write_text('')
     assert find_checkpoint(tmp_path, said.append) == str(tmp_path / 'iter_15.pth')
     assert find_checkpoint(tmp_path / 'nowhere', said.append) is None
+
+
+def test_checkpoints_of_which_none_can_be_read(tmp_path):
+    make_run(tmp_path, 'iter', **{'default_hooks.checkpoint.max_keep_ckpts': 2}).train()
+    files = sorted(tmp_path.glob('*.pth'))
+    for path in files:
+        path.write_bytes(path.read_bytes()[:3000])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match='cannot go on from any of them') as error:
+        find_checkpoint(tmp_path, print)
+    assert all(f'{path} cannot be read' in str(error.value) for path in files)
+    assert 'leave --resume out' in str(error.value)
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for path in files:
+        path.unlink()
+    with pytest.raises(UserError, match='there is no such file'):  # the note names one
+        find_checkpoint(tmp_path, print)
+    (tmp_path / 'last_checkpoint').unlink()
+    assert find_checkpoint(tmp_path, print) is None
+    torch.save({'state_dict': {}}, tmp_path / 'pretrained.pth')  # weights that somebody put there
+    assert find_checkpoint(tmp_path, print) is None
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Suppression and overlaps of boxes through mmcv's own functions, against mmcv as compiled and against plain loops."""
 
-
 import numpy as np
 import pytest
 import torch

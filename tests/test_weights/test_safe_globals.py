@@ -67,9 +67,17 @@ def test_what_mmengine_writes(reader, zipped, mmap, tmp_path):
         'narrow': torch.ones(2, dtype=torch.bfloat16),
         'bytes': torch.ones(2, dtype=torch.uint8),
         'numbers': torch.get_rng_state(),
+        'sparse': torch.eye(3).to_sparse(),
+        'quantized': torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8),
         'param_schedulers': [{'milestones': schedule.milestones, 'last_values': [0.1]}],  # a Counter
         'message_hub': {'log_scalars': {'train/loss': buffer()}},
-        'meta': {'seed': np.int64(3), 'lr': np.float32(0.5), 'list': np.arange(3), 'dtype': torch.float16},
+        'meta': {
+            'seed': np.int64(3),
+            'lr': np.float32(0.5),
+            'list': np.arange(3),
+            'empty': np.zeros((0, 2)),
+            'dtype': torch.float16,
+        },
         'plain': [{1, 2}, (None, True, 2**70, -1, 'ä', b'\x00\xff', 1j), torch.Size([1]), torch.device('cpu')],
         'big': np.arange(3, dtype='>i4'),
         'fortran': np.asfortranarray(np.arange(6.0).reshape(2, 3)),
@@ -86,7 +94,8 @@ def test_what_mmengine_writes(reader, zipped, mmap, tmp_path):
     assert torch.equal(loaded['optimizer']['state'][0]['exp_avg'], optimizer.state[weight]['exp_avg'])
     assert [view.tolist() for view in loaded['views']] == [[0, 1], [2, 3]]
     assert loaded['views'][0].untyped_storage().data_ptr() == loaded['views'][1].untyped_storage().data_ptr()
-    for name in ('narrow', 'bytes', 'numbers'):
+    assert torch.equal(loaded['sparse'].to_dense(), torch.eye(3))
+    for name in ('narrow', 'bytes', 'numbers', 'quantized'):
         assert torch.equal(loaded[name], content[name])
     assert loaded['param_schedulers'] == [{'milestones': collections.Counter([2, 3]), 'last_values': [0.1]}]
     assert type(loaded['param_schedulers'][0]['milestones']) is collections.Counter
@@ -96,6 +105,7 @@ def test_what_mmengine_writes(reader, zipped, mmap, tmp_path):
     history.update(3.0)
     assert history.max() == 3.0
     assert loaded['meta'].pop('list').tolist() == [0, 1, 2]
+    assert loaded['empty'].shape == (0, 2)
     assert loaded['meta'] == {'seed': 3, 'lr': 0.5, 'dtype': torch.float16}
     assert loaded['plain'] == content['plain']
     for name in ('big', 'fortran'):
