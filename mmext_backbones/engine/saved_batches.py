@@ -1,16 +1,16 @@
 """A batch that gave a non-finite value, on disk: written in whole or not at all, read without running anything.
 
-A file holds plain values, tensors and the data samples of the toolboxes. It is read by an unpickler that knows these
-and nothing else: the classes that are data samples, boxes or masks of an installed toolbox.
+A file holds plain values, tensors, arrays of numbers, and the data samples of the toolboxes. `safe_reading` reads it,
+which is told of the data samples, boxes and masks below, as far as their toolboxes are installed.
 """
 
 import contextlib
 import importlib
 import os
 import pickle
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,32 @@ import torch
 from mmengine.structures import BaseDataElement
 
 from ..errors import UserError, unreadable_checkpoint
-from ..weights import restricted_pickle
+from ..weights.fitting import WeightsError
+from ..weights.safe_reading import load_restricted
 
 __all__ = ['image_paths', 'read_batch', 'save_whole', 'tensors']
 
-TOOLBOXES = ('mmengine', 'mmdet', 'mmseg', 'mmpretrain')
-# beside data elements: (module, name) of the base classes of what they hold
-HELD = (('mmdet.structures.bbox', 'BaseBoxes'), ('mmdet.structures.mask.structures', 'BaseInstanceMasks'))
+# modules, and what they hold that may be part of a batch
+PARTS = {
+    'mmengine.structures.base_data_element': ('BaseDataElement',),
+    'mmengine.structures.instance_data': ('InstanceData',),
+    'mmengine.structures.label_data': ('LabelData',),
+    'mmengine.structures.pixel_data': ('PixelData',),
+    'mmdet.structures.det_data_sample': ('DetDataSample',),
+    'mmdet.structures.track_data_sample': ('TrackDataSample',),
+    'mmdet.structures.reid_data_sample': ('ReIDDataSample',),
+    'mmdet.structures.bbox.horizontal_boxes': ('HorizontalBoxes',),
+    'mmdet.structures.mask.structures': ('BitmapMasks', 'PolygonMasks'),
+    'mmseg.structures.seg_data_sample': ('SegDataSample',),
+    'mmpretrain.structures.data_sample': ('DataSample',),
+    'mmpretrain.structures.multi_task_data_sample': ('MultiTaskDataSample',),
+}
+HELD = 'tensors, arrays of numbers, plain values, and data samples of ' + ', '.join(
+    dict.fromkeys(module.partition('.')[0] for module in PARTS)
+)
+# what reading a file ends in whose bytes are not those that were written
+DAMAGED = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, struct.error)
+DAMAGED += (AssertionError, OverflowError)  # torch's own checks
 KEYS = ('iteration', 'data_batch', 'random_state', 'weights', 'config')
 
 
@@ -56,10 +75,16 @@ def read_batch(path: str | os.PathLike) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f'{path}: there is no such file. A training leaves them in <work dir>/nonfinite/.')
     try:
-        content = restricted_pickle.read(path, partial(_allowed, path=path), 'cpu')
-    except UserError:
-        raise
-    except (RuntimeError, ValueError, OSError, EOFError, LookupError, pickle.UnpicklingError) as error:  # damaged
+        content = load_restricted(path, 'cpu', classes=_parts())
+    except pickle.UnpicklingError as error:
+        name = str(error).partition('GLOBAL ')[2].split()[:1]
+        if not name and 'Unsupported operand' in str(error):
+            raise unreadable_checkpoint(str(path), error) from error
+        what = f'refers to {name[0]}' if name else str(error)
+        raise UserError(f'{path} is not read: it {what}, and a saved batch holds {HELD}.') from error
+    except WeightsError as error:
+        raise UserError(str(error)) from error
+    except DAMAGED as error:
         raise unreadable_checkpoint(str(path), error) from error
     missing = [key for key in KEYS if not isinstance(content, Mapping) or key not in content]
     if missing:
@@ -69,28 +94,13 @@ def read_batch(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-def _allowed(name: str, path: Path) -> Any:
-    """An array of numbers, or the class of that name, if it is a data sample or a part of one.
-
-    Raises:
-        UserError: if it is anything else.
-    """
-    if name in restricted_pickle.NUMPY:
-        return restricted_pickle.NUMPY[name]
-    module, _, attribute = name.rpartition('.')
-    found = None
-    if module.partition('.')[0] in TOOLBOXES:
-        with contextlib.suppress(ImportError, AttributeError):
-            found = getattr(importlib.import_module(module), attribute)
-    if isinstance(found, type) and issubclass(found, (BaseDataElement, *_held())):
-        return found
-    raise UserError(f'{path} is not read: it refers to {name}, which is no data sample of {", ".join(TOOLBOXES)}.')
-
-
-def _held() -> Iterator[type]:
-    for module, name in HELD:
+def _parts() -> dict[str, type]:
+    """The classes of `PARTS` by their names, of the toolboxes that are installed."""
+    found = {}
+    for module, names in PARTS.items():
         with contextlib.suppress(ImportError):
-            yield getattr(importlib.import_module(module), name)
+            found.update({f'{module}.{name}': getattr(importlib.import_module(module), name) for name in names})
+    return found
 
 
 def image_paths(batch: Any) -> list[str]:

@@ -1,10 +1,10 @@
-"""Where weights come from: files, addresses and hubs, always read in torch's safe mode.
+"""Where weights come from: files, addresses and hubs, always read safely, see `safe_reading`.
 
 `register_schemes` teaches mmengine's CheckpointLoader two addresses and replaces its readers of files:
 
 - ``timm://<model>.<tag>``: the safetensors file of a timm model on the Hugging Face hub;
 - ``hf://<owner>/<repository>/<file>``: any file of any repository there;
-- a local file, or an ``https://`` address: safetensors, or a checkpoint that torch's safe mode reads.
+- a local file, or an ``https://`` address: safetensors, or a checkpoint of tensors and plain values.
 
 The hub's client keeps a cache, shows its progress and honours ``HF_HUB_OFFLINE=1``.
 """
@@ -16,14 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
-from zipfile import is_zipfile
 
 import torch
 from mmengine.dist import barrier, get_dist_info
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, checkpoint
 
 from .fitting import WeightsError
-from .safe_globals import safe_load
+from .safe_globals import TORCH_TAKES_A_LIST
+from .safe_reading import load
 
 __all__ = ['check_address', 'read', 'register_schemes']
 
@@ -50,13 +50,12 @@ def read_file(filename: str, map_location: Any = None, *, mmap: bool = False) ->
     try:
         if path.suffix == '.safetensors':
             return _safetensors(path, map_location)
-        mmap = mmap and is_zipfile(path)  # files of torch before 1.6 are none
-        return safe_load(path, map_location, mmap=mmap)
+        return load(path, map_location, mmap=mmap)
     except pickle.UnpicklingError as error:
         if 'Unsupported operand' in str(error):
             raise WeightsError(f'{path} cannot be read: no checkpoint of torch, or a damaged one') from error
         raise WeightsError(_refusal(path, error)) from error
-    except ImportError:
+    except (ImportError, WeightsError):
         raise
     except Exception as error:  # a damaged file fails in as many ways as it has bytes
         first_line = str(error).strip().partition('\n')[0]
@@ -91,6 +90,16 @@ def register_schemes() -> None:
     CheckpointLoader.register_scheme(prefixes=['http://', 'https://'], loader=_read_url, force=True)
     CheckpointLoader.register_scheme(prefixes='timm://', loader=_read_timm, force=True)
     CheckpointLoader.register_scheme(prefixes='hf://', loader=_read_hub, force=True)
+    checkpoint.load_from_http = _read_url  # where mmengine's names of published models (openmmlab://, ...) lead
+    if not TORCH_TAKES_A_LIST:
+        for scheme, loader in CheckpointLoader._schemes.items():
+            if loader in (checkpoint.load_from_ceph, checkpoint.load_from_pavi):
+                CheckpointLoader._schemes[scheme] = _refuse_scheme
+
+
+def _refuse_scheme(address: str, map_location: Any = None) -> Any:
+    """mmengine reads these with `torch.load` as it is, which is safe from torch 2.6 on."""
+    raise WeightsError(f'{address} is not read: safe with torch 2.6 or newer, and this is {torch.__version__}.')
 
 
 def _read_url(address: str, map_location: Any = None) -> Any:

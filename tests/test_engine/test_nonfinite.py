@@ -3,6 +3,8 @@
 import functools
 import itertools
 import math
+import sys
+import types
 
 import pytest
 import torch
@@ -236,8 +238,7 @@ def amp(monkeypatch):
     from mmengine.optim.optimizer import amp_optimizer_wrapper as module
 
     if not hasattr(torch.amp, 'GradScaler'):
-        pytest.skip('torch has no GradScaler for the CPU before 2.3')
-
+        pytest.skip('torch before 2.3 has no scaler of gradients for the CPU')
     monkeypatch.setattr(module, 'is_cuda_available', lambda: True)
     monkeypatch.setattr(module, 'GradScaler', functools.partial(torch.amp.GradScaler, 'cpu'))
 
@@ -312,8 +313,7 @@ def test_collapse_ends_the_training_even_where_steps_may_be_skipped(tmp_path, am
     from mmengine.optim.optimizer import amp_optimizer_wrapper as module
 
     if not hasattr(torch.amp, 'GradScaler'):
-        pytest.skip('torch has no GradScaler for the CPU before 2.3')
-
+        pytest.skip('torch before 2.3 has no scaler of gradients for the CPU')
     monkeypatch.setattr(module.AmpOptimWrapper, 'optim_context', OptimWrapper.optim_context)
     _hook, watch, error = run(
         tmp_path, [60.0] * 9, kind='gradient', hook=NonFiniteHook('skip'), optim_wrapper=optim_wrapper
@@ -395,6 +395,12 @@ def test_reading_runs_nothing(tmp_path, capsys):
     torch.save({'state_dict': {}}, path)
     with pytest.raises(UserError, match="no saved batch: it has no 'iteration'"):
         replay(str(path))
+    torch.save({'data_batch': torch.nn.Linear(1, 1)}, path)  # of an installed package, and no part of a batch
+    with pytest.raises(UserError, match=r'refers to torch.nn.modules.linear.Linear, and a saved batch holds tensors'):
+        replay(str(path))
+    torch.jit.script(torch.nn.Linear(1, 1)).save(path)
+    with pytest.raises(UserError, match='is not read: it is a TorchScript archive'):
+        replay(str(path))
     path.write_bytes(b'cut')
     with pytest.raises(UserError, match='cannot be read'):
         replay(str(path))
@@ -426,6 +432,32 @@ def test_samples_of_a_detector_are_read_safely(tmp_path):
     assert read.gt_instances.masks.masks.sum() == 16
     assert read.proposals.masks.areas.shape == (1,)
     assert read.gt_sem_seg.data.shape == (1, 4, 4)
+
+
+@pytest.mark.parametrize('kind', ['imported', 'not listed'])
+def test_only_listed_parts_are_made(tmp_path, kind, monkeypatch):
+    """A file cannot have a module imported by naming it, nor make another class of the toolboxes."""
+    from mmengine.structures import BaseDataElement
+
+    class Sample(BaseDataElement):
+        pass
+
+    module, name = {'imported': ('mmdet.testing', 'Sample'), 'not listed': ('mmengine.structures.more', 'Sample')}[kind]
+    Sample.__module__, Sample.__qualname__ = module, name
+    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(Sample=Sample))
+    torch.save({'data_batch': Sample()}, tmp_path / 'x.pth')
+    if kind == 'imported':
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=rf'refers to {module}.Sample, and a saved batch holds tensors'):
+        saved_batches.read_batch(tmp_path / 'x.pth')
+
+
+def test_every_part_is_what_it_is_named():
+    parts = saved_batches._parts()
+    assert {'mmengine.structures.pixel_data.PixelData'} <= parts.keys()
+    for name, cls in parts.items():
+        assert (cls.__module__, cls.__qualname__) == tuple(name.rsplit('.', 1))
+        assert not hasattr(cls, '__setstate__')  # which would be code of its own, called with what a file says
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):

@@ -4,6 +4,7 @@ import functools
 import http.server
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from mmext_backbones.weights import swin
 from mmext_backbones.weights.converting import write
 from mmext_backbones.weights.fitting import WeightsError
 from mmext_backbones.weights.resize import resize_window_table
+from mmext_backbones.weights.safe_globals import TORCH_TAKES_A_LIST
 from tests.test_weights.test_layouts import SMALL, authors_swin, small
 
 
@@ -293,6 +295,22 @@ def test_addresses_are_fetched_once_and_read_safely(tmp_path, monkeypatch):
         server.shutdown()
     assert not (tmp_path / 'trace').exists()
     assert_loaded(pretrained(SwinTransformer, f'{address}/good.pth'), source)  # from the cache: the server is gone
+
+
+@pytest.mark.parametrize('address', ['openmmlab://x', 'torchvision://x', 'mmcls://x', 's3://bucket/x.pth'])
+def test_mmengines_own_schemes_are_read_safely(tmp_path, monkeypatch, address):
+    from mmengine.runner import checkpoint
+
+    trace = tmp_path / 'trace'
+    torch.save({'extra': Bomb(str(trace))}, tmp_path / 'x.pth')
+    for names in ('get_external_models', 'get_torchvision_models', 'get_mmcls_models'):
+        monkeypatch.setattr(checkpoint, names, lambda: {'x': (tmp_path / 'x.pth').as_uri().replace('file', 'http')})
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda address, path: shutil.copy(tmp_path / 'x.pth', path))
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    expected = ImportError if address.startswith('s3') and TORCH_TAKES_A_LIST else WeightsError  # without a client
+    with pytest.raises(expected):
+        loading.read(address)
+    assert not trace.exists()
 
 
 def test_malicious_files_do_not_run_in_the_tools(tmp_path):
