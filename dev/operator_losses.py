@@ -102,7 +102,12 @@ def predicted(samples: Sequence) -> dict[str, float]:
         return {'classes': float(sum(sample.pred_sem_seg.data.double().sum() for sample in samples))}
     boxes = torch.cat([sample.pred_instances.bboxes for sample in samples]).double().clamp(-1000, 1000)
     scores = torch.cat([sample.pred_instances.scores for sample in samples]).double()
-    return {'boxes': len(boxes), 'scores': float(scores.sum()), 'sides': float((boxes[:, 2:] - boxes[:, :2]).mean())}
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return {
+        'boxes': len(boxes),
+        'scores': float(scores.sum()),
+        'sides': float(sides.mean()) if len(boxes) else 0.0,
+    }
 
 
 def apart(found: dict[str, float], given: dict[str, float]) -> float:

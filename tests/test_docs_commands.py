@@ -41,6 +41,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'make lint': PERSON,
     'make env*': PERSON,
     'make bench': 'tests/test_tools/test_benchmark.py::test_table_json_and_chart',
+    'make stacks': PERSON,
     'make docs*': 'tests/test_docs_site.py::test_every_page_is_there',
     'make': ['--dry-run'],
     'cd *': PERSON,
@@ -54,6 +55,10 @@ COMMANDS: dict[str, str | list[str]] = {
         'tests/test_add_a_backbone.py::test_it_keeps_the_contract'
     ),
     'python -m pytest *': 'for a person: a test',
+    'python -m mmext_backbones.mmcv_ops': [],
+    'python -m mmext_backbones.mmcv_ops *': (
+        'tests/test_mmcv_ops/test_extension.py::test_installed_for_every_program_and_taken_back'
+    ),
     'python -m mmext_backbones.doctor*': 'tests/test_doctor.py::test_command',
     'python -m mmext_backbones.swap mmdet::dino*': 'tests/test_swap_docs.py::test_by_command',
     'python -m mmext_backbones.swap my_config.py *': 'tests/test_swap_docs.py::test_by_command',

@@ -176,7 +176,7 @@ def test_no_mmcv(monkeypatch):
     from mmext_backbones.errors import UserError
 
     monkeypatch.setattr('mmext_backbones.mmcv_ops.installing.mmcv_folder', lambda: None)
-    with pytest.raises(UserError, match='mmcv-lite==2.1.0'):
+    with pytest.raises(UserError, match=r'mmcv-lite==2\.1\.0'):
         main(['--install'])
 
 
