@@ -98,7 +98,8 @@ def forward(
     every = _load_filter(logits, y * l_y + x * l_x, inside, K, ROW)
     top = tl.max(tl.max(every, axis=0), axis=1)
     norm = top + tl.log(tl.sum(tl.sum(tl.exp(every - top[None, :, None]), axis=0), axis=1))
-    tl.store(lse + pixel * HEADS + head, norm, mask=inside & (block == 0))
+    if block == 0:  # not in the mask: the interpreter of Triton 3.9 makes integers of a scalar condition
+        tl.store(lse + pixel * HEADS + head, norm, mask=inside)
 
     total = tl.zeros([TILE_Y * TILE_X, D], tl.float32)
     tap = tl.arange(0, ROW)[:, None]
