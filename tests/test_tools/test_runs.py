@@ -146,6 +146,19 @@ def test_train_test_and_resume(task, folder):
         assert re.search(r'^mask +\d', screen, re.MULTILINE)
 
 
+def test_resuming_where_no_checkpoint_can_be_read(folder, tmp_path):
+    """Starting over would take the place of what is there."""
+    pytest.importorskip('mmdet')
+    for name in ('iter_5.pth', 'iter_10.pth'):
+        (tmp_path / name).write_bytes(b'PK cut')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_10.pth'))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    text = message(tool(folder, 'train', 'boxes.py', '--shapes', '--work-dir', str(tmp_path), '--resume'))
+    assert all(f'{tmp_path / name} cannot be read' in text for name in ('iter_5.pth', 'iter_10.pth'))
+    assert 'leave --resume out' in text
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_killed_run_resumes_as_if_unbroken(folder, tmp_path):
     """Twenty iterations at once, and ten, a kill that nothing can catch, and the rest: the same losses."""
     pytest.importorskip('mmdet')
