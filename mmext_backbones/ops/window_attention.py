@@ -13,6 +13,7 @@ Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2; Tu et al
 section 3.2.
 """
 
+import functools
 import math
 
 import torch
@@ -169,6 +170,7 @@ def attend_reference(
     return F.dropout(logits.softmax(dim=-1), dropout) @ v
 
 
+@functools.cache
 def _has_half_products() -> bool:
     """Whether the CPU multiplies matrices in float16: from torch 2.2 on."""
     try:
@@ -176,9 +178,6 @@ def _has_half_products() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-_HALF_PRODUCTS = _has_half_products()
 
 
 def _attend_fused(
@@ -189,7 +188,7 @@ def _attend_fused(
         if mask is not None:
             bias = (bias + mask.unsqueeze(1)).repeat(len(q) // len(mask), 1, 1, 1)  # [B * windows, heads, N, N]
         return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
-    if q.dtype is torch.float16 and not _HALF_PRODUCTS:
+    if q.dtype is torch.float16 and not _has_half_products():
         mask = mask if mask is None else mask.float()
         return _attend_fused(q.float(), k.float(), v.float(), bias.float(), mask, scale, dropout).half()
     # PyTorch's fused CPU kernel refuses a bias that needs a gradient and loses to plain products at N = 49.
