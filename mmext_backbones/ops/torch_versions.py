@@ -7,7 +7,15 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ['get_autocast_dtype', 'is_autocast_enabled', 'is_compiling', 'register_fake']
+__all__ = ['TOO_OLD_TO_COMPILE', 'get_autocast_dtype', 'is_autocast_enabled', 'is_compiling', 'register_fake']
+
+# The compilers of 2.1.2 and 2.4.1 make another last map of Swin where they keep sizes open (measured, 64 x 64 pixels).
+# 2.1 passes this error on; 2.4 may compile around it.
+TOO_OLD_TO_COMPILE = (
+    None
+    if hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')  # torch 2.6
+    else f'torch {torch.__version__} compiles this network to other numbers: take 2.6 or later, or leave it as it is'
+)
 
 if hasattr(torch.compiler, 'is_compiling'):
     is_compiling = torch.compiler.is_compiling

@@ -13,6 +13,7 @@ Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2; Tu et al
 section 3.2.
 """
 
+import functools
 import math
 
 import torch
@@ -169,6 +170,16 @@ def attend_reference(
     return F.dropout(logits.softmax(dim=-1), dropout) @ v
 
 
+@functools.cache
+def _has_half_products() -> bool:
+    """Whether the CPU multiplies matrices in float16: from torch 2.2 on."""
+    try:
+        torch.zeros(1, 1, 1, dtype=torch.float16).bmm(torch.zeros(1, 1, 1, dtype=torch.float16))
+    except RuntimeError:
+        return False
+    return True
+
+
 def _attend_fused(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None, scale: float, dropout: float
 ) -> Tensor:
@@ -177,6 +188,9 @@ def _attend_fused(
         if mask is not None:
             bias = (bias + mask.unsqueeze(1)).repeat(len(q) // len(mask), 1, 1, 1)  # [B * windows, heads, N, N]
         return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
+    if q.dtype is torch.float16 and not _has_half_products():
+        mask = mask if mask is None else mask.float()
+        return _attend_fused(q.float(), k.float(), v.float(), bias.float(), mask, scale, dropout).half()
     # PyTorch's fused CPU kernel refuses a bias that needs a gradient and loses to plain products at N = 49.
     (groups, heads, N, _), shape = q.shape, (-1, *q.shape[2:])
     logits = bias.repeat(groups, 1, 1)  # the products are added in place
