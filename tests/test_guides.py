@@ -23,6 +23,7 @@ from mmext_backbones.errors import UserError
 from mmext_backbones.finetune import read_own_coco, write_own_config
 from mmext_backbones.swap.checking import build_model, forward
 from mmext_backbones.weights.fitting import WeightsError
+from mmext_backbones.weights.loading import read
 from tests.test_engine.toy import make_hooks, make_run
 from tests.test_weights.test_layouts import authors_swin
 
@@ -151,7 +152,7 @@ def test_an_average_of_the_weights(tmp_path):
     exec(next(block for block in blocks('faq', 'python') if 'EMAHook' in block), names)
     runner = make_run(tmp_path, custom_hooks=[*make_hooks(), *names['custom_hooks']])
     runner.train()
-    saved = torch.load(tmp_path / 'epoch_3.pth', weights_only=True)
+    saved = read(tmp_path / 'epoch_3.pth')
     key = 'layers.0.weight'
     assert torch.equal(saved['ema_state_dict'][f'module.{key}'], runner.model.state_dict()[key])
     assert not torch.equal(saved['state_dict'][key], runner.model.state_dict()[key])

@@ -17,6 +17,7 @@ from mmext_backbones.engine.preemption import EXIT_CODE, Preempted
 from mmext_backbones.engine.resuming import find_checkpoint
 from mmext_backbones.engine.steady import _num_bytes
 from mmext_backbones.errors import UserError
+from mmext_backbones.weights.loading import read
 
 from .toy import At, LogCapture, forked, make_run
 
@@ -77,7 +78,7 @@ def test_a_kill_while_a_checkpoint_is_written(moment, keep, tmp_path):
     before = moment in ('half written', 'written', 'before the rename', 'renamed', 'before the note')
     assert Path(checkpoint).name == ('iter_5.pth' if before else 'iter_10.pth')
     assert said == []
-    assert all(torch.load(path, weights_only=True) for path in tmp_path.glob('*.pth'))  # each there is, is whole
+    assert all(read(path) for path in tmp_path.glob('*.pth'))  # each there is, is whole
     assert bool(list(tmp_path.glob('*.partial'))) == (moment not in ('renamed', 'noted', 'old ones removed'))
 
     unbroken = make_run(tmp_path / 'unbroken', **options)
@@ -100,7 +101,7 @@ def test_damaged_checkpoints_are_passed_over(tmp_path):
         with open(tmp_path / name, 'r+b') as file:
             file.truncate(size)
     shutil.copy(tmp_path / 'iter_10.pth', tmp_path / 'best_accuracy_iter_99.pth')
-    best = torch.load(tmp_path / 'iter_10.pth', weights_only=True)
+    best = read(tmp_path / 'iter_10.pth')
     best['meta']['iter'] = 99
     del best['optimizer']
     torch.save(best, tmp_path / 'best_accuracy_iter_99.pth')
@@ -189,7 +190,7 @@ def test_a_full_disk_at_a_periodic_checkpoint(tmp_path):
         assert 'best_accuracy_iter_14.pth' in lines[1]
         best = runner.message_hub.get_info('best_ckpt')
         assert [str(path) for path in (disk / 'run').glob('best_*')] == [best]
-        assert torch.load(best, weights_only=True)['state_dict']
+        assert read(best)['state_dict']
 
 
 def test_a_full_disk_at_the_last_checkpoint(tmp_path):

@@ -14,6 +14,7 @@ from mmengine.model import MMDistributedDataParallel
 
 from mmext_backbones.engine.preemption import EXIT_CODE, Preempted
 from mmext_backbones.engine.resuming import find_checkpoint
+from mmext_backbones.weights.loading import read
 
 from .toy import At, LogCapture, fork, forked, free_port, make_hooks, make_run, wait
 
@@ -130,7 +131,7 @@ def test_the_seed_of_the_checkpoint_stays(tmp_path, capsys):
     options = {'loop': 'iter', 'randomness': {}}
     with pytest.raises(Preempted) as stopped:
         make_run(tmp_path, hooks=[At(10, stop)], **options).train()
-    seed = torch.load(stopped.value.checkpoint, weights_only=True)['meta']['seed']
+    seed = read(stopped.value.checkpoint)['meta']['seed']
     runner = make_run(tmp_path, resume=stopped.value.checkpoint, **options)
     assert (runner.seed, runner.train_dataloader.sampler.seed) == (seed, seed)
     make_run(tmp_path, resume=stopped.value.checkpoint, **{**options, 'randomness': {'seed': seed + 1}})

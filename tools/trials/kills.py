@@ -30,6 +30,7 @@ from mmext_backbones.engine import runs
 from mmext_backbones.engine.preemption import EXIT_CODE
 from mmext_backbones.engine.resuming import find_checkpoint
 from mmext_backbones.errors import run_cli
+from mmext_backbones.weights.loading import read
 
 ROOT = Path(__file__).parents[2]
 WIDTHS = [16, 32, 64, 128]
@@ -147,7 +148,7 @@ class Trial:
             problems.append(f'{folder.name}: {kind}: exit code {code}: {last_lines(folder)}')
         said = []
         checkpoint = find_checkpoint(folder, said.append)
-        at = torch.load(checkpoint, weights_only=True)['meta']['iter'] if checkpoint else 0
+        at = read(checkpoint)['meta']['iter'] if checkpoint else 0
         problems += [f'{folder.name}: {line}' for line in said if 'cannot be resumed' in line]
         if done:
             lost = self.result['iterations_lost']
@@ -284,7 +285,7 @@ def last_lines(folder: Path) -> str:
 
 def equal(one: Path, other: Path) -> bool:
     """Whether two checkpoints have the same weights, optimizer and schedules, bit for bit."""
-    first, second = (torch.load(path, weights_only=True) for path in (one, other))
+    first, second = (read(path) for path in (one, other))
     return all(same(first[key], second[key]) for key in ('state_dict', 'optimizer', 'param_schedulers'))
 
 
