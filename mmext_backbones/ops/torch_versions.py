@@ -1,13 +1,15 @@
 """What torch before 2.4 lacks or spells otherwise, under the names of current versions.
 
 On a current torch these are its own functions, which its compiler knows.
+
+HALF_PRODUCTS: whether the CPU multiplies matrices in float16; 2.1 does not.
 """
 
 from collections.abc import Callable
 
 import torch
 
-__all__ = ['get_autocast_dtype', 'is_autocast_enabled', 'is_compiling', 'register_fake']
+__all__ = ['HALF_PRODUCTS', 'get_autocast_dtype', 'is_autocast_enabled', 'is_compiling', 'register_fake']
 
 if hasattr(torch.compiler, 'is_compiling'):
     is_compiling = torch.compiler.is_compiling
@@ -27,6 +29,13 @@ else:  # before 2.4: a function a device
     def get_autocast_dtype(device: str) -> torch.dtype:
         """What autocast computes in on a type of device, ``'cpu'`` or ``'cuda'``."""
         return torch.get_autocast_cpu_dtype() if device == 'cpu' else torch.get_autocast_gpu_dtype()
+
+
+try:
+    torch.mm(*[torch.zeros(1, 1, dtype=torch.float16, device='cpu')] * 2)
+    HALF_PRODUCTS = True
+except RuntimeError:
+    HALF_PRODUCTS = False
 
 
 def register_fake(name: str, fake: Callable, library: torch.library.Library) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from .caching import keep_last
 from .dispatcher import chosen_backend
 from .partition import Size, grid_merge, grid_partition, padding_mask, window_merge, window_partition
+from .torch_versions import HALF_PRODUCTS
 from .window_attention_compiled import unavailable, window_attention_compiled
 from .window_attention_gathered import window_attention_gathered
 
@@ -98,7 +99,10 @@ def window_attention(
 
 
 def _fastest(qkv: Tensor, bias: Tensor) -> str:
-    return next((name for name in ('compiled', 'triton') if _obstacle(name, qkv, bias) is None), 'torch')
+    for name in ('compiled', 'triton'):
+        if _obstacle(name, qkv, bias) is None:
+            return name
+    return 'torch'
 
 
 def _obstacle(backend: str, qkv: Tensor, bias: Tensor) -> str | None:
@@ -151,9 +155,11 @@ def _in_windows(
     N = windows.shape[2]
     heads = windows.reshape(-1, N, 3, num_heads, C3 // 3 // num_heads)  # of a single row of cells no view
     q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # [B * windows, num_heads, N, head_dim]
+    if q.dtype == torch.float16 and q.device.type == 'cpu' and not HALF_PRODUCTS:
+        q, k, v = q.float(), k.float(), v.float()
     attend = _attend_fused if fused else attend_reference
     out = attend(q, k, v, bias.to(q.dtype), None if mask is None else mask.to(q.dtype), scale, dropout)
-    out = out.transpose(1, 2).reshape(B, -1, N, C3 // 3)
+    out = out.to(qkv.dtype).transpose(1, 2).reshape(B, -1, N, C3 // 3)
 
     out = grid_merge(out, window_size, padded_size) if grid else window_merge(out, window_size, padded_size, shift_size)
     return out[:, :H, :W].contiguous()
