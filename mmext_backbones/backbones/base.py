@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmext_backbones.ops.padding import crop
+from mmext_backbones.ops.torch_versions import TOO_OLD_TO_COMPILE, is_compiling
 from mmext_backbones.weights.fitting import Report, WeightsError, check_values, fit, unwrap
 from mmext_backbones.weights.layouts import family_of, recognise, under
 from mmext_backbones.weights.loading import read
@@ -168,6 +169,8 @@ class DenseBackbone(BaseModule):
 
     def run_block(self, stage: int, block: nn.Module, x: Tensor, *context: Any) -> Tensor:
         """block(x, *context) of a stage, with its activations recomputed in the backward pass if `with_cp` names it."""
+        if TOO_OLD_TO_COMPILE and is_compiling():
+            raise RuntimeError(TOO_OLD_TO_COMPILE)
         if stage not in self.with_cp or not torch.is_grad_enabled():
             return block(x, *context)
         return checkpoint(

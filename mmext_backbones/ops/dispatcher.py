@@ -37,13 +37,12 @@ def register(
 def constant_in_graphs(function: Function) -> Function:
     """Marks a function whose answer traced code takes as it is, instead of looking inside.
 
-    It sets what `torch.compiler.assume_constant_result` sets, without the compiler which that imports. Its code gets a
-    name that no module has: torch 2.4 and older keep the answer among the globals of the traced module under that name,
-    where it would stand in place of the function.
+    It sets what `torch.compiler.assume_constant_result` sets, without the compiler which that imports. The name of its
+    code becomes one that no module has: torch 2.1 to 2.4 keep the answer among the globals of the traced module under
+    that name, where it would stand in place of the function.
     """
     function._dynamo_marked_constant = True
-    name = f'{function.__module__}_{function.__name__}'.replace('.', '_')
-    function.__code__ = function.__code__.replace(co_name=name)
+    function.__code__ = function.__code__.replace(co_name=f'{function.__name__}_in_graphs')
     return function
 
 

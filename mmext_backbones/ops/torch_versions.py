@@ -1,15 +1,29 @@
 """What torch before 2.4 lacks or spells otherwise, under the names of current versions.
 
 On a current torch these are its own functions, which its compiler knows.
-
-HALF_PRODUCTS: whether the CPU multiplies matrices in float16; 2.1 does not.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
 
-__all__ = ['HALF_PRODUCTS', 'get_autocast_dtype', 'is_autocast_enabled', 'is_compiling', 'register_fake']
+__all__ = [
+    'TOO_OLD_TO_COMPILE',
+    'get_autocast_dtype',
+    'has_half_products',
+    'is_autocast_enabled',
+    'is_compiling',
+    'register_fake',
+]
+
+# Where the compilers of 2.1.2 and 2.4.1 keep sizes open, `2 in (0, 1, 2, 3)` is False in them: maps were missing.
+# 2.1 passes this error on; 2.4 may compile around it.
+TOO_OLD_TO_COMPILE = (
+    None
+    if hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')  # torch 2.6
+    else f'torch {torch.__version__} compiles this network to other numbers: take 2.6 or later, or leave it as it is'
+)
 
 if hasattr(torch.compiler, 'is_compiling'):
     is_compiling = torch.compiler.is_compiling
@@ -31,11 +45,14 @@ else:  # before 2.4: a function a device
         return torch.get_autocast_cpu_dtype() if device == 'cpu' else torch.get_autocast_gpu_dtype()
 
 
-try:
-    torch.mm(*[torch.zeros(1, 1, dtype=torch.float16, device='cpu')] * 2)
-    HALF_PRODUCTS = True
-except RuntimeError:
-    HALF_PRODUCTS = False
+@functools.cache
+def has_half_products() -> bool:
+    """Whether the CPU multiplies matrices in float16: from torch 2.2 on."""
+    try:
+        torch.mm(*[torch.zeros(1, 1, dtype=torch.float16, device='cpu')] * 2)
+    except RuntimeError:
+        return False
+    return True
 
 
 def register_fake(name: str, fake: Callable, library: torch.library.Library) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from .caching import keep_last
 from .dispatcher import chosen_backend
 from .partition import Size, grid_merge, grid_partition, padding_mask, window_merge, window_partition
-from .torch_versions import HALF_PRODUCTS
+from .torch_versions import has_half_products
 from .window_attention_compiled import unavailable, window_attention_compiled
 from .window_attention_gathered import window_attention_gathered
 
@@ -155,7 +155,7 @@ def _in_windows(
     N = windows.shape[2]
     heads = windows.reshape(-1, N, 3, num_heads, C3 // 3 // num_heads)  # of a single row of cells no view
     q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # [B * windows, num_heads, N, head_dim]
-    if q.dtype == torch.float16 and q.device.type == 'cpu' and not HALF_PRODUCTS:
+    if q.dtype == torch.float16 and q.device.type == 'cpu' and not has_half_products():
         q, k, v = q.float(), k.float(), v.float()
     attend = _attend_fused if fused else attend_reference
     out = attend(q, k, v, bias.to(q.dtype), None if mask is None else mask.to(q.dtype), scale, dropout)
