@@ -199,7 +199,7 @@ class MaxViT(DenseBackbone):
         for i, stage in enumerate(self.stages):
             for block in stage.blocks:
                 x = self.run_block(i, block, x, window_size)
-            if i in self.out_indices:
+            if any(i == index for index in self.out_indices):  # torch 2.4 compiles a plain `in` to False
                 outs.append(self.output(i, x))
         return tuple(outs)
 

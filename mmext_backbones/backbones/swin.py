@@ -149,7 +149,7 @@ class SwinTransformer(DenseBackbone):
         for i, stage in enumerate(self.stages):
             for block in stage.blocks:
                 x = self.run_block(i, block, x)
-            if i in self.out_indices:
+            if any(i == index for index in self.out_indices):  # torch 2.4 compiles a plain `in` to False
                 outs.append(self.output(i, x))
             if stage.downsample is not None:
                 x = stage.downsample(x)

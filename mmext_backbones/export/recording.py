@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import UserError as TorchUserError
-from torch.fx.experimental import _config as fx_config
 
 from ..backbones.base import DenseBackbone
 from ..layers import BiLSTM2D, ELSAAttention, PartitionAttention, WindowAttention
@@ -17,6 +16,7 @@ from ..ops.window_attention_gathered import shared_plans
 TOO_OLD = f'torch {torch.__version__} is too old to record a network for export: take 2.9 or newer'
 try:
     from torch.export import Dim, ExportedProgram, export
+    from torch.fx.experimental import _config as fx_config
 except ImportError as error:  # before 2.2
     raise ImportError(TOO_OLD) from error
 

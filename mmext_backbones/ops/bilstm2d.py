@@ -55,7 +55,7 @@ def bilstm2d(x: Tensor, vertical: Sequence[Tensor], horizontal: Sequence[Tensor]
         if unavailable() is not None:
             raise RuntimeError(f"backend='compiled': {unavailable()}")
     # the meta device has shapes only, the same from every backend: one node of the dispatcher
-    if backend != 'torch' and x.numel() and (x.is_meta or (cpu and unavailable() is None)):
+    if backend != 'torch' and x.numel() > 0 and (x.is_meta or (cpu and unavailable() is None)):
         return _compiled(x, [*vertical, *horizontal])
     return _torch(x, vertical, horizontal)
 

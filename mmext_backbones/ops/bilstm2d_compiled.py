@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from .compiled import Kernels, pointers
 from .dispatcher import constant_in_graphs, register
-from .torch_versions import is_autocast_enabled
+from .torch_versions import has_half_products, is_autocast_enabled
 
 LANES = 16  # the kernel's vectors have no more elements
 
@@ -177,6 +177,8 @@ class BiLSTM2DCompiled(torch.autograd.Function):
 def bilstm2d_compiled(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """`ops.bilstm2d` after its checks. `x` has the type of the matrix products; the recurrences, and so the result,
     are in float32 at least."""
+    if x.dtype == torch.float16 and not has_half_products():
+        x = x.float()
     # without autocast there is nothing to leave, and a strict export cannot hold the context
     autocast = not x.is_meta and is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():

@@ -9,6 +9,7 @@ Triton is imported at the first use. In its interpreter (TRITON_INTERPRET=1 befo
 
 import contextlib
 import functools
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ def _unavailable(device: torch.device) -> str | None:
     try:
         import triton
 
+        if find_spec('triton.backends') is None:
+            return f'Triton {triton.__version__} is too old: the kernels are for 3.0 and newer'
         kernels = _kernels()
     except ImportError as error:
         return f'Triton cannot be imported: {error}'

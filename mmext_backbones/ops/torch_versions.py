@@ -3,13 +3,21 @@
 On a current torch these are its own functions, which its compiler knows.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
 
-__all__ = ['TOO_OLD_TO_COMPILE', 'get_autocast_dtype', 'is_autocast_enabled', 'is_compiling', 'register_fake']
+__all__ = [
+    'TOO_OLD_TO_COMPILE',
+    'get_autocast_dtype',
+    'has_half_products',
+    'is_autocast_enabled',
+    'is_compiling',
+    'register_fake',
+]
 
-# The compilers of 2.1.2 and 2.4.1 make another last map of Swin where they keep sizes open (measured, 64 x 64 pixels).
+# Where the compilers of 2.1.2 and 2.4.1 keep sizes open, `2 in (0, 1, 2, 3)` is False in them: maps were missing.
 # 2.1 passes this error on; 2.4 may compile around it.
 TOO_OLD_TO_COMPILE = (
     None
@@ -35,6 +43,16 @@ else:  # before 2.4: a function a device
     def get_autocast_dtype(device: str) -> torch.dtype:
         """What autocast computes in on a type of device, ``'cpu'`` or ``'cuda'``."""
         return torch.get_autocast_cpu_dtype() if device == 'cpu' else torch.get_autocast_gpu_dtype()
+
+
+@functools.cache
+def has_half_products() -> bool:
+    """Whether the CPU multiplies matrices in float16: from torch 2.2 on."""
+    try:
+        torch.mm(*[torch.zeros(1, 1, dtype=torch.float16, device='cpu')] * 2)
+    except RuntimeError:
+        return False
+    return True
 
 
 def register_fake(name: str, fake: Callable, library: torch.library.Library) -> None:

@@ -13,7 +13,6 @@ Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2; Tu et al
 section 3.2.
 """
 
-import functools
 import math
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 from .caching import keep_last
 from .dispatcher import chosen_backend
 from .partition import Size, grid_merge, grid_partition, padding_mask, window_merge, window_partition
+from .torch_versions import has_half_products
 from .window_attention_compiled import unavailable, window_attention_compiled
 from .window_attention_gathered import window_attention_gathered
 
@@ -99,7 +99,10 @@ def window_attention(
 
 
 def _fastest(qkv: Tensor, bias: Tensor) -> str:
-    return next((name for name in ('compiled', 'triton') if _obstacle(name, qkv, bias) is None), 'torch')
+    for name in ('compiled', 'triton'):
+        if _obstacle(name, qkv, bias) is None:
+            return name
+    return 'torch'
 
 
 def _obstacle(backend: str, qkv: Tensor, bias: Tensor) -> str | None:
@@ -152,9 +155,11 @@ def _in_windows(
     N = windows.shape[2]
     heads = windows.reshape(-1, N, 3, num_heads, C3 // 3 // num_heads)  # of a single row of cells no view
     q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # [B * windows, num_heads, N, head_dim]
+    if q.dtype == torch.float16 and q.device.type == 'cpu' and not has_half_products():
+        q, k, v = q.float(), k.float(), v.float()
     attend = _attend_fused if fused else attend_reference
     out = attend(q, k, v, bias.to(q.dtype), None if mask is None else mask.to(q.dtype), scale, dropout)
-    out = out.transpose(1, 2).reshape(B, -1, N, C3 // 3)
+    out = out.to(qkv.dtype).transpose(1, 2).reshape(B, -1, N, C3 // 3)
 
     out = grid_merge(out, window_size, padded_size) if grid else window_merge(out, window_size, padded_size, shift_size)
     return out[:, :H, :W].contiguous()
@@ -170,16 +175,6 @@ def attend_reference(
     return F.dropout(logits.softmax(dim=-1), dropout) @ v
 
 
-@functools.cache
-def _has_half_products() -> bool:
-    """Whether the CPU multiplies matrices in float16: from torch 2.2 on."""
-    try:
-        torch.zeros(1, 1, 1, dtype=torch.float16).bmm(torch.zeros(1, 1, 1, dtype=torch.float16))
-    except RuntimeError:
-        return False
-    return True
-
-
 def _attend_fused(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None, scale: float, dropout: float
 ) -> Tensor:
@@ -188,9 +183,6 @@ def _attend_fused(
         if mask is not None:
             bias = (bias + mask.unsqueeze(1)).repeat(len(q) // len(mask), 1, 1, 1)  # [B * windows, heads, N, N]
         return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
-    if q.dtype is torch.float16 and not _has_half_products():
-        mask = mask if mask is None else mask.float()
-        return _attend_fused(q.float(), k.float(), v.float(), bias.float(), mask, scale, dropout).half()
     # PyTorch's fused CPU kernel refuses a bias that needs a gradient and loses to plain products at N = 49.
     (groups, heads, N, _), shape = q.shape, (-1, *q.shape[2:])
     logits = bias.repeat(groups, 1, 1)  # the products are added in place

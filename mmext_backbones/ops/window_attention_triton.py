@@ -23,6 +23,7 @@ Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2; Tu et al
 from __future__ import annotations  # the kernels' annotations name Triton, which is imported at their first use
 
 import functools
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -262,6 +263,8 @@ def _load_triton() -> str | None:
         import triton.language as tl
     except ImportError as error:
         return f'Triton cannot be imported ({error})'
+    if find_spec('triton.backends') is None:
+        return f'Triton {triton.__version__} is too old: the kernels are for 3.0 and newer'
     globals()['tl'] = tl
     for function in (_places, _load, _load_bias, _dot, _exponentials):
         globals()[function.__name__] = triton.jit(function)

@@ -9,6 +9,7 @@ import torch
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from tests.conftest import GIVEN_BACKBONES
+from tests.torch_features import HALF_AUTOCAST
 
 # class -> a small custom architecture, for what need not be tried in every size
 SMALL = GIVEN_BACKBONES or {
@@ -184,7 +185,7 @@ def test_drop_path_acts_in_training_only(cls):
 
 
 @each_class
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, HALF_AUTOCAST])
 def test_autocast_is_finite_and_close(cls, dtype):
     model = small(cls, drop_path_rate=0.0)
     x = image(40, 72)

@@ -4,13 +4,17 @@ import io
 
 import pytest
 import torch
-from torch.export import Dim, export, load, save
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.layers import PartitionAttention
 from mmext_backbones.ops.window_attention import shifted_window_mask
+from tests.torch_features import RECORDS_ONCE, needs_export
 
 from .recording import FIRST, SIZES, picture, two_stages
+
+if RECORDS_ONCE:
+    from torch.export import Dim, export, load, save
+pytestmark = needs_export
 
 # The strict way holds no autocast context, which the operator of ELSA enters to leave that of its caller.
 WAYS = [

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from mmext_backbones.layers import BiLSTM2D
 from mmext_backbones.layers.bilstm import LSTMParameters
+from tests.torch_features import needs_fake_cuda
 
 
 def test_parameters_are_those_of_nn_lstm():
@@ -52,6 +53,7 @@ def test_parametrised_weights_are_read():
     assert torch.equal(mixer.double()(x.double()), doubled.double()(x.double()))
 
 
+@needs_fake_cuda
 def test_cudnn_is_asked_for_the_layout_as_by_nn_lstm(monkeypatch):
     """On tensors of CUDA without data, so that it needs no such device."""
     asked, addresses = [], itertools.count()

@@ -19,6 +19,7 @@ from mmext_backbones.layers import (
 )
 from mmext_backbones.layers.functional import functional
 from tests.conftest import randomize
+from tests.torch_features import HALF_AUTOCAST, needs_compile
 
 C = 32
 
@@ -129,7 +130,7 @@ def test_norms_in_eval_are_folded_into_convolutions(norm_eval):
         assert (norms() == 0) is norm_eval  # statistics of the batch are not known before it
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, HALF_AUTOCAST])
 def test_folded_norms_under_autocast(dtype):
     block = randomize(MBConv(C, 64, 2)).eval()
     x = torch.randn(2, 6, 7, C)
@@ -186,16 +187,27 @@ def test_dropout_is_not_skipped():
     assert torch.equal(block(x), block(x))
 
 
-@pytest.mark.parametrize('name', ['mlp', 'mbconv_strided'])
-def test_compilers_and_exporters_see_the_modules(name):
+def built(name):
     build, shape = BLOCKS[name]
-    block = randomize(build()).eval()
-    x = torch.randn(shape)
+    return randomize(build()).eval(), torch.randn(shape)
+
+
+@needs_compile
+@pytest.mark.parametrize('name', ['mlp', 'mbconv_strided'])
+def test_exporters_see_the_modules(name):
+    block, x = built(name)
     with torch.no_grad():
         expected = block(x)
         exported = torch.export.export(block, (x,))
         assert 'mmext_backbones' not in str(exported.graph)
         torch.testing.assert_close(exported.module()(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', BLOCKS)
+def test_the_tracer_sees_the_modules(name):
+    block, x = built(name)
+    with torch.no_grad():
+        expected = block(x)
         traced = torch.jit.trace(block, x)
         torch.testing.assert_close(traced(x), expected, rtol=1e-4, atol=1e-5)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from mmext_backbones.layers import BiLSTM2D
 from mmext_backbones.ops import bilstm2d, bilstm2d_compiled
+from tests.torch_features import HALF_AUTOCAST, needs_compile
 
 NO_COMPILER = bilstm2d_compiled.unavailable()
 needs_compiler = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
@@ -230,6 +231,7 @@ def recorded(mixer, sizes):
     return graphs
 
 
+@needs_compile
 @needs_compiler
 def test_torch_compile_sees_one_node():
     mixer = BiLSTM2D(24, 6)
@@ -266,7 +268,10 @@ def test_saves_a_fifth_of_what_nn_lstm_does():
 
 @needs_compiler
 @pytest.mark.parametrize('autocast', [False, True])
-@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 2**-7), (torch.float16, 2**-10)])
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'),
+    [(torch.bfloat16, 2**-7), pytest.param(torch.float16, 2**-10, marks=HALF_AUTOCAST.marks)],
+)
 def test_half_precision_is_that_of_the_products_alone(dtype, tolerance, autocast):
     """The recurrences, however long, add no rounding of the low type to that of the products they begin with.
 
@@ -295,6 +300,18 @@ def test_half_precision_is_that_of_the_products_alone(dtype, tolerance, autocast
 
 
 @needs_compiler
+def test_float16_without_autocast():
+    """torch 2.1 multiplies no float16 on the CPU: there the products are in float32."""
+    mixer, x = BiLSTM2D(12, 5), torch.randn(1, 4, 6, 12)
+    weights = [list(rnn.parameters()) for rnn in (mixer.rnn_v, mixer.rnn_h)]
+    with torch.no_grad():
+        out, exact = bilstm2d(x.half(), *weights, backend='compiled'), bilstm2d(x, *weights, backend='compiled')
+    assert out.dtype == torch.float16
+    # products and gates are of order one: a few roundings of 2^-11
+    assert (out.float() - exact).abs().max() < 2**-8
+
+
+@needs_compiler
 def test_gradients_under_autocast_are_as_good_as_those_of_the_low_type():
     """Against float64: within 2^-6, four roundings of bfloat16 (input, matrix, product, gradient), in the mean."""
     C, h = 12, 8
@@ -312,7 +329,7 @@ def test_gradients_under_autocast_are_as_good_as_those_of_the_low_type():
         assert (a - b).norm() < 2**-6 * b.norm()
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, HALF_AUTOCAST])
 def test_torch_runs_in_float32_under_cpu_autocast(dtype):
     mixer = BiLSTM2D(8, 2)
     mixer.backend = 'torch'

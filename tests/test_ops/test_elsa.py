@@ -11,6 +11,7 @@ import torch
 
 from mmext_backbones.layers import ELSAAttention
 from mmext_backbones.ops import elsa, elsa_compiled
+from tests.torch_features import needs_compile
 
 VECTORS = np.load(Path(__file__).parents[1] / 'data' / 'elsa_op.npz')
 CASES = ('elsa_swin', 'general', 'dilated')
@@ -174,6 +175,7 @@ def test_the_environment_names_the_backend(monkeypatch):
     elsa(*arguments, num_heads=2, kernel_size=3, backend='taps')  # an argument goes before it
 
 
+@needs_compile
 @pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
 def test_torch_compile_sees_one_node():
     attention = ELSAAttention(24, 3)

@@ -10,6 +10,7 @@ import torch
 
 from mmext_backbones.layers import PartitionAttention, WindowAttention
 from mmext_backbones.ops import window_attention, window_attention_compiled
+from tests.torch_features import needs_compile
 
 NO_COMPILER = window_attention_compiled.unavailable()
 needs_compiler = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
@@ -326,6 +327,7 @@ def test_dropout(backend):
         attend(case, qkv, bias, padding, dropout=0.3, backend='compiled')
 
 
+@needs_compile
 @needs_compiler
 @pytest.mark.parametrize('layer', [WindowAttention(24, 3, shift_size=3), PartitionAttention(64, 2, grid=True)])
 def test_torch_compile_sees_one_node(layer):

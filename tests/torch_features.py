@@ -1,0 +1,92 @@
+"""What older versions of torch and Triton cannot do: tests of it are skipped there, for a reason that names it."""
+
+import importlib.metadata
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+try:
+    from torch.fx.experimental import _config as fx_config
+except ImportError:  # torch 2.1
+    fx_config = None
+
+RECORDS_ONCE = hasattr(fx_config, 'backed_size_oblivious')  # where conditions on sizes need not be asked; export too
+needs_compile = pytest.mark.skipif(
+    not hasattr(torch.library, 'register_fake'), reason='torch.compile records our operators from torch 2.4 on'
+)
+needs_one_recording = pytest.mark.skipif(
+    not RECORDS_ONCE, reason='one recording for all sizes: torch 2.4 asks whether a map needs padding'
+)
+needs_export = pytest.mark.skipif(not RECORDS_ONCE, reason='torch.export for a range of sizes needs torch 2.9')
+
+
+def _has_half_autocast() -> bool:
+    try:
+        with torch.autocast('cpu', dtype=torch.float16):
+            return torch.mm(torch.zeros(1, 1), torch.zeros(1, 1)).dtype == torch.float16
+    except RuntimeError:
+        return False
+
+
+def _has_fake_cuda() -> bool:
+    try:
+        with FakeTensorMode():
+            torch.empty(1, device='cuda').new_zeros(1)[:] = 1
+    except RuntimeError:
+        return False
+    return True
+
+
+needs_fake_cuda = pytest.mark.skipif(
+    not _has_fake_cuda(), reason=f'torch {torch.__version__} has tensors of CUDA without data only where a driver is'
+)
+# for parametrize: float16 in autocast on the CPU
+HALF_AUTOCAST = pytest.param(
+    torch.float16,
+    id='dtype1',
+    marks=pytest.mark.skipif(not _has_half_autocast(), reason='autocast on the CPU takes float16 from torch 2.4 on'),
+)
+
+
+def triton_version() -> tuple[int, ...]:
+    """Of the installed Triton: (3, 8); (0,) where there is none."""
+    try:
+        return tuple(map(int, importlib.metadata.version('triton').split('.')[:2]))
+    except importlib.metadata.PackageNotFoundError:
+        return (0,)
+
+
+needs_interpreter = pytest.mark.skipif(
+    (0,) < triton_version() < (3, 1), reason="Triton's interpreter runs the kernels from 3.1 on"
+)
+needs_target = pytest.mark.skipif(
+    (0,) < triton_version() < (3,), reason='Triton compiles for a GPU that is not there from 3.0 on'
+)
+
+
+def compiled_kernel(function, types, constants, capability, pointers=None, **options):
+    """A kernel of Triton compiled for a GPU that need not be there.
+
+    Args:
+        function: the kernel.
+        types: of its arguments; what is missing is a 32-bit integer.
+        constants: values of those that are constants.
+        capability: of the GPU, 80 for 8.0.
+        pointers: what to know of pointers, from Triton 3.2 on.
+        options: of the compiler.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = function.arg_names
+    if triton_version() < (3, 2):
+        signature = {name: types.get(name, 'i32') for name in names if name not in constants}
+        source = ASTSource(function, signature, constants)
+    else:
+        signature = {name: 'constexpr' if name in constants else types.get(name, 'i32') for name in names}
+        places = {(i,): constants[name] for i, name in enumerate(names) if name in constants}
+        attributes = pointers and {(i,): pointers for i, name in enumerate(names) if signature[name][0] == '*'}
+        source = ASTSource(function, signature, places, attributes)
+    return triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)
