@@ -17,12 +17,12 @@ __all__ = [
     'register_fake',
 ]
 
-# Where the compilers of 2.1.2 and 2.4.1 keep sizes open, `2 in (0, 1, 2, 3)` is False in them: maps were missing.
-# 2.1 passes this error on; 2.4 may compile around it.
+# The compiler of 2.1.2 makes other maps of Swin and ELSA-Swin where it keeps sizes open, and fails on Sequencer2D
+# (measured, 64 x 96 pixels). That of 2.4.1 gives eager's maps; of Sequencer2D it may refuse open sizes.
 TOO_OLD_TO_COMPILE = (
     None
-    if hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')  # torch 2.6
-    else f'torch {torch.__version__} compiles this network to other numbers: take 2.6 or later, or leave it as it is'
+    if hasattr(torch, 'get_autocast_dtype')  # torch 2.4
+    else f'torch {torch.__version__} cannot compile this network: take 2.4 or later, or leave it as it is'
 )
 
 if hasattr(torch.compiler, 'is_compiling'):
