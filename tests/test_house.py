@@ -27,7 +27,7 @@ ALLOWED = {
     'swap': {'backbones', 'engine', 'errors', 'registry', 'weights'},
     'visualization': {'backbones', 'datasets', 'engine', 'errors', 'layers', 'ops', 'registry', 'weights'},
     'bases': set(),
-    'mmcv_ops': {'errors'},
+    'mmcv_ops': {'bases', 'errors'},
     'app': {'datasets', 'engine', 'errors', 'inference'},
     '__init__': {'backbones', 'bases', 'engine', 'mmcv_ops', 'weights'},
 }

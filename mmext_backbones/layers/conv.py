@@ -9,8 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from mmext_backbones.ops.conv import conv2d
 from mmext_backbones.ops.padding import zero_pad
 from mmext_backbones.ops.recompute import Conv, Linear, Prologue, recompute
-
-from ..ops.torch_versions import is_compiling
+from mmext_backbones.ops.torch_versions import is_compiling
 
 
 class PatchConv2d(nn.Conv2d):

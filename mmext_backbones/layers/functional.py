@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
 from mmext_backbones.ops.recompute import BatchNorm, LayerNorm, Linear, recompute
+from mmext_backbones.ops.torch_versions import is_autocast_enabled, is_compiling
 
-from ..ops.torch_versions import is_autocast_enabled, is_compiling
 from .conv import FilterConv2d, SameConv2d
 
 # module without children -> whether a function of ours can stand for this one

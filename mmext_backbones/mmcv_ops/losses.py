@@ -25,10 +25,10 @@ __all__ = [
 ]
 
 
-def _of_rows(weight: Tensor, target: Tensor) -> Tensor | float:
-    """The weight of each row's class, [N]; rows of no class (the background) have 1."""
+def _of_rows(weight: Tensor, target: Tensor) -> Tensor:
+    """The weight of each row's class, [N], or one for all; rows of no class (the background) have 1."""
     if weight.numel() == 0:
-        return 1.0
+        return widened(weight).new_ones(())
     known = (target >= 0) & (target < len(weight))
     return torch.where(known, widened(weight)[target.clamp(0, len(weight) - 1)], 1.0)
 
@@ -56,9 +56,7 @@ def sigmoid_focal_loss_forward(
     p = x.sigmoid()
     right = alpha * (1 - p) ** gamma * -logsigmoid(x)
     wrong = (1 - alpha) * p**gamma * -logsigmoid(-x)
-    rows = _of_rows(weight, target)
-    rows = rows[:, None] if isinstance(rows, Tensor) else rows
-    output.copy_(torch.where(_is_target(x, target), right, wrong) * rows)
+    output.copy_(torch.where(_is_target(x, target), right, wrong) * _of_rows(weight, target)[..., None])
 
 
 @torch.no_grad()
@@ -70,9 +68,7 @@ def sigmoid_focal_loss_backward(
     p = x.sigmoid()
     right = -alpha * (1 - p) ** gamma * (1 - p - gamma * p * logsigmoid(x))
     wrong = (1 - alpha) * p**gamma * (p - gamma * (1 - p) * logsigmoid(-x))
-    rows = _of_rows(weight, target)
-    rows = rows[:, None] if isinstance(rows, Tensor) else rows
-    grad_input.copy_(torch.where(_is_target(x, target), right, wrong) * rows)
+    grad_input.copy_(torch.where(_is_target(x, target), right, wrong) * _of_rows(weight, target)[..., None])
 
 
 @torch.no_grad()

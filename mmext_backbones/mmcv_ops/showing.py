@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
+from ..bases import package_folder
 from .missing import MISSING
 
 __all__ = ['announce', 'compiled_extension', 'describe', 'mmcv_folder', 'table']
@@ -34,9 +35,7 @@ _told: set[str] = set()
 
 def mmcv_folder() -> Path | None:
     """Where mmcv is installed, or None. mmcv is not imported."""
-    mmcv = importlib.util.find_spec('mmcv')
-    folders = list(mmcv.submodule_search_locations or ()) if mmcv is not None and mmcv.origin else []
-    return Path(folders[0]) if folders else None
+    return package_folder('mmcv')
 
 
 def compiled_extension() -> ModuleSpec | None:
