@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -197,9 +198,9 @@ def results(tmp_path_factory):
         pytest.skip(needs_interpreter.kwargs['reason'])
     path = tmp_path_factory.mktemp('triton') / 'results.pt'
     environment = os.environ | {'TRITON_INTERPRET': str(int(DEVICE.type == 'cpu'))}
-    done = subprocess.run(
-        [sys.executable, __file__, path], env=environment, capture_output=True, text=True, timeout=500
-    )
+    command = [sys.executable, '-m', __name__, path]  # by name, from the root: another `tests` may be installed
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return torch.load(path, map_location='cpu')
 
