@@ -123,49 +123,39 @@ def examine(stack: Stack, keep: bool, within: Path | None) -> dict[str, Any]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def green(record: dict[str, Any]) -> bool:
-    return bool(record['checks']) and all(check['ok'] for check in record['checks'].values())
+def shorten(record: dict[str, Any]) -> dict[str, Any]:
+    """What the tables keep of a result; what a failed check said is printed, and kept nowhere."""
+    checks = record['checks']
+    failed = [name for name, check in checks.items() if not check['ok']]
+    return {
+        **{key: record[key] for key in ('name', 'date', 'seconds', 'versions')},
+        'operators': checks.get('imports', {}).get('text', ''),
+        'backbones': checks.get('backbones', {}).get('text', ''),
+        'failed': failed if checks else ['the installation'],
+    }
 
 
 def write(records: list[dict[str, Any]]) -> None:
     """The table of the doctor, and that of the page between its marks."""
     order = {stack.name: place for place, stack in enumerate(STACKS)}
     records = sorted((record for record in records if record['name'] in order), key=lambda each: order[each['name']])
-    short = [
-        {
-            **{key: record[key] for key in ('name', 'date', 'seconds', 'versions')},
-            'operators': record['checks'].get('imports', {}).get('text', ''),
-            'failed': ['the installation'] if record['problem'] else  # its log stays in the records
-            [name for name, check in record['checks'].items() if not check['ok']],
-        }
-        for record in records
-    ]  # fmt: skip
-    TABLE.write_text(json.dumps(short, indent=1) + '\n')
+    TABLE.write_text(json.dumps(records, indent=1) + '\n')
     before, _, rest = PAGE.read_text().partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
-    PAGE.write_text(f'{before}{MARKS[0]}\n{page(short, records)}\n{MARKS[1]}{after}')
+    PAGE.write_text(f'{before}{MARKS[0]}\n{page(records)}\n{MARKS[1]}{after}')
 
 
-def page(short: list[dict[str, Any]], records: list[dict[str, Any]]) -> str:
-    """The stacks, then the checks of each, as tables in Markdown."""
+def page(records: list[dict[str, Any]]) -> str:
+    """The stacks as a table in Markdown."""
     libraries = ('python', 'torch', 'torchvision', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
-    lines = [f'| stack | {" | ".join(libraries)} | operators | result | seconds to install | date |']
-    lines.append('|---' * (len(libraries) + 5) + '|')
-    for record in short:
+    header = ['stack', *libraries, 'operators', 'result', 'networks', 'seconds to install', 'date']
+    lines = [f'| {" | ".join(header)} |', '|---' * len(header) + '|']
+    for record in records:
         told = [record['versions'].get(name, '?') for name in libraries]
         operators = 'compiled' if 'compiled (' in record['operators'] else 'torchvision, PyTorch'
         result = 'all checks pass' if not record['failed'] else f'**fails**: {", ".join(record["failed"])}'
-        cells = [record['name'], *told, operators, result, str(record['seconds']), record['date']]
+        cells = [record['name'], *told, operators, result, record['backbones'], str(record['seconds']), record['date']]
         lines.append(f'| {" | ".join(cells)} |')
-    checks = list(dict.fromkeys(name for record in records for name in record['checks']))
-    lines += ['', f'| stack, seconds of | {" | ".join(checks)} |', '|---' * (len(checks) + 1) + '|']
-    for record in records:
-        cells = [record['checks'].get(name) for name in checks]
-        told = ['-' if cell is None else str(cell['seconds']) if cell['ok'] else '**fails**' for cell in cells]
-        lines.append(f'| {record["name"]} | {" | ".join(told)} |')
-    apart = [f'{record["name"]} {record["checks"]["backbones"]["text"]}' for record in records
-             if record['checks'].get('backbones', {}).get('ok')]  # fmt: skip
-    lines += ['', f'Largest relative difference of the four networks from the stored outputs: {"; ".join(apart)}.']
     return '\n'.join(lines)
 
 
@@ -178,8 +168,6 @@ def main() -> int:
     parser.add_argument(
         '--within', type=Path, metavar='FOLDER', help='where they are made (default: the temporary one)'
     )
-    parser.add_argument('--records', type=Path, default=ROOT / 'work_dirs/stacks.json', metavar='FILE',
-                        help='all results, with what failed and why (default: work_dirs/stacks.json)')  # fmt: skip
     args = parser.parse_args()
     if args.list:
         print('\n'.join(names))
@@ -187,18 +175,17 @@ def main() -> int:
     unknown = set(args.names) - set(names)
     if unknown:
         parser.error(f'no such stack: {", ".join(sorted(unknown))}. There are: {", ".join(names)}')
-    records = {each['name']: each for each in json.loads(args.records.read_text())} if args.records.exists() else {}
+    records = {each['name']: each for each in json.loads(TABLE.read_text())} if TABLE.exists() else {}
     failed = []
     for stack in STACKS:
         if args.names and stack.name not in args.names:
             continue
         print(f'==> {stack.name}', flush=True)
-        records[stack.name] = record = examine(stack, args.keep, args.within)
-        if not green(record):
+        record = examine(stack, args.keep, args.within)
+        records[stack.name] = shortened = shorten(record)
+        if shortened['failed']:
             failed.append(stack.name)
-        print(f'    {"ok" if green(record) else "FAILED " + record["problem"]}', flush=True)
-        args.records.parent.mkdir(parents=True, exist_ok=True)
-        args.records.write_text(json.dumps(list(records.values()), indent=1))
+        print(f'    {"FAILED " + record["problem"] if shortened["failed"] else "ok"}', flush=True)
         write(list(records.values()))
     print(f'{len(failed)} failed: {", ".join(failed)}' if failed else 'all pass')
     return 1 if failed else 0
