@@ -73,9 +73,9 @@ COMMANDS: dict[str, str | list[str]] = {
     'python tools/test.py *': DATA,
     'python tools/make_shapes.py *': ['--size', '32', '--train', '6', '--val', '2'],
     'python tools/model_cost.py *': [],
-    'python tools/model_zoo.py': 'tests/test_model_zoo.py::test_the_page_is_made_of_the_metafiles',
-    'python tools/model_zoo.py --check': [],
-    'python tools/model_zoo.py --costs': 'tests/test_model_zoo.py::test_written_costs_are_those_of_the_model',
+    'python dev/model_zoo.py': 'tests/test_model_zoo.py::test_the_page_is_made_of_the_metafiles',
+    'python dev/model_zoo.py --check': [],
+    'python dev/model_zoo.py --costs': 'tests/test_model_zoo.py::test_written_costs_are_those_of_the_model',
     'python tools/draw_backbones.py --docs': (
         'tests/test_architecture/test_tracing.py::test_the_pages_are_of_the_networks_as_they_are_now'
     ),
@@ -89,14 +89,14 @@ COMMANDS: dict[str, str | list[str]] = {
     'python tools/replay.py *': (
         'tests/test_engine/test_nonfinite.py::test_nan_in_an_image_stops_before_the_weights_are_spoilt'
     ),
-    'python tools/swap_survey.py *': (
+    'python dev/swap_survey.py *': (
         'tests/test_tools/test_swap_survey.py::test_page_counts_outcomes_and_groups_reasons'
     ),
-    'python tools/trials/broken_data.py *': 'tests/test_tools/test_check_dataset.py::test_a_handful_of_the_trial',
-    'python tools/trials/broken_files.py *': 'tests/test_tools/test_broken_files.py::test_a_handful',
-    'python tools/trials/forwards.py *': 'tests/test_tools/test_trials.py::test_random_forwards',
-    'python tools/trials/kills.py *': 'tests/test_tools/forking_kills.py::test_a_few_kills',
-    'python tools/trials/soak.py *': 'tests/test_tools/test_trials.py::test_training_is_sampled',
+    'python dev/trials/broken_data.py *': 'tests/test_tools/test_check_dataset.py::test_a_handful_of_the_trial',
+    'python dev/trials/broken_files.py *': 'tests/test_tools/test_broken_files.py::test_a_handful',
+    'python dev/trials/forwards.py *': 'tests/test_tools/test_trials.py::test_random_forwards',
+    'python dev/trials/kills.py *': 'tests/test_tools/forking_kills.py::test_a_few_kills',
+    'python dev/trials/soak.py *': 'tests/test_tools/test_trials.py::test_training_is_sampled',
     'python tools/export.py *': 'tests/test_export/test_tool.py::test_backbone_and_neck_with_weights',
     'python tools/infer.py *': 'tests/test_inference/test_infer.py::test_the_tool',
     'python tools/finetune_coco.py *': (
@@ -111,7 +111,7 @@ COMMANDS: dict[str, str | list[str]] = {
         'tests/test_visualization/test_inside.py::test_every_command_runs_without_weights_and_data'
     ),
     'python tools/demo_app.py*': 'tests/test_app/test_browser.py::test_upload_find_and_move_the_threshold',
-    'python tools/screenshot_app.py *': 'needs a browser and two checkpoints',
+    'python dev/screenshot_app.py *': 'needs a browser and two checkpoints',
     'tools/dist_*.sh *': 'tests/test_tools/test_launchers.py::test_one_machine_and_a_free_port',
     'tools/slurm_*.sh *': 'tests/test_tools/test_launchers.py::test_slurm',
     'tensorboard *': PERSON,

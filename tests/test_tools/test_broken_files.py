@@ -1,4 +1,4 @@
-"""tools/trials/broken_files.py: a handful of its cases, and that it would notice what it looks for."""
+"""dev/trials/broken_files.py: a handful of its cases, and that it would notice what it looks for."""
 
 import importlib.util
 import json

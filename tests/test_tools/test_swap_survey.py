@@ -1,4 +1,4 @@
-"""tools/swap_survey.py: a sample of the zoo, and how results are judged, counted and kept."""
+"""dev/swap_survey.py: a sample of the zoo, and how results are judged, counted and kept."""
 
 import copy
 import importlib.util

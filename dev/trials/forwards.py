@@ -4,8 +4,8 @@ Draws arch, options, image, type, memory layout and mode; every map must be fini
 every gradient finite; and in a share of the cases, maps and gradients must be those of float64 with the same weights.
 Over the whole run memory, threads, open files and what functions cache must stay where they were after the warm-up.
 
-python tools/trials/forwards.py --number 10000 --json work_dirs/forwards.json
-python tools/trials/forwards.py --case 4711
+python dev/trials/forwards.py --number 10000 --json work_dirs/forwards.json
+python dev/trials/forwards.py --case 4711
 """
 
 import argparse

@@ -5,7 +5,7 @@ sampled all along, validations and checkpoints included. After the warm-up, the 
 more than 3 %, and over the second half none may grow by more than 4 KiB an iteration (the slope of a line through the
 samples).
 
-python tools/trials/soak.py --iters 2000 --json work_dirs/soak.json
+python dev/trials/soak.py --iters 2000 --json work_dirs/soak.json
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Breaks checkpoints and configs in random ways and gives them to the tools: each run ends as it should.
 
-python tools/trials/broken_files.py --cases 300 --seed 0 -o broken_files.json
+python dev/trials/broken_files.py --cases 300 --seed 0 -o broken_files.json
 
 Each case is one file with one fault, given to one consumer: a backbone's init_cfg, load_from, --resume, tools/test.py,
 tools/convert_weights.py, the swap tool, tools/replay.py; or a config, given to tools/train.py, tools/test.py or the

@@ -1,8 +1,8 @@
 """Writes docs/model_zoo.md from the metafiles, and the costs into the metafiles.
 
-python tools/model_zoo.py            # the tables
-python tools/model_zoo.py --costs    # count parameters and FLOPs of every config first; a minute
-python tools/model_zoo.py --check    # change nothing; fail where the tables are not those of the metafiles
+python dev/model_zoo.py            # the tables
+python dev/model_zoo.py --costs    # count parameters and FLOPs of every config first; a minute
+python dev/model_zoo.py --check    # change nothing; fail where the tables are not those of the metafiles
 """
 
 import argparse
@@ -42,7 +42,7 @@ SECTIONS = {
 }
 INTRODUCTION = """# Model zoo
 
-Written by `python tools/model_zoo.py` from `configs/metafiles`; do not edit.
+Written by `python dev/model_zoo.py` from `configs/metafiles`; do not edit.
 
 **Published** figures are those of the source behind the link, trained and measured by its authors with their code.
 Where there is none, nobody published that recipe for that network, and the config says what it follows. **Measured**
@@ -175,7 +175,7 @@ def main(argv: list[str]) -> None:
     text = page()
     if args.check:
         if not PAGE.is_file() or PAGE.read_text() != text:
-            raise UserError('docs/model_zoo.md is not what the metafiles say: run tools/model_zoo.py')
+            raise UserError('docs/model_zoo.md is not what the metafiles say: run dev/model_zoo.py')
         return
     PAGE.write_text(text)
     print(f'{PAGE.relative_to(ROOT)}: {len(entries())} models')

@@ -1,14 +1,14 @@
 """Swaps the backbone of every config that mmdet and mmsegmentation install, and runs what comes out.
 
-    python tools/swap_survey.py                             # every config with one family, in turn; half an hour
-    python tools/swap_survey.py --all-families              # what the page shows; an hour and a half, or --jobs 4
-    python tools/swap_survey.py --library mmseg --only upernet --limit 20
-    python tools/swap_survey.py --resume                    # go on where a run stopped
-    python tools/swap_survey.py --again                     # the swap has changed: run the models that are new
-    python tools/swap_survey.py --report                    # write the page from the results, run nothing
+    python dev/swap_survey.py                             # every config with one family, in turn; half an hour
+    python dev/swap_survey.py --all-families              # what the page shows; an hour and a half, or --jobs 4
+    python dev/swap_survey.py --library mmseg --only upernet --limit 20
+    python dev/swap_survey.py --resume                    # go on where a run stopped
+    python dev/swap_survey.py --again                     # the swap has changed: run the models that are new
+    python dev/swap_survey.py --report                    # write the page from the results, run nothing
 
 Results go to docs/swap_survey.jsonl, a line a config, and are counted in docs/swap_survey.md. How a config is judged
-stands in that page's introduction and, with the steps themselves, in tools/survey_steps.py.
+stands in that page's introduction and, with the steps themselves, in dev/survey_steps.py.
 """
 
 import argparse
@@ -266,7 +266,7 @@ def tasks_of(
 
 INTRODUCTION = """# Backbone swap over the whole zoo
 
-Written by `python tools/swap_survey.py --report` from `swap_survey.jsonl`, a line a config; do not edit.
+Written by `python dev/swap_survey.py --report` from `swap_survey.jsonl`, a line a config; do not edit.
 
 Every config that mmdet 3.3.0 and mmsegmentation 1.2.2 install outside `_base_` goes through `swap_backbone` with the
 smallest network of a family, at its true channels: {families}; {turns}.

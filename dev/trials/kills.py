@@ -1,6 +1,6 @@
 """Kills a training again and again, resumes it each time, and compares the end with that of an unbroken one.
 
-python tools/trials/kills.py --kills 50
+python dev/trials/kills.py --kills 50
 
 The training is that of tools/train.py: a small Mask R-CNN on drawn shapes, on the CPU. Each life of it is a process of
 its own, forked from this one, which has imported everything. Of three kills one is a SIGKILL at a random moment, one a

@@ -1,6 +1,6 @@
 """Breaks small data sets in random ways, and checks that every run ends as it should: see docs/reliability.md.
 
-python tools/trials/broken_data.py --number 300 --json result.json
+python dev/trials/broken_data.py --number 300 --json result.json
 
 Each data set is looked at as tools/check_dataset.py does, and read through the loaders of a training and a validation,
 with and without worker processes, in both modes of ``--bad-data``; every tenth is trained for two iterations.

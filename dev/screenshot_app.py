@@ -1,7 +1,7 @@
 """Saves a picture of the web page with two models compared on an example.
 
-python tools/screenshot_app.py docs/images/demo_app.jpg CONFIG_A WEIGHTS_A CONFIG_B WEIGHTS_B
-python tools/screenshot_app.py phone.jpg CONFIG_A WEIGHTS_A CONFIG_B WEIGHTS_B --size 390 844 --whole
+python dev/screenshot_app.py docs/images/demo_app.jpg CONFIG_A WEIGHTS_A CONFIG_B WEIGHTS_B
+python dev/screenshot_app.py phone.jpg CONFIG_A WEIGHTS_A CONFIG_B WEIGHTS_B --size 390 844 --whole
 """
 
 import argparse

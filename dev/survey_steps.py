@@ -1,4 +1,4 @@
-"""What tools/swap_survey.py does with one config: reads it, builds a model of it, runs a small step on the CPU."""
+"""What dev/swap_survey.py does with one config: reads it, builds a model of it, runs a small step on the CPU."""
 
 import contextlib
 import copy
