@@ -40,7 +40,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'make test': PERSON,
     'make lint': PERSON,
     'make env*': PERSON,
-    'make bench': 'tests/test_tools/test_benchmark.py::test_table_json_and_chart',
+    'make bench': 'tests/test_dev/test_benchmark.py::test_table_json_and_chart',
     'make stacks': PERSON,
     'make docs*': 'tests/test_docs_site.py::test_every_page_is_there',
     'make': ['--dry-run'],
@@ -73,30 +73,28 @@ COMMANDS: dict[str, str | list[str]] = {
     'python tools/test.py *': DATA,
     'python tools/make_shapes.py *': ['--size', '32', '--train', '6', '--val', '2'],
     'python tools/model_cost.py *': [],
-    'python dev/model_zoo.py': 'tests/test_model_zoo.py::test_the_page_is_made_of_the_metafiles',
+    'python dev/model_zoo.py': 'tests/test_dev/test_model_zoo.py::test_the_page_is_made_of_the_metafiles',
     'python dev/model_zoo.py --check': [],
-    'python dev/model_zoo.py --costs': 'tests/test_model_zoo.py::test_written_costs_are_those_of_the_model',
-    'python tools/draw_backbones.py --docs': (
-        'tests/test_architecture/test_tracing.py::test_the_pages_are_of_the_networks_as_they_are_now'
+    'python dev/model_zoo.py --costs': 'tests/test_dev/test_model_zoo.py::test_written_costs_are_those_of_the_model',
+    'python -m dev.architecture --docs': (
+        'tests/test_dev/test_tracing.py::test_the_pages_are_of_the_networks_as_they_are_now'
     ),
-    'python tools/draw_backbones.py *': [],
+    'python -m dev.architecture *': [],
     'python tools/convert_weights.py *': 'tests/test_weights/test_loading.py::test_converter_there_and_back',
     'python tools/check_dataset.py *': 'tests/test_tools/test_check_dataset.py::test_check_dataset',
     'python tools/benchmark.py * --device cuda*': 'needs a GPU',
-    'python tools/benchmark.py * --growth*': 'tests/test_tools/test_benchmark.py::test_growth',
-    'python tools/benchmark.py *': 'tests/test_tools/test_benchmark.py::test_table_json_and_chart',
+    'python tools/benchmark.py * --growth*': 'tests/test_dev/test_benchmark.py::test_growth',
+    'python tools/benchmark.py *': 'tests/test_dev/test_benchmark.py::test_table_json_and_chart',
     'python tools/estimate_scaling.py *': 'tests/test_engine/test_estimate.py::test_docs_are_current',
     'python tools/replay.py *': (
         'tests/test_engine/test_nonfinite.py::test_nan_in_an_image_stops_before_the_weights_are_spoilt'
     ),
-    'python dev/swap_survey.py *': (
-        'tests/test_tools/test_swap_survey.py::test_page_counts_outcomes_and_groups_reasons'
-    ),
+    'python dev/swap_survey.py *': ('tests/test_dev/test_swap_survey.py::test_page_counts_outcomes_and_groups_reasons'),
     'python dev/trials/broken_data.py *': 'tests/test_tools/test_check_dataset.py::test_a_handful_of_the_trial',
-    'python dev/trials/broken_files.py *': 'tests/test_tools/test_broken_files.py::test_a_handful',
-    'python dev/trials/forwards.py *': 'tests/test_tools/test_trials.py::test_random_forwards',
-    'python dev/trials/kills.py *': 'tests/test_tools/forking_kills.py::test_a_few_kills',
-    'python dev/trials/soak.py *': 'tests/test_tools/test_trials.py::test_training_is_sampled',
+    'python dev/trials/broken_files.py *': 'tests/test_dev/test_broken_files.py::test_a_handful',
+    'python dev/trials/forwards.py *': 'tests/test_dev/test_trials.py::test_random_forwards',
+    'python dev/trials/kills.py *': 'tests/test_dev/forking_kills.py::test_a_few_kills',
+    'python dev/trials/soak.py *': 'tests/test_dev/test_trials.py::test_training_is_sampled',
     'python tools/export.py *': 'tests/test_export/test_tool.py::test_backbone_and_neck_with_weights',
     'python tools/infer.py *': 'tests/test_inference/test_infer.py::test_the_tool',
     'python tools/finetune_coco.py *': (

@@ -12,7 +12,6 @@ ALLOWED = {
     'ops': set(),
     'layers': {'ops'},
     'backbones': {'layers', 'ops', 'registry', 'weights'},
-    'architecture': {'backbones', 'engine', 'errors', 'layers', 'registry'},
     'weights': set(),
     'registry': set(),
     'errors': set(),

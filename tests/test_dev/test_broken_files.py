@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TRIAL = ROOT / 'tools' / 'trials' / 'broken_files.py'
+TRIAL = ROOT / 'dev' / 'trials' / 'broken_files.py'
 
 
 @pytest.fixture(scope='module')

@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..backbones import DenseBackbone
-from ..layers import DropPath, PooledShortcut
+from mmext_backbones.backbones import DenseBackbone
+from mmext_backbones.layers import DropPath, PooledShortcut
+
 from .wording import said_of_module, said_of_operator
 
 __all__ = ['Architecture', 'Kind', 'Level', 'Output', 'trace']

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from mmengine.config import Config
 
-ROOT = Path(__file__).parents[1]
-TOOL = runpy.run_path(str(ROOT / 'tools' / 'model_zoo.py'))
+ROOT = Path(__file__).parents[2]
+TOOL = runpy.run_path(str(ROOT / 'dev' / 'model_zoo.py'))
 ENTRIES = TOOL['entries']()
 
 

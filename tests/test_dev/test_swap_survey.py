@@ -13,11 +13,11 @@ import pytest
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
-TOOLS = Path(__file__).parents[2] / 'tools'
+DEV = Path(__file__).parents[2] / 'dev'
 
 
 def tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
+    spec = importlib.util.spec_from_file_location(name, DEV / f'{name}.py')
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,8 +1,8 @@
 """Draws a backbone as it is built: its stages, blocks and outputs, with the maps of one image.
 
-    python tools/draw_backbones.py swin_s --size 512 512 -o swin_s.svg
-    python tools/draw_backbones.py maxvit_b -o maxvit_b.png
-    python tools/draw_backbones.py --docs    # the drawings and tables of docs/backbones anew
+    python -m dev.architecture swin_s --size 512 512 -o swin_s.svg
+    python -m dev.architecture maxvit_b -o maxvit_b.png
+    python -m dev.architecture --docs    # the drawings and tables of docs/backbones anew
 
 Nothing is computed but shapes: a drawing takes a second.
 """
@@ -11,13 +11,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmext_backbones.architecture.drawing import write_drawing
-from mmext_backbones.architecture.pages import SIZE, build, renew, title_of
-from mmext_backbones.architecture.tracing import trace
 from mmext_backbones.engine.screen import quiet
 from mmext_backbones.errors import UserError, add_traceback_option, run_cli
 
-DOCS = Path(__file__).parents[1] / 'docs' / 'backbones'
+from .drawing import write_drawing
+from .pages import SIZE, build, renew, title_of
+from .tracing import trace
+
+DOCS = Path(__file__).parents[2] / 'docs' / 'backbones'
 
 
 def main(argv: list[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / 'tools' / 'trials'))
+sys.path.insert(0, str(ROOT / 'dev' / 'trials'))
 
 import forwards  # noqa: E402
 import resources  # noqa: E402

@@ -9,9 +9,9 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from mmext_backbones.architecture import pages
-from mmext_backbones.architecture.drawing import draw, write_drawing
-from mmext_backbones.architecture.tracing import trace
+from dev.architecture import pages
+from dev.architecture.drawing import draw, write_drawing
+from dev.architecture.tracing import trace
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.engine.cost_report import FAMILIES
 from mmext_backbones.errors import UserError
@@ -128,7 +128,7 @@ def test_the_pages_are_of_the_networks_as_they_are_now(family):
     name = pages.names_of(family)[0]
     backbone = pages.build(name)
     architecture = trace(backbone, pages.SIZE)
-    advice = 'python tools/draw_backbones.py --docs'
+    advice = 'python -m dev.architecture --docs'
     assert drawn_from(DOCS / f'{name}.svg') == as_json(architecture), advice
     text = (DOCS / f'{family}.md').read_text()
     tables = {'stages': pages.stage_table(backbone, architecture), 'sizes': pages.sizes_table(family)}

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..layers import PatchMerging, PooledShortcut
-from ..layers.conv import FilterConv2d
-from ..layers.mbconv import SqueezeExcite
+from mmext_backbones.layers import PatchMerging, PooledShortcut
+from mmext_backbones.layers.conv import FilterConv2d
+from mmext_backbones.layers.mbconv import SqueezeExcite
 
 __all__ = ['said_of_module', 'said_of_operator']
 

@@ -8,7 +8,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from ..engine.files import PARTIAL, move_into_place, remove
+from mmext_backbones.engine.files import PARTIAL, move_into_place, remove
+
 from .tracing import Architecture, Kind
 
 __all__ = ['draw', 'write_drawing']

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from ..backbones import DenseBackbone
-from ..engine.cost import Cost, model_cost
-from ..engine.cost_report import FAMILIES, backbone_names
-from ..engine.files import write_whole
-from ..errors import UserError, did_you_mean
-from ..registry import MODELS
+from mmext_backbones.backbones import DenseBackbone
+from mmext_backbones.engine.cost import Cost, model_cost
+from mmext_backbones.engine.cost_report import FAMILIES, backbone_names
+from mmext_backbones.engine.files import write_whole
+from mmext_backbones.errors import UserError, did_you_mean
+from mmext_backbones.registry import MODELS
+
 from .drawing import write_drawing
 from .tracing import Architecture, trace
 
@@ -20,7 +21,7 @@ __all__ = ['SIZE', 'build', 'renew', 'sizes_table', 'stage_table', 'title_of', '
 SIZE = (800, 1280)  # of the image on the pages, as in the model zoo
 SMALL_SIZE = (224, 224)
 TITLES = {'swin': 'Swin', 'elsa_swin': 'ELSA-Swin', 'maxvit': 'MaxViT', 'sequencer': 'Sequencer2D'}
-TABLE = r'(<!-- {}: begin \(tools/draw_backbones\.py\) -->\n).*?(<!-- {}: end -->)'
+TABLE = r'(<!-- {}: begin \(dev/architecture\) -->\n).*?(<!-- {}: end -->)'
 
 
 def build(name: str) -> DenseBackbone:
@@ -80,7 +81,7 @@ def with_tables(text: str, tables: Mapping[str, str]) -> str:
         if found != 1:
             raise UserError(
                 f'the page has {found} places for the table "{name}": expected one, between '
-                f'<!-- {name}: begin (tools/draw_backbones.py) --> and <!-- {name}: end -->'
+                f'<!-- {name}: begin (dev/architecture) --> and <!-- {name}: end -->'
             )
     return text
 

@@ -9,7 +9,7 @@ import pytest
 
 from mmext_backbones.engine import runs
 
-TRIALS = Path(__file__).parents[2] / 'tools' / 'trials'
+TRIALS = Path(__file__).parents[2] / 'dev' / 'trials'
 
 
 @pytest.fixture
