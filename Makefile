@@ -61,7 +61,7 @@ app: env $(EXTRAS)  ## serve a web page on this machine: trained models on your 
 
 bench: env  ## time our networks on this CPU against mmdet's, mmpretrain's, timm's and torchvision's, with a chart
 	@mkdir -p work_dirs
-	@$(BIN)/python tools/benchmark.py --json work_dirs/benchmark.json --chart work_dirs/benchmark.png
+	@$(BIN)/python -m dev.benchmark --json work_dirs/benchmark.json --chart work_dirs/benchmark.png
 
 stacks:  ## install and check every stack of docs/compatibility.md (an hour or more, 6 GB of disk at a time)
 	@$(PYTHON) dev/stacks.py

@@ -82,9 +82,9 @@ COMMANDS: dict[str, str | list[str]] = {
     'python -m dev.architecture *': [],
     'python tools/convert_weights.py *': 'tests/test_weights/test_loading.py::test_converter_there_and_back',
     'python tools/check_dataset.py *': 'tests/test_tools/test_check_dataset.py::test_check_dataset',
-    'python tools/benchmark.py * --device cuda*': 'needs a GPU',
-    'python tools/benchmark.py * --growth*': 'tests/test_dev/test_benchmark.py::test_growth',
-    'python tools/benchmark.py *': 'tests/test_dev/test_benchmark.py::test_table_json_and_chart',
+    'python -m dev.benchmark * --device cuda*': 'needs a GPU',
+    'python -m dev.benchmark * --growth*': 'tests/test_dev/test_benchmark.py::test_growth',
+    'python -m dev.benchmark *': 'tests/test_dev/test_benchmark.py::test_table_json_and_chart',
     'python tools/estimate_scaling.py *': 'tests/test_engine/test_estimate.py::test_docs_are_current',
     'python tools/replay.py *': (
         'tests/test_engine/test_nonfinite.py::test_nan_in_an_image_stops_before_the_weights_are_spoilt'

@@ -20,7 +20,6 @@ ALLOWED = {
     'heads': {'registry', 'weights'},
     'inference': {'datasets', 'engine', 'errors', 'weights'},
     'engine': {'bases', 'datasets', 'errors', 'mmcv_ops', 'registry', 'weights'},
-    'benchmark': {'backbones', 'errors', 'layers', 'ops', 'weights'},
     'finetune': {'datasets', 'engine', 'errors', 'swap', 'weights'},
     'export': {'backbones', 'engine', 'errors', 'layers', 'ops', 'swap', 'weights', '__version__'},
     'swap': {'backbones', 'engine', 'errors', 'registry', 'weights'},

@@ -38,7 +38,7 @@ class ELSAAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.backend = 'auto'  # of the operator; tools/benchmark.py compares them
+        self.backend = 'auto'  # of the operator; dev/benchmark compares them
         self.kernel_size = kernel_size
         self.qk_dims = math.ceil(embed_dims // 3 * 2 / group_width) * group_width
 

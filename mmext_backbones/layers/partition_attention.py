@@ -34,7 +34,7 @@ class PartitionAttention(nn.Module):
     def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7, grid: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.backend = 'auto'  # of the operator; tools/benchmark.py compares them
+        self.backend = 'auto'  # of the operator; dev/benchmark compares them
         self.grid = grid
         self.scale = (embed_dims // num_heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(torch.zeros(num_heads, *[2 * window_size - 1] * 2))

@@ -42,7 +42,7 @@ class WindowAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.backend = 'auto'  # of the operator; tools/benchmark.py compares them
+        self.backend = 'auto'  # of the operator; dev/benchmark compares them
         self.window_size = window_size
         self.shift_size = shift_size
         self.shift_single_window = shift_single_window

@@ -1,4 +1,4 @@
-"""tools/benchmark.py and mmext_backbones/benchmark: both sides of every case are equal, and the numbers add up.
+"""dev/benchmark and mmext_backbones/benchmark: both sides of every case are equal, and the numbers add up.
 
 On networks and images too small to say anything about speed.
 """
@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch import nn
 
+from dev.benchmark import agreement, memory, roofline
+from dev.benchmark.agreement import Disagreement, check
+from dev.benchmark.case import Setting, absence, pair
+from dev.benchmark.cases import CASES
+from dev.benchmark.command import benchmark, parser
+from dev.benchmark.growth import exponent
+from dev.benchmark.timing import Pass, interleave, spread
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
-from mmext_backbones.benchmark import agreement, memory, roofline
-from mmext_backbones.benchmark.agreement import Disagreement, check
-from mmext_backbones.benchmark.case import Setting, absence, pair
-from mmext_backbones.benchmark.cases import CASES
-from mmext_backbones.benchmark.command import benchmark, parser
-from mmext_backbones.benchmark.growth import exponent
-from mmext_backbones.benchmark.timing import Pass, interleave, spread
 from mmext_backbones.errors import run_cli
 
 CPU = torch.device('cpu')
@@ -369,7 +369,7 @@ def test_a_side_that_does_not_run_is_named(side, code, monkeypatch, capsys):
 
     peer = replace(case.peers[0], build=lambda setting: Broken() if side == 'peer' else nn.Identity())
     other = replace(case, peers=(peer,), ours=lambda setting, peer: Broken() if side == 'ours' else nn.Identity())
-    monkeypatch.setattr('mmext_backbones.benchmark.command.CASES', {'elsa_swin': CASES['elsa_swin'], 'other': other})
+    monkeypatch.setattr('dev.benchmark.command.CASES', {'elsa_swin': CASES['elsa_swin'], 'other': other})
     options = ['--arch', 'nano', '--size', 64, 64, '--rounds', 1, '--mode', 'forward', '--no-memory']
     assert tool('other', 'elsa_swin', *options) == code
     printed = capsys.readouterr().out
@@ -427,15 +427,14 @@ WITHOUT = """
 
     sys.meta_path.insert(0, Absent())
     sys.argv[1:] = {options}
-    runpy.run_path({path!r}, run_name='__main__')
+    runpy.run_module('dev.benchmark', run_name='__main__')
 """
 OPTIONS = ['--rounds', '1', '--mode', 'forward', '--no-memory', '--size', '64', '64', '--peer']
 
 
 def without(names, options):
-    path = str(Path(__file__).parents[2] / 'tools' / 'benchmark.py')
-    code = textwrap.dedent(WITHOUT).format(names=names, options=options, path=path)
-    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    code = textwrap.dedent(WITHOUT).format(names=names, options=options)
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
 
 
 def test_runs_without_openmmlab():

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 
-from . import networks, operators, timm_operators
 from .case import Case, Peer, Setting
-from .swin_networks import SWIN_PEERS
+from .peers import networks, operators, timm_operators
+from .peers.swin_networks import SWIN_PEERS
 
 __all__ = ['CASES', 'DEFAULT_CASES']
 

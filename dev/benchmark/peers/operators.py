@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from mmext_backbones.layers import WindowAttention
 from mmext_backbones.ops import elsa
 
-from .case import WINDOW, Peer, Setting
-from .roofline import Work, attention_work, elsa_work
+from ..case import WINDOW, Peer, Setting
+from ..roofline import Work, attention_work, elsa_work
 from .standalone import mmdet_swin
 
 KERNEL_SIZE = 7

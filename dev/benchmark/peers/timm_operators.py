@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from mmext_backbones.layers import BiLSTM2D, PartitionAttention
 
-from .case import WINDOW, Peer, Setting
+from ..case import WINDOW, Peer, Setting
+from ..roofline import Work, attention_work, bilstm_work
 from .operators import channels_of, kind_of, map_size, random, renamed, stage_of
-from .roofline import Work, attention_work, bilstm_work
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Window and grid attention of MaxViT

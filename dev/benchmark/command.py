@@ -1,4 +1,4 @@
-"""The command line of tools/benchmark.py."""
+"""The command line of dev/benchmark."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError, add_traceback_option, did_you_mean
+from mmext_backbones.errors import UserError, add_traceback_option, did_you_mean
+
 from .case import Case, absence
 from .cases import CASES, DEFAULT_CASES
 from .chart import draw_growth, draw_ratios

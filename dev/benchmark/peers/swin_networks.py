@@ -6,7 +6,7 @@ from importlib import import_module
 
 from torch import Tensor, nn
 
-from .case import WINDOW, Maps, Peer, Setting, at, by_our_names, optional
+from ..case import WINDOW, Maps, Peer, Setting, at, by_our_names, optional
 from .standalone import mmdet_swin
 
 __all__ = ['SWIN_PEERS']

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmext_backbones.backbones import ELSASwin, SwinTransformer
 from mmext_backbones.layers import ELSAAttention
 
-from .case import WINDOW, Maps, Peer, Setting, at, by_our_names
+from ..case import WINDOW, Maps, Peer, Setting, at, by_our_names
 
 __all__ = ['ELSA_PEERS', 'MAXVIT_PEERS', 'SEQUENCER_PEERS', 'SWIN']
 

@@ -46,7 +46,7 @@ def peak(case: str, peer: str, arch: str, setting: Setting, side: str, mode: str
     command = [sys.executable, '-m', __name__, json.dumps([*task, torch.get_num_threads()])]
     # glibc then keeps no large block for itself, whatever was freed before
     steady = {**os.environ, 'MALLOC_MMAP_THRESHOLD_': str(2**17)}
-    done = subprocess.run(command, capture_output=True, text=True, env=steady)
+    done = subprocess.run(command, capture_output=True, text=True, env=steady, cwd=Path(__file__).parents[2])
     if done.returncode:
         raise RuntimeError(f'peak memory of {case}, {side}: {(done.stderr.strip().splitlines() or ["no message"])[-1]}')
     return float(done.stdout.split()[-1])

@@ -1,4 +1,4 @@
-"""Our networks and operators beside those of others, in one run: what `tools/benchmark.py` does.
+"""Our networks and operators beside those of others, in one run: what `dev/benchmark` does.
 
 Equal work. Every network returns its four maps as dense [B, C, H, W], the layout a pyramid reads; where a peer hands
 out another one, the copy is part of its time, as it is of ours. Our output norms take part only where the peer has

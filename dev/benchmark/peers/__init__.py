@@ -1,0 +1,1 @@
+"""The networks and operators of others that ours are timed beside."""
