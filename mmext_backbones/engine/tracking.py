@@ -5,7 +5,8 @@ A training that is resumed in its work dir goes on as the same run of the tracke
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmengine.config import Config
 
@@ -43,21 +44,28 @@ def track(cfg: Config, trackers: Sequence[str] | None = None) -> list[Change]:
     if 'none' in trackers and len(trackers) > 1:
         raise UserError(f'--track {" ".join(trackers)}: none goes with no other tracker.')
     backends = _backends(cfg)
-    added = []
+    added, present = [], list(backends)
     for name in trackers:
         if name == 'none':
             continue
         theirs, ours, package = BACKENDS[name]
-        if any(str(backend.get('type')).rpartition('.')[2] == theirs for backend in backends):
+        backend = {'type': ours, 'name': theirs}
+        if cfg.get('resume'):
+            backend['resume_from'] = cfg.load_from
+        # ours is there already in the config that an earlier training left: of another checkpoint, perhaps
+        named = [theirs in (_class_name(each), each.get('name')) for each in present]
+        if any(named):
+            place = named.index(True)
+            if _class_name(present[place]) == _class_name(backend):
+                backends[place] = backend
             continue
         if importlib.util.find_spec(package) is None:
             if asked:
                 raise UserError(f'--track {name}: {package} is not installed. pip install {package}')
             say(f'{package} is not installed: this training leaves no event files (pip install {package}).')
             continue
-        backend = {'type': ours, 'name': theirs}
-        added.append(backend | {'resume_from': cfg.load_from} if cfg.get('resume') else backend)
-    if not added:
+        added.append(backend)
+    if not added and backends == present:
         return []
     editor = ConfigEditor(cfg)
     if cfg.get('visualizer') is None:
@@ -65,6 +73,10 @@ def track(cfg: Config, trackers: Sequence[str] | None = None) -> list[Change]:
     else:
         editor.set('visualizer.vis_backends', [*backends, *added])
     return editor.changes
+
+
+def _class_name(backend: Mapping[str, Any]) -> str:
+    return str(backend.get('type')).rpartition('.')[2]
 
 
 def _backends(cfg: Config) -> list[dict]:

@@ -90,3 +90,19 @@ def test_what_is_asked_for_and_missing_is_an_error(tracker, monkeypatch):
     without(monkeypatch, tracker)
     with pytest.raises(UserError, match=f'pip install {tracker}$'):
         track(config(), [tracker])
+
+
+@pytest.mark.parametrize('resume', [True, False])
+def test_the_config_that_an_earlier_training_left_gets_no_second_one(resume):
+    earlier = TENSORBOARD | {'resume_from': 'first/iter_2.pth'}
+    cfg = config([LOCAL, earlier], resume=resume, load_from='run/iter_20.pth')
+    track(cfg, ['tensorboard'])
+    expected = TENSORBOARD | ({'resume_from': 'run/iter_20.pth'} if resume else {})
+    assert cfg.visualizer.vis_backends == [LOCAL, expected]
+
+
+def test_one_that_has_the_name_already_stands():
+    other = {'type': 'somebody.TheirBackend', 'name': 'TensorboardVisBackend'}
+    cfg = config([LOCAL, other])
+    assert track(cfg) == []
+    assert cfg.visualizer.vis_backends == [LOCAL, other]
