@@ -19,8 +19,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmext_backbones.engine.cost import model_cost
-from mmext_backbones.engine.screen import quiet
-from mmext_backbones.errors import UserError, add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 INDEX = ROOT / 'model-index.yml'

@@ -9,7 +9,8 @@ import shutil
 import sys
 
 from mmext_backbones.app.serving import serve
-from mmext_backbones.errors import UserError, add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.errors import UserError
 
 CHROMIUMS = ('chromium', 'chromium-browser', 'google-chrome')
 

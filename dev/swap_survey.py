@@ -36,8 +36,9 @@ import survey_steps as steps
 import torch
 from mmengine.logging import MMLogger
 
-from mmext_backbones.errors import UserError, add_traceback_option, run_cli
 from mmext_backbones.swap import SwapRefused, swap_backbone
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'docs' / 'swap_survey.jsonl'

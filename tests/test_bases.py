@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 import mmext_backbones  # noqa: F401  (the names are known from then on)
 from mmext_backbones.engine.config_files import load_config
-from mmext_backbones.errors import UserError
+from mmext_backbones.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 # one of every recipe, whose own files differ

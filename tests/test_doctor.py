@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from mmengine.registry import DefaultScope
 
-from mmext_backbones import errors
 from mmext_backbones.doctor import __main__ as doctor
-from mmext_backbones.doctor import examining, knowledge, machine, probing, showing, stacks
+from mmext_backbones.doctor import examining, machine, probing, showing, stacks
 from mmext_backbones.doctor.examining import Finding, examine
-from mmext_backbones.errors import explain, run_cli
+from mmext_backbones.utils import errors, remedies
+from mmext_backbones.utils.cli import run_cli
+from mmext_backbones.utils.explain import explain
 
 ROOT = Path(__file__).parents[1]
 
@@ -279,7 +280,7 @@ def test_two_distributions_of_one_name():
     ],
 )
 def test_version_windows(versions, misfit):
-    assert [what.split()[0] for what, _ in knowledge.misfits(versions)] == [misfit] * bool(misfit)
+    assert [what.split()[0] for what, _ in remedies.misfits(versions)] == [misfit] * bool(misfit)
 
 
 def test_windows_are_those_of_the_installed_libraries():
@@ -288,9 +289,9 @@ def test_windows_are_those_of_the_installed_libraries():
     limit = getattr(mmdet, 'mmcv_maximum_version', None)
     if limit is None:
         pytest.skip('this mmdet, a fork, asserts no version')
-    window = next(window for window in knowledge.WINDOWS if (window.library, window.other) == ('mmdet', 'mmcv'))
-    assert knowledge.release(window.last) == knowledge.release(limit)
-    assert knowledge.release(window.first) == knowledge.release(mmdet.mmcv_minimum_version)
+    window = next(window for window in remedies.WINDOWS if (window.library, window.other) == ('mmdet', 'mmcv'))
+    assert remedies.release(window.last) == remedies.release(limit)
+    assert remedies.release(window.first) == remedies.release(mmdet.mmcv_minimum_version)
 
 
 @pytest.mark.parametrize(('limits', 'level'), [((10, 20), 'ok'), ((10, 200), 'note'), ((150, 200), 'problem')])
@@ -372,7 +373,7 @@ def test_tools_tell_the_remedy(fakes, monkeypatch, capsys):
     told = capsys.readouterr().err
     assert 'MMCV==2.2.0' in told
     assert 'mmcv-lite==2.1.0' in told
-    assert knowledge.DOCTOR in told
+    assert remedies.DOCTOR in told
     for name in ('mmcv', 'mmdet'):
         monkeypatch.delitem(sys.modules, name, raising=False)
 

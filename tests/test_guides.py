@@ -15,13 +15,13 @@ from mmengine.config import Config
 
 from mmext_backbones.backbones import SwinTransformer
 from mmext_backbones.datasets.shapes import make_shapes
-from mmext_backbones.doctor.knowledge import SYMPTOMS
 from mmext_backbones.engine import runs
 from mmext_backbones.engine.config_files import load_config
 from mmext_backbones.engine.starting import check_resume
-from mmext_backbones.errors import UserError
 from mmext_backbones.finetune import read_own_coco, write_own_config
 from mmext_backbones.swap.checking import build_model, forward
+from mmext_backbones.utils.errors import UserError
+from mmext_backbones.utils.remedies import SYMPTOMS
 from mmext_backbones.weights.fitting import WeightsError
 from mmext_backbones.weights.loading import read
 from tests.test_engine.toy import make_hooks, make_run

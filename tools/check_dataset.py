@@ -19,8 +19,9 @@ from mmext_backbones.datasets.checking import check_splits, count_errors, report
 from mmext_backbones.datasets.shapes_config import use_shapes
 from mmext_backbones.engine.bad_data import needs_masks
 from mmext_backbones.engine.runs import apply_options, load_config, make_default_shapes
-from mmext_backbones.engine.screen import quiet
-from mmext_backbones.errors import UserError, add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.errors import UserError
 
 SPLITS = ('train', 'val', 'test')
 

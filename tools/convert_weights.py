@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmext_backbones.errors import add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.weights.converting import TARGETS, convert_file
 
 

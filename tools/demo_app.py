@@ -6,7 +6,7 @@ import sys
 os.environ.setdefault('GOMP_SPINCOUNT', '5000')  # see tools/train.py
 
 from mmext_backbones.app.serving import main
-from mmext_backbones.errors import run_cli
+from mmext_backbones.utils.cli import run_cli
 
 if __name__ == '__main__':
     sys.exit(run_cli(main))

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 from mmext_backbones.engine.estimate_report import ROWS, Recipe, replace_table, table
-from mmext_backbones.engine.screen import quiet
-from mmext_backbones.errors import UserError, add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.errors import UserError
 
 DOCS = Path(__file__).parents[1] / 'docs' / 'scaling.md'
 

@@ -19,8 +19,9 @@ import torch
 from rich.console import Console
 
 from mmext_backbones.engine.config_options import add_config_options
-from mmext_backbones.engine.screen import quiet
-from mmext_backbones.errors import UserError, add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.errors import UserError
 
 try:
     from mmext_backbones.export import ParityError, export_onnx, export_torch

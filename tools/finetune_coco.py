@@ -25,9 +25,10 @@ from mmext_backbones.datasets.checking import check_splits, count_errors, report
 from mmext_backbones.engine.bad_data import MODES
 from mmext_backbones.engine.config_options import add_config_options
 from mmext_backbones.engine.runs import load_config, test, train
-from mmext_backbones.engine.screen import quiet
-from mmext_backbones.errors import UserError, add_traceback_option, run_cli
 from mmext_backbones.finetune import OwnCoco, read_own_coco, write_own_config
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.errors import UserError
 
 BASE = 'mmext_backbones::swin_t_maskrcnn_1x.py'
 

@@ -18,8 +18,8 @@ os.environ.setdefault('GOMP_SPINCOUNT', '5000')  # see tools/test.py
 try:
     from mmengine.config import DictAction
 
-    from mmext_backbones.errors import add_traceback_option, run_cli
     from mmext_backbones.inference.command import infer
+    from mmext_backbones.utils.cli import add_traceback_option, run_cli
 except ImportError as error:
     if '--traceback' in sys.argv:
         raise

@@ -15,8 +15,9 @@ from mmengine.config import DictAction
 
 from mmext_backbones.engine.cost import model_cost
 from mmext_backbones.engine.cost_report import build_network, cost_table
-from mmext_backbones.engine.screen import quiet
-from mmext_backbones.errors import UserError, add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.errors import UserError
 
 
 def main(argv: list[str]) -> None:

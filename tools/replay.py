@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from mmext_backbones.engine.replay import replay
-from mmext_backbones.errors import add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
 
 
 def main(argv: list[str]) -> None:

@@ -2,8 +2,8 @@
 
 import sys
 
-from mmext_backbones.errors import run_cli
 from mmext_backbones.swap.__main__ import main
+from mmext_backbones.utils.cli import run_cli
 
 if __name__ == '__main__':
     sys.exit(run_cli(main))

@@ -16,7 +16,7 @@ os.environ.setdefault('GOMP_SPINCOUNT', '5000')
 
 try:
     from mmext_backbones.engine.runs import add_options, test
-    from mmext_backbones.errors import run_cli
+    from mmext_backbones.utils.cli import run_cli
 except ImportError as error:
     if '--traceback' in sys.argv:
         raise

@@ -18,7 +18,7 @@ try:
     from mmext_backbones.engine.runs import add_options, train
     from mmext_backbones.engine.scaling import STRATEGY_NAMES
     from mmext_backbones.engine.tracking import TRACKERS
-    from mmext_backbones.errors import run_cli
+    from mmext_backbones.utils.cli import run_cli
 except ImportError as error:
     if '--traceback' in sys.argv:
         raise

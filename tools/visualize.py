@@ -13,7 +13,7 @@ import argparse
 import importlib
 import sys
 
-from mmext_backbones.errors import add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
 
 # Each is a module of mmext_backbones.visualization, with add_arguments(parser) and run(args).
 COMMANDS = {

@@ -11,8 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmext_backbones.engine.screen import quiet
-from mmext_backbones.errors import UserError, add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.errors import UserError
 
 from .drawing import write_drawing
 from .pages import SIZE, build, renew, title_of

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from mmext_backbones.engine.files import PARTIAL, move_into_place, remove
+from mmext_backbones.utils.files import PARTIAL, move_into_place, remove
 
 from .tracing import Architecture, Kind
 

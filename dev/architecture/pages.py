@@ -9,9 +9,9 @@ import torch
 from mmext_backbones.backbones import DenseBackbone
 from mmext_backbones.engine.cost import Cost, model_cost
 from mmext_backbones.engine.cost_report import FAMILIES, backbone_names
-from mmext_backbones.engine.files import write_whole
-from mmext_backbones.errors import UserError, did_you_mean
 from mmext_backbones.registry import MODELS
+from mmext_backbones.utils.errors import UserError, did_you_mean
+from mmext_backbones.utils.files import write_whole
 
 from .drawing import write_drawing
 from .tracing import Architecture, trace

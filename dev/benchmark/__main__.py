@@ -13,8 +13,8 @@ interleaved. The modules of this folder say what is timed, and how the work on b
 
 import sys
 
-from mmext_backbones.engine.screen import quiet
-from mmext_backbones.errors import run_cli
+from mmext_backbones.utils.cli import run_cli
+from mmext_backbones.utils.console import quiet
 
 from .command import benchmark, parser
 

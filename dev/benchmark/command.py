@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from mmext_backbones.errors import UserError, add_traceback_option, did_you_mean
+from mmext_backbones.utils.cli import add_traceback_option
+from mmext_backbones.utils.errors import UserError, did_you_mean
 
 from .case import Case, absence
 from .cases import CASES, DEFAULT_CASES

@@ -43,8 +43,9 @@ from mmext_backbones.datasets.shapes import make_shapes
 from mmext_backbones.datasets.shapes_config import use_shapes
 from mmext_backbones.engine.bad_data import MODES, GuardedData, needs_masks
 from mmext_backbones.engine.runs import build_runner
-from mmext_backbones.engine.screen import quiet
-from mmext_backbones.errors import explain, run_cli
+from mmext_backbones.utils.cli import run_cli
+from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.explain import explain
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 SIZE = (48, 64)  # not square: a turned picture must be noticed

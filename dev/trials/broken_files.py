@@ -40,7 +40,7 @@ import breaking_configs
 import torch
 from breaking_checkpoints import FAULTS, RESUME_FAULTS, Fault, Marker
 
-from mmext_backbones.errors import run_cli
+from mmext_backbones.utils.cli import run_cli
 
 ROOT = Path(__file__).parents[2]
 THIN = {'embed_dims': 24, 'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 8)}
@@ -267,7 +267,7 @@ def prepare(folder: Path) -> None:
     from mmext_backbones.datasets.shapes import make_shapes
     from mmext_backbones.datasets.shapes_config import use_shapes
     from mmext_backbones.engine.runs import KNOWN_KEYS, load_config
-    from mmext_backbones.engine.screen import quiet
+    from mmext_backbones.utils.console import quiet
 
     quiet()
     make_shapes(folder / 'made', size=32, num_train=4, num_val=2)

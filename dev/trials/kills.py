@@ -29,7 +29,7 @@ from mmengine.runner import Runner
 from mmext_backbones.engine import runs
 from mmext_backbones.engine.preemption import EXIT_CODE
 from mmext_backbones.engine.resuming import find_checkpoint
-from mmext_backbones.errors import run_cli
+from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.weights.loading import read
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,8 @@ from mmengine.registry import HOOKS
 from resources import children, resident, slope
 
 from mmext_backbones.engine.runs import train
-from mmext_backbones.errors import UserError, add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 GROWTH = 0.03  # of a process, from the end of the warm-up to the end: medians of eight samples

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..engine.checkpoint_files import LAST
 from ..engine.config_files import load_config
-from ..errors import UserError, did_you_mean
+from ..utils.errors import UserError, did_you_mean
 
 __all__ = ['Model', 'find_runs', 'model_of', 'models_of']
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from mmengine.logging import print_log
 
-from ..errors import UserError, explain
+from ..utils.errors import UserError
+from ..utils.explain import explain
 from .finding import Model, model_of
 from .models import LoadedModels, Tell, silent
 from .pictures import read_picture

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..datasets.scenes import render_scene
-from ..errors import UserError
+from ..utils.errors import UserError
 
 __all__ = ['LONGEST', 'draw_examples', 'read_picture']
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, add_traceback_option
+from ..utils.cli import add_traceback_option
+from ..utils.errors import UserError
 from .finding import find_runs, models_of
 from .handlers import Handlers
 from .models import LoadedModels

@@ -14,8 +14,8 @@ from typing import Any
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.registry import DATASETS as ROOT_DATASETS
 
-from ..errors import UserError
 from ..registry import DATASETS
+from ..utils.errors import UserError
 from .classes import check_folders
 from .coco_entries import check_categories, check_entries
 from .examining import examine

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ..utils.remedies import MMCV, OPERATORS, cautions, compiling, misfits, release, remedy_of
 from . import machine
-from .knowledge import MMCV, OPERATORS, cautions, compiling, misfits, release, remedy_of
 from .probing import LIBRARIES, TOOLBOXES
 from .stacks import compare
 

@@ -166,7 +166,7 @@ def config() -> dict[str, Any]:
     """Whether a config can be read, and where its data is."""
     from mmext_backbones.engine.checks import check_data
     from mmext_backbones.engine.config_files import load_config
-    from mmext_backbones.errors import UserError
+    from mmext_backbones.utils.errors import UserError
 
     cfg = load_config(CONFIG)
     missing = {}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .knowledge import release
+from ..utils.remedies import release
 
 __all__ = ['compare']
 

@@ -20,8 +20,8 @@ from ..datasets.faults import collect
 from ..datasets.guard import guard_of
 from ..datasets.guarded import checked_annotations, leaves
 from ..datasets.shapes_config import walk
-from ..errors import UserError
-from .screen import say
+from ..utils.console import say
+from ..utils.errors import UserError
 
 __all__ = ['MODES', 'GuardedData', 'needs_masks', 'telling_bad_data']
 

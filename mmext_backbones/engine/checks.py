@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 
 from ..datasets.shapes_config import walk
-from ..errors import UserError, did_you_mean
+from ..utils.errors import UserError, did_you_mean
 from ..weights.fitting import WeightsError, check_values, fit, unwrap
 from ..weights.layouts import family_of, recognise
 from ..weights.loading import read_file

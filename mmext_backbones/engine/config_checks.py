@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 __all__ = ['check_config', 'check_needed']
 

@@ -17,7 +17,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
 
 from ..bases import package_folder
-from ..errors import UserError, did_you_mean
+from ..utils.errors import UserError, did_you_mean
 
 __all__ = ['load_config']
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .cost_report import build_network
 from .estimate import Estimate, estimate
 

@@ -17,9 +17,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
+from ..utils.files import unless_full, write_whole
 from .curve_chart import Line, Panel, draw_chart, is_main_metric
 from .drawing import can_draw, draw_sides, sheet
-from .files import unless_full, write_whole
 
 __all__ = ['CurvesHook', 'PredictionsHook']
 

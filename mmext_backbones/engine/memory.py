@@ -13,8 +13,9 @@ from mmengine.registry import MODELS as ALL_MODELS
 from mmengine.runner import ValLoop
 
 from ..datasets.shapes_config import walk
-from ..errors import UserError, ran_out
 from ..registry import MODELS
+from ..utils.errors import UserError
+from ..utils.explain import ran_out
 
 __all__ = ['naming_memory_settings', 'settings']
 

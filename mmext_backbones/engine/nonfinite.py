@@ -12,8 +12,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from ..errors import UserError
 from ..registry import HOOKS
+from ..utils.errors import UserError
 from .random_state import random_state
 from .saved_batches import image_paths, save_whole, tensors
 from .step_guard import StepGuard, can_skip, guard, loss_scaler

@@ -13,8 +13,8 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..registry import HOOKS
+from ..utils.files import write_whole
 from .checkpoint_files import LAST, WholeCheckpointHook
-from .files import write_whole
 
 __all__ = ['EXIT_CODE', 'Preempted', 'PreemptionHook', 'any_process', 'release_signals']
 

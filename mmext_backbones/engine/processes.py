@@ -5,11 +5,8 @@ number of one to every wrapper of a model. Without a GPU the group is joined her
 device.
 """
 
-import contextlib
 import datetime
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -17,14 +14,14 @@ from mmengine.device import get_device
 from mmengine.dist import is_distributed
 
 from ..datasets.shapes_config import Change, ConfigEditor
-from ..errors import UserError
+from ..utils.errors import UserError
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ['check_launcher', 'fit_processes', 'join_processes', 'locked', 'world_size']
+__all__ = ['check_launcher', 'fit_processes', 'join_processes', 'world_size']
 
 # launcher -> what it sets: the number of processes, the number of this one on its machine, and what else is read
 VARIABLES = {
@@ -97,20 +94,3 @@ def join_processes(cfg: Config) -> None:
     if 'timeout' in options:
         options['timeout'] = datetime.timedelta(seconds=options['timeout'])
     torch.distributed.init_process_group(**options)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time, of all that see the same disk; a process that dies lets go.
-
-    Where the system or the disk has no such locks, nothing is held back.
-
-    Args:
-        path: A file for the lock, made if it is not there, and left empty.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'a') as file:
-        with contextlib.suppress(OSError):
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file lets go

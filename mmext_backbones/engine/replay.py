@@ -23,7 +23,7 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from torch import Tensor, nn
 
 from ..datasets.shapes_config import walk
-from ..errors import UserError
+from ..utils.errors import UserError
 from ..weights.fitting import unwrap
 from ..weights.loading import read_file
 from .random_state import set_random_state

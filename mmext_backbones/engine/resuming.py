@@ -9,12 +9,12 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from ..errors import UserError
 from ..registry import HOOKS
+from ..utils.errors import UserError
+from ..utils.files import unless_full, write_whole
 from ..weights.fitting import WeightsError
 from ..weights.loading import read_file
 from .checkpoint_files import LAST
-from .files import unless_full, write_whole
 
 __all__ = ['PositionHook', 'find_checkpoint', 'read_meta']
 

@@ -23,9 +23,12 @@ from mmengine.runner import Runner
 
 from ..datasets.shapes import default_shapes_dir, make_shapes
 from ..datasets.shapes_config import Change, ConfigEditor, use_shapes, walk
-from ..errors import UserError, add_traceback_option, did_you_mean
 from ..mmcv_ops.showing import announce
 from ..registry import MODELS
+from ..utils.cli import add_traceback_option
+from ..utils.console import Chatter, quiet, say, shorten_console
+from ..utils.errors import UserError, did_you_mean
+from ..utils.files import locked
 from ..weights.fitting import unwrap
 from .bad_data import MODES, GuardedData, telling_bad_data
 from .checks import check_checkpoint, check_checkpoints, check_data, check_match
@@ -34,13 +37,13 @@ from .config_files import load_config
 from .config_options import add_config_options
 from .memory import naming_memory_settings
 from .predictions import evaluate_predictions, find_predictions, save_predictions
-from .processes import check_launcher, fit_processes, join_processes, locked, world_size
+from .processes import check_launcher, fit_processes, join_processes, world_size
 from .results import describe, record_classes, results_name, write_results
 from .resuming import find_checkpoint, read_meta
 from .scaling import accumulate_batches, fit_strategy, scale_lr, use_strategy
-from .screen import Chatter, quiet, say, say_changes, say_plan, say_summary, shorten_console
 from .starting import CarefulStart, check_resume
 from .steady import SteadyRun
+from .summary import say_changes, say_plan, say_summary
 from .tracking import track as add_trackers
 from .views import use_tta
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from mmengine.structures import BaseDataElement
 
-from ..errors import UserError, unreadable_checkpoint
+from ..utils.errors import UserError, unreadable_checkpoint
 from ..weights.fitting import WeightsError
 from ..weights.safe_reading import load_restricted
 

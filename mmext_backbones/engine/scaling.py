@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..datasets.shapes_config import Change, ConfigEditor
-from ..errors import UserError
+from ..utils.errors import UserError
 from .config_files import load_config
 
 __all__ = ['STRATEGY_NAMES', 'accumulate_batches', 'fit_strategy', 'scale_lr', 'step_batch', 'use_strategy']

@@ -16,8 +16,8 @@ from mmengine.runner.base_loop import BaseLoop
 from mmengine.visualization import Visualizer
 from torch.utils.data import DataLoader
 
+from ..utils.files import PARTIAL, is_full, is_local, move_into_place, remove, unless_full
 from .checkpoint_files import NoRoom
-from .files import PARTIAL, is_full, is_local, move_into_place, remove, unless_full
 from .loader_processes import LoaderProcesses
 from .numbered_batches import NumberedBatches, number_batches
 from .preemption import any_process, release_signals

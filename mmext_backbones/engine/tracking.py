@@ -11,8 +11,8 @@ from typing import Any
 from mmengine.config import Config
 
 from ..datasets.shapes_config import Change, ConfigEditor
-from ..errors import UserError
-from .screen import say
+from ..utils.console import say
+from ..utils.errors import UserError
 
 __all__ = ['TRACKERS', 'track']
 

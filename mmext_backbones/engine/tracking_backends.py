@@ -24,9 +24,9 @@ from mmengine.visualization.vis_backend import (
     force_init_env,
 )
 
-from ..errors import UserError
 from ..registry import VISBACKENDS
-from .files import unless_full, write_whole
+from ..utils.errors import UserError
+from ..utils.files import unless_full, write_whole
 from .resuming import read_meta
 
 __all__ = ['MLflowBackend', 'TensorBoardBackend', 'WandbBackend']

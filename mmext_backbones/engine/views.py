@@ -6,7 +6,7 @@ from copy import deepcopy
 from mmengine.config import Config, ConfigDict
 
 from ..datasets.shapes_config import walk
-from ..errors import UserError
+from ..utils.errors import UserError
 from .instance_tta import META_KEYS
 
 __all__ = ['use_tta']

@@ -13,9 +13,9 @@ from ..backbones.base import DenseBackbone
 from ..engine.checks import by_name_of, check_checkpoint, check_match
 from ..engine.cost_report import backbone_names, build_network
 from ..engine.runs import apply_options, load_config
-from ..errors import UserError
 from ..swap import SwapRefused
 from ..swap.rewiring import find_holder
+from ..utils.errors import UserError
 from ..weights.fitting import WeightsError, unwrap
 from ..weights.loading import read
 from .describing import PREPROCESSING

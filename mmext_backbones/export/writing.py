@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..engine.files import PARTIAL, move_into_place, remove
+from ..utils.files import PARTIAL, move_into_place, remove
 from .checking import TOLERANCE, Difference, ParityError, Run, check_parity, differences, sizes_to_check
 from .describing import describe
 from .recording import Network, prepare, record

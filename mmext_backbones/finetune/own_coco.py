@@ -14,8 +14,8 @@ from statistics import median
 from typing import Any
 
 from ..datasets.coco_entries import check_categories
-from ..engine.files import write_whole
-from ..errors import UserError
+from ..utils.errors import UserError
+from ..utils.files import write_whole
 
 __all__ = ['OwnCoco', 'OwnSplit', 'read_own_coco']
 

@@ -15,8 +15,8 @@ from mmengine.config import Config
 
 from ..datasets.shapes_config import NOT_SET, ConfigEditor, num_cpus, set_num_classes, walk
 from ..engine.config_files import load_config
-from ..errors import UserError
 from ..swap.writing import write_child
+from ..utils.errors import UserError
 from ..weights.fitting import WeightsError
 from ..weights.loading import read
 from .own_coco import OwnCoco

@@ -22,7 +22,7 @@ from ..engine.config_files import load_config
 from ..engine.resuming import read_meta
 from ..engine.runs import apply_options
 from ..engine.views import use_tta
-from ..errors import UserError
+from ..utils.errors import UserError
 from ..weights.fitting import WeightsError, check_values, unwrap
 from ..weights.loading import check_address, read
 from .images import ImageReader

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..engine.screen import quiet, say
-from ..errors import UserError
+from ..utils.console import quiet, say
+from ..utils.errors import UserError
 from .images import ImageError
 from .predictor import Predictor
 from .results import Results

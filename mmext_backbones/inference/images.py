@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.image_files import file_fault
-from ..errors import UserError
+from ..utils.errors import UserError
 
 __all__ = ['ImageError', 'ImageReader', 'to_rgb']
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..engine.files import PARTIAL, move_into_place, remove
-from ..errors import UserError
+from ..utils.errors import UserError
+from ..utils.files import PARTIAL, move_into_place, remove
 
 __all__ = ['write_label_map', 'write_picture']
 

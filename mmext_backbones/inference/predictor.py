@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .building import build, find_device, read_config
 from .images import to_rgb
 from .prediction import Prediction

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..engine.files import remove, write_whole
-from ..errors import UserError
+from ..utils.errors import UserError
+from ..utils.files import remove, write_whole
 from .drawing import colours_of
 from .pictures import write_label_map, write_picture
 from .prediction import Prediction, category_ids

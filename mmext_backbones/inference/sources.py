@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError, did_you_mean
+from ..utils.errors import UserError, did_you_mean
 
 __all__ = ['IMAGE_SUFFIXES', 'VIDEO_SUFFIXES', 'Source', 'find_images', 'find_videos']
 

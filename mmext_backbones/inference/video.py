@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from ..datasets.image_files import file_fault
-from ..engine.files import move_into_place, remove
+from ..utils.files import move_into_place, remove
 from .images import ImageError
 
 __all__ = ['VideoFile', 'VideoOutput']

@@ -9,7 +9,7 @@ python -m mmext_backbones.mmcv_ops --install     # for programs that do not impo
 import argparse
 import sys
 
-from ..errors import add_traceback_option, run_cli
+from ..utils.cli import add_traceback_option, run_cli
 from .extension import OPERATORS
 from .installing import install, uninstall
 from .showing import describe, table

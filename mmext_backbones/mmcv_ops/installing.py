@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .showing import compiled_extension, mmcv_folder
 
 __all__ = ['install', 'uninstall']

@@ -1,6 +1,6 @@
 """The operators of mmcv that have no stand-in, who uses them, and the error of one that is called."""
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 __all__ = ['COMPILE', 'MISSING', 'USERS', 'MissingOperatorError', 'missing_operator']
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..engine.runs import load_config
-from ..engine.screen import quiet
-from ..errors import UserError, add_traceback_option, run_cli
 from ..registry import SCOPE
+from ..utils.cli import add_traceback_option, run_cli
+from ..utils.console import quiet
+from ..utils.errors import UserError
 from . import DEFAULT, SwapRefused, swap_backbone
 from .checking import build_model, check_weights, forward, summarise, table
 from .maps import type_name

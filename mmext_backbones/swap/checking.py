@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
 from ..engine.cost import model_cost
-from ..errors import UserError
+from ..utils.errors import UserError
 from ..weights.fitting import WeightsError
 from ..weights.loading import check_address
 from .maps import Map, backbone_maps, type_name

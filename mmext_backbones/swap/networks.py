@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ..engine.cost_report import backbone_names
-from ..errors import did_you_mean
 from ..registry import MODELS
+from ..utils.errors import did_you_mean
 
 __all__ = ['IMAGENET', 'Network', 'known_network']
 

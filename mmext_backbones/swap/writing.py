@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 __all__ = ['child_config', 'difference', 'unscoped', 'write_child', 'written']
 

@@ -17,8 +17,8 @@ import argparse
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..engine.screen import say
-from ..errors import UserError
+from ..utils.console import say
+from ..utils.errors import UserError
 from .attention_maps import ATTENTIONS, TokenAttention, attention_name, token_attention
 from .files import check_out, save_figure
 from .networks import Network, add_network_arguments, load_network, read_picture, sort_files

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..engine.curve_chart import Line, Panel, Points, draw_chart, is_main_metric
-from ..engine.screen import say
-from ..errors import UserError, did_you_mean
+from ..utils.console import say
+from ..utils.errors import UserError, did_you_mean
 from .files import check_out, save_figure
 from .runs import Run, read_run
 

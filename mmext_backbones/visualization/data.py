@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from ..engine.drawing import add_caption, draw_sample, sheet
-from ..engine.screen import Chatter
-from ..errors import UserError
+from ..utils.console import Chatter
+from ..utils.errors import UserError
 from .files import check_out, save_picture
 from .model_inputs import (
     build_preprocessor,

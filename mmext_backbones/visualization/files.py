@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..engine.files import PARTIAL, move_into_place
-from ..engine.screen import say
-from ..errors import UserError, did_you_mean
+from ..utils.console import say
+from ..utils.errors import UserError, did_you_mean
+from ..utils.files import PARTIAL, move_into_place
 
 __all__ = ['check_out', 'save_figure', 'save_picture']
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..engine.screen import say
-from ..errors import UserError
 from ..layers import ELSAAttention
+from ..utils.console import say
+from ..utils.errors import UserError
 from .attention import add_place_arguments, choose_heads, token_at
 from .attention_maps import elsa_filters
 from .files import check_out, save_figure

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 __all__ = ['ImageScore', 'match_boxes', 'score_image']
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..engine.drawing import MAPS
-from ..errors import UserError
+from ..utils.errors import UserError
 
 __all__ = [
     'build_preprocessor',

@@ -17,8 +17,8 @@ from ..datasets.image_files import unreadable
 from ..datasets.shapes import render_scene
 from ..engine.config_options import add_config_options
 from ..engine.cost_report import build_network
-from ..engine.screen import quiet, say
-from ..errors import UserError
+from ..utils.console import quiet, say
+from ..utils.errors import UserError
 from ..weights.fitting import unwrap
 from ..weights.layouts import under
 from ..weights.loading import read

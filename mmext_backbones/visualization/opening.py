@@ -14,8 +14,8 @@ from ..engine.config_checks import check_config
 from ..engine.config_options import add_config_options
 from ..engine.drawing import can_draw
 from ..engine.runs import apply_options, load_config, make_default_shapes
-from ..engine.screen import quiet
-from ..errors import UserError
+from ..utils.console import quiet
+from ..utils.errors import UserError
 
 __all__ = ['add_config_arguments', 'build_drawer', 'build_loader', 'open_config', 'title_of']
 

@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader, Subset
 from ..engine.checks import check_checkpoint, check_data, check_match
 from ..engine.drawing import add_caption, draw_sides, sheet
 from ..engine.runs import build_runner
-from ..engine.screen import Chatter, say
-from ..errors import UserError
+from ..utils.console import Chatter, say
+from ..utils.errors import UserError
 from .files import check_out, save_picture
 from .image_scores import ImageScore, score_image
 from .opening import add_config_arguments, build_drawer, open_config, title_of

@@ -31,9 +31,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from ..engine.screen import say
-from ..errors import UserError
 from ..layers import BiLSTM2D
+from ..utils.console import say
+from ..utils.errors import UserError
 from .attention_maps import ATTENTIONS, attention_name
 from .effective_field import Extent, extent, level_fields, mixer_field
 from .files import check_out, save_figure

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.base import DenseBackbone
-from ..errors import UserError
+from ..utils.errors import UserError
 
 __all__ = ['Call', 'block_of', 'record']
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..engine.curve_chart import Points
-from ..errors import UserError
+from ..utils.errors import UserError
 
 __all__ = ['Run', 'read_run']
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmext_backbones.errors import UserError
 from mmext_backbones.inference import Prediction
+from mmext_backbones.utils.errors import UserError
 
 
 class FakePredictor:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mmext_backbones.app.serving import serve
-from mmext_backbones.errors import UserError
+from mmext_backbones.utils.errors import UserError
 
 from .fakes import FakePredictor, make_run
 

@@ -16,8 +16,8 @@ from mmext_backbones.app.handlers import Handlers
 from mmext_backbones.app.models import LoadedModels
 from mmext_backbones.app.pictures import LONGEST, draw_examples, read_picture
 from mmext_backbones.app.results import Found, found_text
-from mmext_backbones.errors import UserError
 from mmext_backbones.inference import Prediction
+from mmext_backbones.utils.errors import UserError
 
 from .fakes import FakePredictor, make_run
 

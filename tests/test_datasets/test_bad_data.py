@@ -30,7 +30,8 @@ from mmext_backbones.datasets.guarded import guarded_dataset, leaves
 from mmext_backbones.datasets.image_files import file_fault
 from mmext_backbones.datasets.shapes import CLASSES, SEMANTIC_CLASSES, make_shapes
 from mmext_backbones.engine.bad_data import GuardedData, needs_masks
-from mmext_backbones.errors import UserError, explain
+from mmext_backbones.utils.errors import UserError
+from mmext_backbones.utils.explain import explain
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'trials'))
 from breaking import FAULTS

@@ -23,7 +23,7 @@ from dev.benchmark.command import benchmark, parser
 from dev.benchmark.growth import exponent
 from dev.benchmark.timing import Pass, interleave, spread
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
-from mmext_backbones.errors import run_cli
+from mmext_backbones.utils.cli import run_cli
 
 CPU = torch.device('cpu')
 SWIN = {'embed_dims': 16, 'depths': (1, 1, 2, 1), 'num_heads': (1, 2, 4, 8)}

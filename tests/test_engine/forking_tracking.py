@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 
 from mmext_backbones.engine.tracking import track
-from mmext_backbones.errors import UserError
+from mmext_backbones.utils.errors import UserError
 
 from .toy import At, fork, forked, free_port, make_run, wait
 

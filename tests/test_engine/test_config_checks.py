@@ -13,8 +13,9 @@ from torch import nn
 from mmext_backbones.engine import runs
 from mmext_backbones.engine.config_checks import KINDS, check_config, check_needed
 from mmext_backbones.engine.config_files import load_config
-from mmext_backbones.errors import UserError, explain
 from mmext_backbones.registry import MODELS
+from mmext_backbones.utils.errors import UserError
+from mmext_backbones.utils.explain import explain
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
 

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.engine.cost import ATTENTION, FORMULAS, PRODUCTS, model_cost
 from mmext_backbones.engine.cost_report import backbone_names, build_network, cost_table
-from mmext_backbones.errors import UserError
 from mmext_backbones.layers import BiLSTM2D, ELSAAttention, WindowAttention
+from mmext_backbones.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'

@@ -8,8 +8,8 @@ from torch import nn
 
 from mmext_backbones.engine.estimate import activation_bytes, estimate
 from mmext_backbones.engine.estimate_report import BEGIN, END, HEADER, ROWS, replace_table, row
-from mmext_backbones.errors import UserError
 from mmext_backbones.layers import PartitionAttention
+from mmext_backbones.utils.errors import UserError
 from tests.test_backbones.test_contract import SMALL, small
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,8 @@ from mmengine.runner import ValLoop
 from torch.utils.data import DataLoader, Dataset
 
 from mmext_backbones.engine.memory import naming_memory_settings
-from mmext_backbones.errors import UserError, explain, ran_out
+from mmext_backbones.utils.errors import UserError
+from mmext_backbones.utils.explain import explain, ran_out
 
 ROOT = Path(__file__).parents[2]
 BACKBONE = {'type': 'mmext_backbones.SwinTransformer', 'arch': 'tiny'}
@@ -142,7 +143,7 @@ def test_a_limit_of_the_system():
         'import resource, sys, numpy, torch\n'
         'from mmengine.config import Config\n'
         'from mmext_backbones.engine.memory import naming_memory_settings\n'
-        'from mmext_backbones.errors import run_cli\n'
+        'from mmext_backbones.utils.errors import run_cli\n'
         "cfg = Config({'model': {}, 'train_dataloader': {'batch_size': 4, 'num_workers': 0}})\n"
         'used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()\n'
         'resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))\n'

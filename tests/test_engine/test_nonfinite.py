@@ -22,7 +22,7 @@ from mmext_backbones.engine import nonfinite, saved_batches
 from mmext_backbones.engine.nonfinite import NonFiniteError, NonFiniteHook
 from mmext_backbones.engine.replay import replay
 from mmext_backbones.engine.step_guard import MAX_COLLAPSED, find_fault, guard
-from mmext_backbones.errors import UserError
+from mmext_backbones.utils.errors import UserError
 
 
 class _SpoilGradient(torch.autograd.Function):

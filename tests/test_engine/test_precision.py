@@ -9,8 +9,8 @@ from mmengine.registry import DefaultScope
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.engine import runs
-from mmext_backbones.errors import UserError
 from mmext_backbones.registry import MODELS
+from mmext_backbones.utils.errors import UserError
 from tests.test_backbones.test_contract import SMALL, image, loss, small
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

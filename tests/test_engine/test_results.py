@@ -19,7 +19,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmext_backbones.datasets.shapes import CLASSES, SEMANTIC_CLASSES, make_shapes
 from mmext_backbones.engine import runs
 from mmext_backbones.engine.results import describe, per_class_lines, results_name, write_results
-from mmext_backbones.errors import UserError
+from mmext_backbones.utils.errors import UserError
 
 NUM_VAL = 9
 ABSENT = 'cross'  # taken out of the ground truth of scenes

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmext_backbones.engine.resuming import find_checkpoint
-from mmext_backbones.errors import UserError
+from mmext_backbones.utils.errors import UserError
 
 
 def save(folder, iteration, **more):

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from mmext_backbones.engine import processes, runs
 from mmext_backbones.engine.scaling import accumulate_batches, fit_strategy, scale_lr, step_batch, use_strategy
-from mmext_backbones.errors import UserError
+from mmext_backbones.utils.errors import UserError
 
 
 def config(**entries):

@@ -13,7 +13,7 @@ from torch import nn
 
 from mmext_backbones.engine import checks
 from mmext_backbones.engine.starting import CarefulStart, check_resume
-from mmext_backbones.errors import UserError
+from mmext_backbones.utils.errors import UserError
 from mmext_backbones.weights.fitting import WeightsError, check_values, unwrap
 
 

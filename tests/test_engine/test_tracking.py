@@ -8,8 +8,8 @@ from mmengine.visualization import TensorboardVisBackend
 
 from mmext_backbones.engine import tracking
 from mmext_backbones.engine.tracking import track
-from mmext_backbones.errors import UserError
 from mmext_backbones.registry import VISBACKENDS
+from mmext_backbones.utils.errors import UserError
 
 LOCAL = {'type': 'LocalVisBackend'}
 TENSORBOARD = {'type': 'mmext_backbones.TensorBoardBackend', 'name': 'TensorboardVisBackend'}

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmext_backbones.errors import UserError, run_cli
 from mmext_backbones.export import ParityError
 from mmext_backbones.export.building import build_parts, load_weights
 from mmext_backbones.export.recording import Network
+from mmext_backbones.utils.cli import run_cli
+from mmext_backbones.utils.errors import UserError
 
 CONFIG = """
 default_scope = 'mmdet'

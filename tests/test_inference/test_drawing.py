@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from mmext_backbones.engine.labels import place_labels, shorten_text, text_colour, the_font
-from mmext_backbones.errors import UserError
 from mmext_backbones.inference import Prediction
 from mmext_backbones.inference.drawing import colours_of
 from mmext_backbones.inference.pictures import write_label_map, write_picture
+from mmext_backbones.utils.errors import UserError
 
 CLASSES = ('cat', 'dog', 'a name that is far too long for any panel at the side of a picture')
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))

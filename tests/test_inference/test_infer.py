@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmext_backbones.errors import UserError, run_cli
 from mmext_backbones.inference import Predictor
 from mmext_backbones.inference.command import infer
 from mmext_backbones.inference.prediction import decode_mask
 from mmext_backbones.inference.sources import find_images
 from mmext_backbones.inference.video import VideoFile, VideoOutput
+from mmext_backbones.utils.cli import run_cli
+from mmext_backbones.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

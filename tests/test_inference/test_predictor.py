@@ -14,10 +14,10 @@ from PIL import Image
 
 from mmext_backbones.datasets.shapes import rle_to_mask
 from mmext_backbones.engine.views import use_tta
-from mmext_backbones.errors import UserError
 from mmext_backbones.inference import ImageError, Predictor
 from mmext_backbones.inference.building import class_names, read_config
 from mmext_backbones.inference.prediction import category_ids, decode_mask, encode_mask
+from mmext_backbones.utils.errors import UserError
 from mmext_backbones.weights.safe_globals import allow_mmengine_checkpoints
 from tests.test_inference.networks import assert_same
 

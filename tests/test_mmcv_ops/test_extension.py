@@ -140,7 +140,7 @@ def test_installed_for_every_program_and_taken_back(mmcv, capsys):
 
 
 def test_a_compiled_module_is_left_alone_and_found_first(mmcv):
-    from mmext_backbones.errors import UserError
+    from mmext_backbones.utils.errors import UserError
 
     (mmcv / f'_ext{EXTENSION_SUFFIXES[0]}').write_bytes(b'no library')
     assert showing.compiled_extension() is not None
@@ -152,7 +152,7 @@ def test_a_compiled_module_is_left_alone_and_found_first(mmcv):
 
 
 def test_a_module_of_somebody_else_stays(mmcv):
-    from mmext_backbones.errors import UserError
+    from mmext_backbones.utils.errors import UserError
 
     (mmcv / '_ext.py').write_text('def nms(*args, **kwargs): ...\n')
     for option in ('--install', '--uninstall'):
@@ -162,7 +162,7 @@ def test_a_module_of_somebody_else_stays(mmcv):
 
 
 def test_a_folder_that_cannot_be_written(mmcv, monkeypatch):
-    from mmext_backbones.errors import UserError
+    from mmext_backbones.utils.errors import UserError
 
     def refuse(*args, **kwargs):
         raise PermissionError(13, 'Permission denied')
@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_written(mmcv, monkeypatch):
 
 
 def test_no_mmcv(monkeypatch):
-    from mmext_backbones.errors import UserError
+    from mmext_backbones.utils.errors import UserError
 
     monkeypatch.setattr('mmext_backbones.mmcv_ops.installing.mmcv_folder', lambda: None)
     with pytest.raises(UserError, match=r'mmcv-lite==2\.1\.0'):

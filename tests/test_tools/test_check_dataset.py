@@ -9,7 +9,7 @@ import pytest
 
 from mmext_backbones.datasets.shapes import make_shapes
 from mmext_backbones.engine import runs
-from mmext_backbones.errors import run_cli
+from mmext_backbones.utils.cli import run_cli
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / 'tools' / 'trials'))

@@ -9,10 +9,12 @@ from mmengine.registry import MODELS, build_from_cfg
 from torch.utils.data import DataLoader, Dataset
 
 from mmext_backbones.engine import checks, runs
-from mmext_backbones.engine import screen as screens
 from mmext_backbones.engine.views import use_tta
-from mmext_backbones.errors import UserError, explain, run_cli
 from mmext_backbones.registry import MODELS as OUR_MODELS
+from mmext_backbones.utils import console as screens
+from mmext_backbones.utils.cli import run_cli
+from mmext_backbones.utils.errors import UserError
+from mmext_backbones.utils.explain import explain
 
 
 def message_of(call) -> str | None:

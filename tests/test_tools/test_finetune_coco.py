@@ -11,8 +11,9 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmext_backbones.datasets.shapes import make_shapes
 from mmext_backbones.engine.config_files import load_config
-from mmext_backbones.errors import UserError, run_cli
 from mmext_backbones.finetune import own_config, read_own_coco, write_own_config
+from mmext_backbones.utils.cli import run_cli
+from mmext_backbones.utils.errors import UserError
 from mmext_backbones.weights.fitting import WeightsError
 
 pytest.importorskip('mmdet')

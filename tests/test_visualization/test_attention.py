@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
-from mmext_backbones.errors import UserError
 from mmext_backbones.layers import ELSAAttention, PartitionAttention, WindowAttention
+from mmext_backbones.utils.errors import UserError
 from mmext_backbones.visualization.attention import TOLERANCE, draw_attention
 from mmext_backbones.visualization.attention_maps import ATTENTIONS, elsa_filters, token_attention
 from mmext_backbones.visualization.networks import Network, draw_shapes

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmext_backbones.errors import UserError
+from mmext_backbones.utils.errors import UserError
 from mmext_backbones.visualization.curves import draw_runs, smooth
 from mmext_backbones.visualization.runs import read_run
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, SwinTransformer
-from mmext_backbones.errors import UserError
+from mmext_backbones.utils.errors import UserError
 from mmext_backbones.visualization.attention_maps import elsa_filters
 from mmext_backbones.visualization.features import components, draw_features, levels_of
 from mmext_backbones.visualization.filters import draw_filters

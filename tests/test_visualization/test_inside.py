@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from mmext_backbones.errors import run_cli
+from mmext_backbones.utils.cli import run_cli
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 
 from mmext_backbones.datasets.shapes import make_shapes
-from mmext_backbones.errors import UserError
+from mmext_backbones.utils.errors import UserError
 from mmext_backbones.visualization import opening, predictions
 from mmext_backbones.visualization.image_scores import score_image
 

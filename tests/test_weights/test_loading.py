@@ -16,7 +16,7 @@ from mmengine.runner import CheckpointLoader, load_checkpoint
 
 import mmext_backbones.weights.loading as loading
 from mmext_backbones.backbones import DenseBackbone, MaxViT, Sequencer2D, SwinTransformer
-from mmext_backbones.errors import run_cli
+from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.weights import swin
 from mmext_backbones.weights.converting import write
 from mmext_backbones.weights.fitting import WeightsError

@@ -1,56 +1,23 @@
 """From an exception to one message for a person.
 
-`UserError` is raised where the mistake is known to be the caller's. `explain` recognises a few mistakes that surface
-deep inside the libraries: an unreadable image, an unknown component, an unknown key of a component, a damaged
-checkpoint, a library that cannot be imported. It answers None for everything else, and what it does not know keeps its
-traceback: a bug must look like a bug.
+`explain` recognises a few mistakes that surface deep inside the libraries: an unreadable image, an unknown component, an
+unknown key of a component, a damaged checkpoint, a library that cannot be imported. It answers None for everything else,
+which keeps its traceback: a bug must look like a bug.
 """
 
-import argparse
-import difflib
 import importlib
 import inspect
 import linecache
 import os
 import pickle
 import re
-import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from types import FrameType
 
-__all__ = [
-    'UserError',
-    'add_traceback_option',
-    'did_you_mean',
-    'explain',
-    'ran_out',
-    'run_cli',
-    'unreadable_checkpoint',
-]
+from .errors import UserError, did_you_mean, unreadable_checkpoint
 
-TRACEBACK_ENV = 'MMEXT_TRACEBACK'
 _PACKAGE = __name__.partition('.')[0]
-
-
-class UserError(Exception):
-    """A mistake in what was asked for. Its text says what is wrong and what to do; no traceback is needed."""
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """`' Did you mean ...?'` with the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f' Did you mean {near[0]!r}?' if near else ''
-
-
-def unreadable_checkpoint(path: str, reason: object) -> UserError:
-    """The error for a checkpoint that cannot be read: what to do is the same wherever it is noticed."""
-    first_line = str(reason).strip().partition('\n')[0]
-    return UserError(
-        f'checkpoint {path!r} cannot be read: {first_line or type(reason).__name__}\n'
-        'The file may be truncated (a download or a save that was cut short) or no PyTorch checkpoint at all. '
-        'Fetch or train it again, or name another one.'
-    )
 
 
 def explain(error: BaseException) -> str | None:
@@ -78,13 +45,6 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-_RAN_OUT = {
-    'shared': r'Bus error|unable to (?:open|allocate) shared memory|unable to (?:mmap|write to file|resize) .*torch_',
-    'gpu': r'(?:CUDA|HIP|MPS backend|XPU|NPU)\b.*out of memory|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED',
-    'host': r"not enough memory|can't allocate memory|Cannot allocate memory|Insufficient memory|signal: Killed",
-}
-
-
 def ran_out(error: BaseException) -> tuple[str, str] | None:
     """Which memory an error says has run out, in itself or in what it was raised from, and the line that says so.
 
@@ -104,46 +64,6 @@ def ran_out(error: BaseException) -> tuple[str, str] | None:
         if type(link).__name__ == 'OutOfMemoryError':  # torch's
             return 'gpu', lines[0].strip()
     return None
-
-
-def add_traceback_option(parser: argparse.ArgumentParser) -> None:
-    """The flag `run_cli` looks for."""
-    parser.add_argument(
-        '--traceback', action='store_true', help=f'show where an error came from (so does {TRACEBACK_ENV}=1)'
-    )
-
-
-def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
-    """Runs a tool and turns its end into an exit code.
-
-    Args:
-        main: The tool: takes the arguments, returns an exit code or None for 0.
-        argv: The arguments; those of the process when None.
-
-    Returns:
-        What `main` returned, 2 after a mistake that could be explained, 130 after Ctrl-C.
-
-    Raises:
-        Exception: whatever `explain` does not recognise, with its traceback.
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return main(argv) or 0
-    except KeyboardInterrupt:
-        print('\nStopped by Ctrl-C.', file=sys.stderr)
-        return 130
-    except Exception as error:
-        message = explain(error)
-        if message is None:
-            raise
-        if '--traceback' in argv or os.environ.get(TRACEBACK_ENV, '0') not in ('', '0'):
-            traceback.print_exception(error)
-        print(f'\nError: {message}', file=sys.stderr)
-        return 2
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Recognising. Each takes one exception of the chain and answers a message or None.
 
 
 def _user_error(error: BaseException) -> str | None:
@@ -345,10 +265,6 @@ def _killed(error: BaseException) -> str | None:
     )
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Looking into an exception
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """The exception and what it was raised from, outermost first."""
     seen = set()
@@ -397,3 +313,10 @@ def _accepted_keys(cls: type) -> list[str]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return list(keys)
+
+
+_RAN_OUT = {
+    'shared': r'Bus error|unable to (?:open|allocate) shared memory|unable to (?:mmap|write to file|resize) .*torch_',
+    'gpu': r'(?:CUDA|HIP|MPS backend|XPU|NPU)\b.*out of memory|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED',
+    'host': r"not enough memory|can't allocate memory|Cannot allocate memory|Insufficient memory|signal: Killed",
+}

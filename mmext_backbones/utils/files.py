@@ -1,18 +1,19 @@
 """Files that are whole or not there: written beside their place, then renamed; and what is done on a full disk."""
 
+import contextlib
 import errno
 import functools
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
 
-__all__ = ['PARTIAL', 'is_full', 'is_local', 'move_into_place', 'remove', 'unless_full', 'write_whole']
+__all__ = ['PARTIAL', 'is_full', 'is_local', 'locked', 'move_into_place', 'remove', 'unless_full', 'write_whole']
 
 PARTIAL = '.partial'  # the end of the name of a file that is being written
 
@@ -93,3 +94,20 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time, of all that see the same disk; a process that dies lets go.
+
+    Where the system or the disk has no such locks, nothing is held back.
+
+    Args:
+        path: A file for the lock, made if it is not there, and left empty.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a') as file:
+        with contextlib.suppress(OSError):
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file lets go
