@@ -10,7 +10,7 @@ __version__ = '0.1.0'
 # `python -m mmext_backbones.doctor` tells what is missing: this package must not need it first
 if not (sys.argv[:1] == ['-m'] and 'mmext_backbones.doctor' in sys.orig_argv):
     from . import backbones, engine
-    from .bases import register_bases
+    from .config.bases import register_bases
     from .mmcv_ops import register_finder
     from .weights.loading import register_schemes
     from .weights.safe_globals import allow_mmengine_checkpoints

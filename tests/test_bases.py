@@ -10,7 +10,7 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 
 import mmext_backbones  # noqa: F401  (the names are known from then on)
-from mmext_backbones.engine.config_files import load_config
+from mmext_backbones.config.files import load_config
 from mmext_backbones.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]

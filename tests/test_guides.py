@@ -14,9 +14,9 @@ import torch
 from mmengine.config import Config
 
 from mmext_backbones.backbones import SwinTransformer
+from mmext_backbones.config.files import load_config
 from mmext_backbones.datasets.shapes import make_shapes
 from mmext_backbones.engine import runs
-from mmext_backbones.engine.config_files import load_config
 from mmext_backbones.engine.starting import check_resume
 from mmext_backbones.finetune import read_own_coco, write_own_config
 from mmext_backbones.swap.checking import build_model, forward

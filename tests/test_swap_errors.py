@@ -10,7 +10,7 @@ import torch
 from mmengine.utils import package_utils
 
 from mmext_backbones.backbones import SwinTransformer
-from mmext_backbones.engine.config_files import load_config
+from mmext_backbones.config.files import load_config
 from mmext_backbones.swap import __main__ as command
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.utils.errors import UserError

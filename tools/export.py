@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from mmext_backbones.engine.config_options import add_config_options
+from mmext_backbones.config.options import add_config_options
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.utils.console import quiet
 from mmext_backbones.utils.errors import UserError

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..config.files import load_config
 from ..engine.checkpoint_files import LAST
-from ..engine.config_files import load_config
 from ..utils.errors import UserError, did_you_mean
 
 __all__ = ['Model', 'find_runs', 'model_of', 'models_of']

@@ -164,8 +164,8 @@ def run_bases(name: str) -> dict[str, Any]:
 
 def config() -> dict[str, Any]:
     """Whether a config can be read, and where its data is."""
-    from mmext_backbones.engine.checks import check_data
-    from mmext_backbones.engine.config_files import load_config
+    from mmext_backbones.config.data_paths import check_data
+    from mmext_backbones.config.files import load_config
     from mmext_backbones.utils.errors import UserError
 
     cfg = load_config(CONFIG)

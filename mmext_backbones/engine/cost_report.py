@@ -7,10 +7,11 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from ..config.options import apply_options
 from ..registry import MODELS
 from ..utils.errors import UserError, did_you_mean
 from .cost import BOX_ROIS, DEFINITION, MASK_ROIS, Cost
-from .runs import apply_options, load_config
+from .runs import load_config
 
 __all__ = ['backbone_names', 'build_network', 'cost_table']
 

@@ -12,7 +12,7 @@ from mmengine.dist import get_world_size
 from mmengine.registry import MODELS as ALL_MODELS
 from mmengine.runner import ValLoop
 
-from ..datasets.shapes_config import walk
+from ..config.editing import walk
 from ..registry import MODELS
 from ..utils.errors import UserError
 from ..utils.explain import ran_out

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
 
-from ..datasets.shapes_config import Change, ConfigEditor
+from ..config.editing import Change, ConfigEditor
 from ..utils.errors import UserError
 
 try:

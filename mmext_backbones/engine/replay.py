@@ -22,7 +22,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from torch import Tensor, nn
 
-from ..datasets.shapes_config import walk
+from ..config.editing import walk
 from ..utils.errors import UserError
 from ..weights.fitting import unwrap
 from ..weights.loading import read_file

@@ -40,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..datasets.shapes_config import walk
+from ..config.editing import walk
 
 __all__ = ['PerClass', 'describe', 'per_class_lines', 'record_classes', 'results_name', 'write_results']
 

@@ -6,7 +6,6 @@ built: the config, the options, the data, the checkpoint.
 
 import argparse
 import contextlib
-import inspect
 import logging
 import sys
 import time
@@ -21,20 +20,22 @@ from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..config.data_paths import check_data
+from ..config.editing import Change, ConfigEditor, walk
+from ..config.files import load_config
+from ..config.options import add_config_options, apply_options
+from ..config.values import check_config, check_needed
 from ..datasets.shapes import default_shapes_dir, make_shapes
-from ..datasets.shapes_config import Change, ConfigEditor, use_shapes, walk
+from ..datasets.shapes_config import use_shapes
 from ..mmcv_ops.showing import announce
 from ..registry import MODELS
 from ..utils.cli import add_traceback_option
 from ..utils.console import Chatter, quiet, say, shorten_console
-from ..utils.errors import UserError, did_you_mean
+from ..utils.errors import UserError
 from ..utils.files import locked
 from ..weights.fitting import unwrap
 from .bad_data import MODES, GuardedData, telling_bad_data
-from .checks import check_checkpoint, check_checkpoints, check_data, check_match
-from .config_checks import check_config, check_needed
-from .config_files import load_config
-from .config_options import add_config_options
+from .checks import check_checkpoint, check_checkpoints, check_match
 from .memory import naming_memory_settings
 from .predictions import evaluate_predictions, find_predictions, save_predictions
 from .processes import check_launcher, fit_processes, join_processes, world_size
@@ -47,14 +48,7 @@ from .summary import say_changes, say_plan, say_summary
 from .tracking import track as add_trackers
 from .views import use_tta
 
-__all__ = [
-    'add_options',
-    'apply_options',
-    'build_runner',
-    'load_config',
-    'test',
-    'train',
-]
+__all__ = ['add_options', 'build_runner', 'load_config', 'test', 'train']
 
 CURVES_HOOK = 'mmext_backbones.CurvesHook'
 PREDICTIONS_HOOK = 'mmext_backbones.PredictionsHook'
@@ -63,12 +57,6 @@ CHECKPOINT_HOOK = 'mmext_backbones.WholeCheckpointHook'
 INTERRUPTION_HOOKS = [f'mmext_backbones.{name}' for name in ('RandomStateHook', 'PositionHook', 'PreemptionHook')]
 NONFINITE_HOOK = 'mmext_backbones.NonFiniteHook'
 
-# What mmengine and the tools read from a config, for the sake of misspelt options.
-KNOWN_KEYS = [
-    *list(inspect.signature(Runner.__init__).parameters)[1:],
-    *('auto_scale_lr', 'runner_type', 'strategy', 'compile', 'tta_model', 'tta_pipeline', 'model_wrapper_cfg'),
-    *('sync_bn', 'find_unused_parameters', 'activation_checkpointing', 'efficient_conv_bn_eval', 'bad_data'),
-]
 
 # Changes that do not matter to a test.
 TRAINING_KEYS = (
@@ -325,24 +313,6 @@ def _write_results(record: dict[str, Any], source: str, work_dir: str, name: str
 
 # --------------------------------------------------------------------------------------------------------------------
 # The config
-
-
-def apply_options(cfg: Config, options: dict[str, Any] | None) -> None:
-    """Applies ``--cfg-options``. A key that starts with a name neither the config nor mmengine knows is a mistake.
-
-    Raises:
-        UserError: for such a key, or one that leads through a value that is no dict or list.
-    """
-    for key in options or {}:
-        top = key.partition('.')[0]
-        if top not in cfg and top not in KNOWN_KEYS:
-            raise UserError(
-                f'--cfg-options {key}: the config has no {top!r}.{did_you_mean(top, [*cfg.keys(), *KNOWN_KEYS])}'
-            )
-    try:
-        cfg.merge_from_dict(options or {})
-    except (KeyError, TypeError, IndexError, AssertionError, AttributeError) as error:
-        raise UserError(f'--cfg-options {options}: cannot be applied to the config: {error}') from error
 
 
 def _prepare(

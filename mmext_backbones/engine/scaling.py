@@ -5,9 +5,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..datasets.shapes_config import Change, ConfigEditor
+from ..config.editing import Change, ConfigEditor
+from ..config.files import load_config
 from ..utils.errors import UserError
-from .config_files import load_config
 
 __all__ = ['STRATEGY_NAMES', 'accumulate_batches', 'fit_strategy', 'scale_lr', 'step_batch', 'use_strategy']
 

@@ -10,7 +10,7 @@ from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
-from ..datasets.shapes_config import NOT_SET, Change, shorten
+from ..config.editing import NOT_SET, Change, shorten
 from ..utils.console import say
 from .results import PerClass, per_class_lines
 from .scaling import step_batch

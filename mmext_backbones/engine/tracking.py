@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..datasets.shapes_config import Change, ConfigEditor
+from ..config.editing import Change, ConfigEditor
 from ..utils.console import say
 from ..utils.errors import UserError
 

@@ -5,7 +5,7 @@ from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
-from ..datasets.shapes_config import walk
+from ..config.editing import walk
 from ..utils.errors import UserError
 from .instance_tta import META_KEYS
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..datasets.shapes_config import NOT_SET, ConfigEditor, num_cpus, set_num_classes, walk
-from ..engine.config_files import load_config
-from ..swap.writing import write_child
+from ..config.editing import NOT_SET, ConfigEditor, set_num_classes, walk
+from ..config.files import load_config
+from ..config.writing import write_child
+from ..datasets.shapes_config import num_cpus
 from ..utils.errors import UserError
 from ..weights.fitting import WeightsError
 from ..weights.loading import read

@@ -14,13 +14,13 @@ from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
 from mmengine.runner import load_state_dict
 from torch import Tensor, nn
 
+from ..config.files import load_config
+from ..config.options import apply_options
+from ..config.values import check_config
 from ..datasets.shapes import default_shapes_dir
 from ..datasets.shapes_config import use_shapes
 from ..engine.checks import by_name_of, check_checkpoint, check_match
-from ..engine.config_checks import check_config
-from ..engine.config_files import load_config
 from ..engine.resuming import read_meta
-from ..engine.runs import apply_options
 from ..engine.views import use_tta
 from ..utils.errors import UserError
 from ..weights.fitting import WeightsError, check_values, unwrap

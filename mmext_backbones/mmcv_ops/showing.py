@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
-from ..bases import package_folder
+from ..config.bases import package_folder
 from .missing import MISSING
 
 __all__ = ['announce', 'compiled_extension', 'describe', 'mmcv_folder', 'table']

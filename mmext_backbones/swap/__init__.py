@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
-from .maps import type_name
+from ..config.editing import type_name
 from .networks import Network, known_network
 from .optimizer import fit_optimizer
 from .rewiring import SwapRefused, find_holder, levels_of, network_maps, out_indices_for, refuse_unfit, rewire, trim

@@ -14,11 +14,12 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
+from ..config.editing import type_name
 from ..engine.cost import model_cost
 from ..utils.errors import UserError
 from ..weights.fitting import WeightsError
 from ..weights.loading import check_address
-from .maps import Map, backbone_maps, type_name
+from .maps import Map, backbone_maps
 from .rewiring import find_holder
 
 __all__ = ['Summary', 'build_model', 'check_weights', 'forward', 'summarise', 'table']

@@ -8,7 +8,9 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
 
-__all__ = ['Map', 'backbone_maps', 'module_maps', 'type_name']
+from ..config.editing import type_name
+
+__all__ = ['Map', 'backbone_maps', 'module_maps']
 
 SIZE = 256  # edge of the image in pixels; a multiple of every stride
 
@@ -18,14 +20,6 @@ class Map(NamedTuple):
 
     channels: int
     stride: int | None
-
-
-def type_name(config: Any) -> str:
-    """The class a config names, without its scope; `type` is a string, or in Python-style configs the class."""
-    cls = config.get('type') if isinstance(config, Mapping) else None
-    if cls is None:
-        return ''
-    return cls.rpartition('.')[2] if isinstance(cls, str) else getattr(cls, '__name__', '')
 
 
 def backbone_maps(config: Mapping, in_channels: int = 3) -> list[Map]:

@@ -6,8 +6,8 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
+from ..config.editing import type_name
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
-from .maps import type_name
 
 __all__ = ['fit_optimizer']
 

@@ -11,7 +11,8 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
-from .maps import Map, backbone_maps, module_maps, type_name
+from ..config.editing import type_name
+from .maps import Map, backbone_maps, module_maps
 
 __all__ = [
     'SwapRefused',

@@ -24,4 +24,3 @@ def unreadable_checkpoint(path: str, reason: object) -> UserError:
         'The file may be truncated (a download or a save that was cut short) or no PyTorch checkpoint at all. '
         'Fetch or train it again, or name another one.'
     )
-

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.base import DenseBackbone
+from ..config.options import add_config_options
 from ..datasets.image_files import unreadable
 from ..datasets.shapes import render_scene
-from ..engine.config_options import add_config_options
 from ..engine.cost_report import build_network
 from ..utils.console import quiet, say
 from ..utils.errors import UserError

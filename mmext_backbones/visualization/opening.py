@@ -8,12 +8,12 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from ..config.data_paths import check_data
+from ..config.options import add_config_options, apply_options
+from ..config.values import check_config
 from ..datasets.shapes_config import use_shapes
-from ..engine.checks import check_data
-from ..engine.config_checks import check_config
-from ..engine.config_options import add_config_options
 from ..engine.drawing import can_draw
-from ..engine.runs import apply_options, load_config, make_default_shapes
+from ..engine.runs import load_config, make_default_shapes
 from ..utils.console import quiet
 from ..utils.errors import UserError
 

@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Subset
 
-from ..engine.checks import check_checkpoint, check_data, check_match
+from ..config.data_paths import check_data
+from ..engine.checks import check_checkpoint, check_match
 from ..engine.drawing import add_caption, draw_sides, sheet
 from ..engine.runs import build_runner
 from ..utils.console import Chatter, say

@@ -10,9 +10,9 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmext_backbones.config.files import load_config
+from mmext_backbones.config.values import KINDS, check_config, check_needed
 from mmext_backbones.engine import runs
-from mmext_backbones.engine.config_checks import KINDS, check_config, check_needed
-from mmext_backbones.engine.config_files import load_config
 from mmext_backbones.registry import MODELS
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.explain import explain

@@ -5,7 +5,7 @@ import argparse
 import pytest
 from mmengine.config import DictAction
 
-from mmext_backbones.engine.config_options import ConfigOptions
+from mmext_backbones.config.options import ConfigOptions
 
 
 def read(*values, action=ConfigOptions):

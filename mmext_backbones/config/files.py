@@ -16,8 +16,8 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
 
-from ..bases import package_folder
 from ..utils.errors import UserError, did_you_mean
+from .bases import package_folder
 
 __all__ = ['load_config']
 

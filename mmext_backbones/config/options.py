@@ -2,13 +2,17 @@
 
 import argparse
 import ast
+import inspect
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
 
-__all__ = ['add_config_options']
+from ..utils.errors import UserError, did_you_mean
+
+__all__ = ['add_config_options', 'apply_options']
 
 DICTS = re.compile(r'[\[(\s]*\{')  # how a dict, or a list of them, begins; `epoch_{}.pth` is a name
 
@@ -46,3 +50,29 @@ class ConfigOptions(DictAction):
     def _parse_iterable(val: str) -> Any:
         """A value; mmengine calls it for each."""
         return ast.literal_eval(val.strip()) if DICTS.match(val) else DictAction._parse_iterable(val)
+
+
+# What mmengine and the tools read from a config, for the sake of misspelt options.
+KNOWN_KEYS = [
+    *list(inspect.signature(Runner.__init__).parameters)[1:],
+    *('auto_scale_lr', 'runner_type', 'strategy', 'compile', 'tta_model', 'tta_pipeline', 'model_wrapper_cfg'),
+    *('sync_bn', 'find_unused_parameters', 'activation_checkpointing', 'efficient_conv_bn_eval', 'bad_data'),
+]
+
+
+def apply_options(cfg: Config, options: dict[str, Any] | None) -> None:
+    """Applies ``--cfg-options``. A key that starts with a name neither the config nor mmengine knows is a mistake.
+
+    Raises:
+        UserError: for such a key, or one that leads through a value that is no dict or list.
+    """
+    for key in options or {}:
+        top = key.partition('.')[0]
+        if top not in cfg and top not in KNOWN_KEYS:
+            raise UserError(
+                f'--cfg-options {key}: the config has no {top!r}.{did_you_mean(top, [*cfg.keys(), *KNOWN_KEYS])}'
+            )
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError, IndexError, AssertionError, AttributeError) as error:
+        raise UserError(f'--cfg-options {options}: cannot be applied to the config: {error}') from error
