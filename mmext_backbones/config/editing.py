@@ -1,4 +1,7 @@
-"""Edits of a config that are remembered: what was there, what is there now."""
+"""Edits of a config, each remembered with the value before and after.
+
+`ConfigEditor` makes them by dotted path; `walk` visits every dict of a config, `shorten` writes a value on one line.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,7 +9,10 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
 
-_UNTOLD = ('type', 'pipeline', '_scope_', 'backend_args', 'filter_cfg', 'metainfo', 'test_mode')
+__all__ = ['NOT_SET', 'Change', 'ConfigEditor', 'plain', 'set_num_classes', 'shorten', 'type_name', 'walk']
+
+# keys that `shorten` leaves out
+_LEFT_OUT = ('type', 'pipeline', '_scope_', 'backend_args', 'filter_cfg', 'metainfo', 'test_mode')
 
 
 class _NotSet:
@@ -57,7 +63,7 @@ class ConfigEditor:
     def set(self, path: str, value: Any) -> None:
         """Sets `path`, making the dicts on the way."""
         before = self.get(path)
-        if _plain(before) == _plain(value):
+        if plain(before) == plain(value):
             return
         parent = self._parent(path)
         parent[_key(parent, path)] = ConfigDict(value=value).value  # nested dicts become ConfigDicts
@@ -75,6 +81,12 @@ class ConfigEditor:
         else:
             parent.pop(key)
         self.changes.append(Change(path, before, NOT_SET))
+
+    def set_key(self, path: str, node: dict, key: str, value: Any) -> None:
+        """Sets a key of `node`, which lies at `path`, where keys have dots in them, as `custom_keys` do."""
+        before = node[key]
+        node[key] = value
+        self.changes.append(Change(f'{path}.{key}', before, value))
 
     def _parent(self, path: str) -> Any:
         node = self.cfg
@@ -107,17 +119,17 @@ def shorten(value: Any, width: int = 100) -> str:
         text = f'[{", ".join(map(_step, value))}]'
         width = max(width, 140)
     elif isinstance(value, dict) and 'type' in value:
-        inner = (f'{key}={shorten(item, 60)}' for key, item in value.items() if key not in _UNTOLD)
-        text = f'{_type_name(value)}({", ".join(inner)})'
+        inner = (f'{key}={shorten(item, 60)}' for key, item in value.items() if key not in _LEFT_OUT)
+        text = f'{type_name(value)}({", ".join(inner)})'
     else:
-        text = re.sub(r'\s+', ' ', repr(_plain(value) if value is not NOT_SET else value))
+        text = re.sub(r'\s+', ' ', repr(plain(value) if value is not NOT_SET else value))
     return text if len(text) <= width else text[: width - 4].rstrip(', ') + ' ...'
 
 
 def _step(node: dict) -> str:
     """A transform by its name, with its size if it has one."""
     size = node.get('scale', node.get('crop_size'))
-    return _type_name(node) + ('' if size is None else f'({size})'.replace('((', '(').replace('))', ')'))
+    return type_name(node) + ('' if size is None else f'({size})'.replace('((', '(').replace('))', ')'))
 
 
 def set_num_classes(editor: ConfigEditor, num: int, skip: str | None = None) -> None:
@@ -139,30 +151,18 @@ def set_num_classes(editor: ConfigEditor, num: int, skip: str | None = None) -> 
                 editor.set(f'{path}.class_weight', [1.0] * num + tail)
 
 
-def _set_in(editor: ConfigEditor, path: str, node: dict, key: str, value: Any) -> None:
-    """Sets a key of a dict whose path has dots inside its keys (custom_keys name modules)."""
-    before = node[key]
-    node[key] = value
-    editor.changes.append(Change(f'{path}.{key}', before, value))
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Config types as plain ones, tuples as lists, without mmengine's notes, so that equal values compare equal."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if key != '_scope_'}
+        return {key: plain(item) for key, item in value.items() if key != '_scope_'}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
 def _key(parent: Any, path: str) -> Any:
     key = path.rpartition('.')[2]
     return int(key) if isinstance(parent, (list, tuple)) else key
-
-
-def _type_name(node: dict) -> str:
-    kind = node['type']
-    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
 
 
 def type_name(config: Any) -> str:

@@ -15,7 +15,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
-from ..config.editing import NOT_SET, Change, ConfigEditor, _plain, _set_in, _type_name, set_num_classes, shorten, walk
+from ..config.editing import NOT_SET, Change, ConfigEditor, plain, set_num_classes, shorten, type_name, walk
 from .shapes import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE
 
 __all__ = ['num_cpus', 'task_of', 'use_shapes']
@@ -359,7 +359,7 @@ def _views(size: int, load: dict, pack: dict) -> list[dict]:
 
 
 def _note(editor: ConfigEditor, path: str, before: Any, after: Any) -> None:
-    if _plain(before) != _plain(after):
+    if plain(before) != plain(after):
         editor.changes.append(Change(path, before, after))
 
 
@@ -449,7 +449,7 @@ def _schedule(editor: ConfigEditor, iters: int) -> None:
         editor.drop('optim_wrapper.paramwise_cfg')
     for path, node in walk(editor.get('optim_wrapper.paramwise_cfg'), 'optim_wrapper.paramwise_cfg'):
         if node.get('lr_mult', 1) < 1:
-            _set_in(editor, path, node, 'lr_mult', 1.0)
+            editor.set_key(path, node, 'lr_mult', 1.0)
     if any('Shared' in str(node.get('type')) for _, node in walk(editor.cfg.model)):
         editor.set('optim_wrapper.paramwise_cfg.custom_keys.shared_fcs.lr_mult', SHARED_FC_LR_MULT)
     if editor.get('optim_wrapper.accumulative_counts') is not NOT_SET:
@@ -478,5 +478,5 @@ def _hooks(editor: ConfigEditor, iters: int) -> None:
     editor.set('log_processor', {'type': 'LogProcessor', 'window_size': LOG_INTERVAL, 'by_epoch': False})
     hooks = editor.get('custom_hooks')
     hooks = hooks if isinstance(hooks, (list, tuple)) else []
-    kept = [hook for hook in hooks if _type_name(hook) in _KEPT_HOOKS or str(hook['type']).startswith('mmext_')]
+    kept = [hook for hook in hooks if type_name(hook) in _KEPT_HOOKS or str(hook['type']).startswith('mmext_')]
     editor.set('custom_hooks', [*kept, {'type': 'mmext_backbones.BatchNormMomentumHook'}])

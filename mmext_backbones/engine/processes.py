@@ -16,11 +16,6 @@ from mmengine.dist import is_distributed
 from ..config.editing import Change, ConfigEditor
 from ..utils.errors import UserError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 __all__ = ['check_launcher', 'fit_processes', 'join_processes', 'world_size']
 
 # launcher -> what it sets: the number of processes, the number of this one on its machine, and what else is read

@@ -1,8 +1,8 @@
 """From an exception to one message for a person.
 
-`explain` recognises a few mistakes that surface deep inside the libraries: an unreadable image, an unknown component, an
-unknown key of a component, a damaged checkpoint, a library that cannot be imported. It answers None for everything else,
-which keeps its traceback: a bug must look like a bug.
+`explain` recognises a few mistakes that surface deep inside the libraries: an unreadable image, an unknown component,
+an unknown key of a component, a damaged checkpoint, a library that cannot be imported. It answers None for everything
+else, which keeps its traceback: a bug must look like a bug.
 """
 
 import importlib

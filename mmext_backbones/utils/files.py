@@ -13,6 +13,11 @@ from typing import Any
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 __all__ = ['PARTIAL', 'is_full', 'is_local', 'locked', 'move_into_place', 'remove', 'unless_full', 'write_whole']
 
 PARTIAL = '.partial'  # the end of the name of a file that is being written

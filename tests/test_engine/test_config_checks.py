@@ -11,8 +11,8 @@ from mmengine.config import Config
 from torch import nn
 
 from mmext_backbones.config.files import load_config
+from mmext_backbones.config.options import KNOWN_KEYS
 from mmext_backbones.config.values import KINDS, check_config, check_needed
-from mmext_backbones.engine import runs
 from mmext_backbones.registry import MODELS
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.explain import explain
@@ -80,7 +80,7 @@ def test_what_belongs_together_and_what_is_needed():
 
 
 def test_every_key_is_one_that_a_run_knows():
-    assert {path.partition('.')[0] for path in KINDS} - {'vis_backends'} <= set(runs.KNOWN_KEYS) | {'data_preprocessor'}
+    assert {path.partition('.')[0] for path in KINDS} - {'vis_backends'} <= set(KNOWN_KEYS) | {'data_preprocessor'}
 
 
 @pytest.mark.parametrize('path', CONFIGS[::6], ids=lambda path: path.stem)
@@ -134,10 +134,10 @@ def test_bases_in_a_circle_and_configs_that_end_the_program(tmp_path):
     for name, base in (('a', 'b'), ('b', 'c'), ('c', 'a')):
         (tmp_path / f'{name}.py').write_text(f"_base_ = '{base}.py'\n")
     with pytest.raises(UserError, match=r'its bases are a circle: \S*a.py -> \S*b.py -> \S*c.py -> \S*a.py$'):
-        runs.load_config(str(tmp_path / 'a.py'))
+        load_config(str(tmp_path / 'a.py'))
     (tmp_path / 'exit.py').write_text('raise SystemExit(0)\n')
     with pytest.raises(UserError, match=r'exit.py.*ends the program'):
-        runs.load_config(str(tmp_path / 'exit.py'))
+        load_config(str(tmp_path / 'exit.py'))
 
 
 def test_a_config_is_formatted_once(tmp_path, monkeypatch):

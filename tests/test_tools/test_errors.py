@@ -8,6 +8,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, build_from_cfg
 from torch.utils.data import DataLoader, Dataset
 
+from mmext_backbones.config.data_paths import check_data
+from mmext_backbones.config.files import load_config
+from mmext_backbones.config.options import apply_options
 from mmext_backbones.engine import checks, runs
 from mmext_backbones.engine.views import use_tta
 from mmext_backbones.registry import MODELS as OUR_MODELS
@@ -136,19 +139,19 @@ def test_exit_codes(capsys, monkeypatch):
 
 def test_config_errors(tmp_path):
     with pytest.raises(UserError, match='no such file'):
-        runs.load_config(str(tmp_path / 'nothing.py'))
+        load_config(str(tmp_path / 'nothing.py'))
     (tmp_path / 'elsa_swin.py').write_text('model = dict(')
     with pytest.raises(UserError, match=r"elsa_swin\.py' cannot be read"):
-        runs.load_config(str(tmp_path / 'elsa_swin.py'))
+        load_config(str(tmp_path / 'elsa_swin.py'))
     with pytest.raises(UserError, match=r"Did you mean '.*elsa_swin\.py'"):
-        runs.load_config(str(tmp_path / 'elsa_swim.py'))
+        load_config(str(tmp_path / 'elsa_swim.py'))
 
 
 def test_misspelt_option():
     cfg = Config({'model': {'type': 'x'}})
     with pytest.raises(UserError, match=r"no 'modle'\. Did you mean 'model'"):
-        runs.apply_options(cfg, {'modle.type': 'y'})
-    runs.apply_options(cfg, {'model.type': 'y', 'randomness.seed': 1})
+        apply_options(cfg, {'modle.type': 'y'})
+    apply_options(cfg, {'model.type': 'y', 'randomness.seed': 1})
     assert (cfg.model.type, cfg.randomness.seed) == ('y', 1)
 
 
@@ -163,13 +166,13 @@ def test_missing_data_through_wrappers(tmp_path):
     nested = {'type': 'RepeatDataset', 'dataset': {'type': 'ConcatDataset', 'datasets': [there, leaf]}}
     cfg = Config({'train_dataloader': {'dataset': nested}, 'val_dataloader': {'dataset': there}})
     with pytest.raises(UserError) as caught:
-        checks.check_data(cfg, ('train', 'val'))
+        check_data(cfg, ('train', 'val'))
     text = str(caught.value)
     assert str(tmp_path / 'coco' / 'a.json') in text
     assert str(tmp_path / 'coco' / 'i') in text
     assert f'ln -s /where/it/is {tmp_path / "coco"}' in text
     assert '--shapes' in text
-    checks.check_data(cfg, ('val',))
+    check_data(cfg, ('val',))
 
 
 def test_checkpoints(tmp_path):
