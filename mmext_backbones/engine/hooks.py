@@ -16,10 +16,10 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ..drawing.charts import Line, Panel, draw_chart, is_main_metric
+from ..drawing.samples import can_draw, draw_sides, sheet
 from ..registry import HOOKS
 from ..utils.files import unless_full, write_whole
-from .curve_chart import Line, Panel, draw_chart, is_main_metric
-from .drawing import can_draw, draw_sides, sheet
 
 __all__ = ['CurvesHook', 'PredictionsHook']
 

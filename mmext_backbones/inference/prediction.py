@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .pictures import write_picture
+from ..drawing.files import write_picture
 
 __all__ = ['Prediction', 'category_ids', 'decode_mask', 'encode_mask']
 

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..drawing.files import write_label_map, write_picture
 from ..utils.errors import UserError
 from ..utils.files import remove, write_whole
 from .drawing import colours_of
-from .pictures import write_label_map, write_picture
 from .prediction import Prediction, category_ids
 
 __all__ = ['Results']

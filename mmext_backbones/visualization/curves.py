@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..engine.curve_chart import Line, Panel, Points, draw_chart, is_main_metric
+from ..drawing.charts import Line, Panel, Points, draw_chart, is_main_metric
 from ..utils.console import say
 from ..utils.errors import UserError, did_you_mean
 from .files import check_out, save_figure

@@ -16,7 +16,7 @@ import sys
 import numpy as np
 import torch
 
-from ..engine.drawing import add_caption, draw_sample, sheet
+from ..drawing.samples import add_caption, draw_sample, sheet
 from ..utils.console import Chatter
 from ..utils.errors import UserError
 from .files import check_out, save_picture

@@ -13,7 +13,7 @@ from mmengine.structures import PixelData
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..engine.drawing import MAPS
+from ..drawing.samples import MAPS
 from ..utils.errors import UserError
 
 __all__ = [

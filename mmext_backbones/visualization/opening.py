@@ -12,7 +12,7 @@ from ..config.data_paths import check_data
 from ..config.options import add_config_options, apply_options
 from ..config.values import check_config
 from ..datasets.shapes_config import use_shapes
-from ..engine.drawing import can_draw
+from ..drawing.samples import can_draw
 from ..engine.runs import load_config, make_default_shapes
 from ..utils.console import quiet
 from ..utils.errors import UserError

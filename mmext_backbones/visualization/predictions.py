@@ -26,8 +26,8 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Subset
 
 from ..config.data_paths import check_data
+from ..drawing.samples import add_caption, draw_sides, sheet
 from ..engine.checks import check_checkpoint, check_match
-from ..engine.drawing import add_caption, draw_sides, sheet
 from ..engine.runs import build_runner
 from ..utils.console import Chatter, say
 from ..utils.errors import UserError

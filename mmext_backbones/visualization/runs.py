@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..engine.curve_chart import Points
+from ..drawing.charts import Points
 from ..utils.errors import UserError
 
 __all__ = ['Run', 'read_run']

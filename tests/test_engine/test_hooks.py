@@ -11,7 +11,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.structures import InstanceData, PixelData
 
-from mmext_backbones.engine.drawing import resize_sample
+from mmext_backbones.drawing.samples import resize_sample
 from mmext_backbones.engine.hooks import CurvesHook, PredictionsHook
 from mmext_backbones.registry import HOOKS
 
