@@ -51,7 +51,9 @@ MODELS = LazyRegistry(
     scope=SCOPE,
     locations=['mmext_backbones.backbones', 'mmext_backbones.engine'],
 )
-DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['mmext_backbones.datasets.guarded'])
+DATASETS = Registry(
+    'dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['mmext_backbones.datasets.bad_data.dataset']
+)
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['mmext_backbones.engine'])
 METRICS = Registry('metric', parent=ROOT_METRICS, scope=SCOPE, locations=['mmext_backbones.engine'])
 VISBACKENDS = Registry(

@@ -25,6 +25,7 @@ from ..config.editing import Change, ConfigEditor, walk
 from ..config.files import load_config
 from ..config.options import add_config_options, apply_options
 from ..config.values import check_config, check_needed
+from ..datasets.bad_data.runner import MODES, GuardedData, telling_bad_data
 from ..datasets.shapes import default_shapes_dir, make_shapes
 from ..datasets.shapes_config import use_shapes
 from ..mmcv_ops.showing import announce
@@ -34,7 +35,6 @@ from ..utils.console import Chatter, quiet, say, shorten_console
 from ..utils.errors import UserError
 from ..utils.files import locked
 from ..weights.fitting import unwrap
-from .bad_data import MODES, GuardedData, telling_bad_data
 from .checks import check_checkpoint, check_checkpoints, check_match
 from .memory import naming_memory_settings
 from .predictions import evaluate_predictions, find_predictions, save_predictions

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..datasets.coco_entries import check_categories
+from ..datasets.bad_data.coco import check_categories
 from ..utils.errors import UserError
 from ..utils.files import write_whole
 

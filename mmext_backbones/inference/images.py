@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.image_files import file_fault
+from ..datasets.bad_data.images import file_fault
 from ..utils.errors import UserError
 
 __all__ = ['ImageError', 'ImageReader', 'to_rgb']

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..datasets.image_files import file_fault
+from ..datasets.bad_data.images import file_fault
 from ..utils.files import move_into_place, remove
 from .images import ImageError
 

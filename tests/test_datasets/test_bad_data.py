@@ -20,16 +20,16 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmext_backbones.datasets import faults as module
-from mmext_backbones.datasets.checking import check_splits, count_errors, report_lines, write_report
-from mmext_backbones.datasets.classes import check_num_classes
-from mmext_backbones.datasets.coco_entries import check_categories, check_entries
-from mmext_backbones.datasets.faults import KINDS, BadDataError, Fault, collect, record, stop
-from mmext_backbones.datasets.guard import guard_of
-from mmext_backbones.datasets.guarded import guarded_dataset, leaves
-from mmext_backbones.datasets.image_files import file_fault
+from mmext_backbones.datasets.bad_data import kinds as module
+from mmext_backbones.datasets.bad_data.classes import check_num_classes
+from mmext_backbones.datasets.bad_data.coco import check_categories, check_entries
+from mmext_backbones.datasets.bad_data.dataset import guarded_dataset, leaves
+from mmext_backbones.datasets.bad_data.guard import guard_of
+from mmext_backbones.datasets.bad_data.images import file_fault
+from mmext_backbones.datasets.bad_data.kinds import KINDS, BadDataError, Fault, collect, record, stop
+from mmext_backbones.datasets.bad_data.report import check_splits, count_errors, report_lines, write_report
+from mmext_backbones.datasets.bad_data.runner import GuardedData, needs_masks
 from mmext_backbones.datasets.shapes import CLASSES, SEMANTIC_CLASSES, make_shapes
-from mmext_backbones.engine.bad_data import GuardedData, needs_masks
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.explain import explain
 
@@ -359,7 +359,7 @@ def test_unknown_mode(root, tmp_path, capfd):
 
 def test_compressed_runs_are_read_as_pycocotools_does():
     masks = pytest.importorskip('pycocotools.mask')
-    from mmext_backbones.datasets.coco_entries import _decode_runs
+    from mmext_backbones.datasets.bad_data.coco import _decode_runs
 
     rng = np.random.default_rng(0)
     for density in (0.0, 0.01, 0.5, 1.0):

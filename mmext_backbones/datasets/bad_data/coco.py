@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .faults import BadDataError, Fault
+from .kinds import BadDataError, Fault
 
 __all__ = ['check_categories', 'check_entries']
 

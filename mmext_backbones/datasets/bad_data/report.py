@@ -9,13 +9,13 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from ..config.editing import shorten
-from ..registry import DATASETS
+from ...config.editing import shorten
+from ...registry import DATASETS
 from .classes import check_num_classes, class_folders
-from .examining import examine
-from .faults import KINDS, BadDataError, Fault
+from .dataset import leaves
 from .guard import guard_of
-from .guarded import leaves
+from .kinds import KINDS, BadDataError, Fault
+from .scan import examine
 
 __all__ = ['check_splits', 'count_errors', 'report_lines', 'write_report']
 

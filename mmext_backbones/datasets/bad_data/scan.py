@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .faults import Fault
-from .image_files import image_notes
+from .images import image_notes
+from .kinds import Fault
 
 __all__ = ['examine']
 

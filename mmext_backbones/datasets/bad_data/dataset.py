@@ -14,13 +14,13 @@ from typing import Any
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.registry import DATASETS as ROOT_DATASETS
 
-from ..registry import DATASETS
-from ..utils.errors import UserError
+from ...registry import DATASETS
+from ...utils.errors import UserError
 from .classes import check_folders
-from .coco_entries import check_categories, check_entries
-from .examining import examine
-from .faults import KINDS, BadDataError, Fault, record, stop
+from .coco import check_categories, check_entries
 from .guard import Guard
+from .kinds import KINDS, BadDataError, Fault, record, stop
+from .scan import examine
 
 __all__ = ['checked_annotations', 'guarded_dataset', 'leaves']
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config.editing import walk
-from .faults import BadDataError
+from ...config.editing import walk
+from .kinds import BadDataError
 
 __all__ = ['check_folders', 'check_num_classes', 'class_folders']
 

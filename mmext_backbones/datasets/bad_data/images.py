@@ -6,7 +6,7 @@ import stat
 import numpy as np
 from PIL import ExifTags, Image
 
-from .faults import Fault
+from .kinds import Fault
 
 __all__ = ['file_fault', 'image_notes', 'map_fault', 'unreadable']
 

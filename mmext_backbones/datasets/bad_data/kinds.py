@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..utils.errors import UserError
+from ...utils.errors import UserError
 
 __all__ = ['KINDS', 'BadDataError', 'Fault', 'Kind', 'collect', 'record', 'stop']
 

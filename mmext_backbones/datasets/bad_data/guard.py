@@ -8,8 +8,8 @@ import numpy as np
 from mmengine.dataset import BaseDataset, Compose
 from mmengine.dist import is_main_process
 
-from .faults import KINDS, BadDataError, Fault, record, stop
-from .image_files import file_fault, map_fault, unreadable
+from .images import file_fault, map_fault, unreadable
+from .kinds import KINDS, BadDataError, Fault, record, stop
 
 __all__ = ['Guard', 'guard_of']
 

@@ -15,13 +15,13 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from ..config.editing import walk
-from ..datasets.classes import check_num_classes, class_folders
-from ..datasets.faults import collect
-from ..datasets.guard import guard_of
-from ..datasets.guarded import checked_annotations, leaves
-from ..utils.console import say
-from ..utils.errors import UserError
+from ...config.editing import walk
+from ...utils.console import say
+from ...utils.errors import UserError
+from .classes import check_num_classes, class_folders
+from .dataset import checked_annotations, leaves
+from .guard import guard_of
+from .kinds import collect
 
 __all__ = ['MODES', 'GuardedData', 'needs_masks', 'telling_bad_data']
 

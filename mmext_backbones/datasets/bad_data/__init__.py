@@ -1,0 +1,1 @@
+"""Faults of images, annotations and class lists: found, named, skipped or reported."""
