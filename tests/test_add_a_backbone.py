@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmext_backbones.datasets.shapes.files.files import make_shapes
 
-from mmext_backbones.datasets.shapes import make_shapes
 from mmext_backbones.engine import runs
 from mmext_backbones.registry import MODELS
 from mmext_backbones.weights.layouts import FAMILIES

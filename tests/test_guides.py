@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmext_backbones.datasets.shapes.files.files import make_shapes
 
 from mmext_backbones.backbones import SwinTransformer
 from mmext_backbones.config.files import load_config
-from mmext_backbones.datasets.shapes import make_shapes
 from mmext_backbones.engine import runs
 from mmext_backbones.engine.starting import check_resume
 from mmext_backbones.finetune import read_own_coco, write_own_config

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmext_backbones.datasets.shapes.files.files import make_shapes
 
 from mmext_backbones.config.editing import walk
-from mmext_backbones.datasets.shapes import make_shapes
 from mmext_backbones.engine import runs
 
 CONFIGS = Path(__file__).parents[1] / 'configs'

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SAVED = ROOT / 'tests/data/saved_run'
 RUN = """
 import runpy, sys
-from mmext_backbones.datasets.shapes import make_shapes
+from mmext_backbones.datasets.shapes.files import make_shapes
 make_shapes('made', size=64, num_train=8, num_val=3)
 for command in (['train', 'config.py', '--resume', 'iter_4.pth', '--work-dir', 'resumed',
                  '--cfg-options', 'train_cfg.max_iters=6', 'default_hooks.logger.interval=1'],

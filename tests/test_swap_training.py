@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.utils import is_installed
-
-from mmext_backbones.datasets.shapes import CLASSES, SEMANTIC_CLASSES, make_shapes
+from mmext_backbones.datasets.shapes.files.files import CLASSES, SEMANTIC_CLASSES, make_shapes
 
 ROOT = Path(__file__).parents[1]
 

@@ -199,7 +199,7 @@ class Trial:
 
 
 def draw(folder: Path) -> None:
-    from mmext_backbones.datasets.shapes import make_shapes
+    from mmext_backbones.datasets.shapes.files.files import make_shapes
 
     make_shapes(folder, size=64, num_train=NUM_IMAGES, num_val=3)
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..datasets.scenes import render_scene
+from ..datasets.shapes.scenes import render_scene
 from ..utils.errors import UserError
 
 __all__ = ['LONGEST', 'draw_examples', 'read_picture']

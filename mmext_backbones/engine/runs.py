@@ -26,8 +26,8 @@ from ..config.files import load_config
 from ..config.options import add_config_options, apply_options
 from ..config.values import check_config, check_needed
 from ..datasets.bad_data.runner import MODES, GuardedData, telling_bad_data
-from ..datasets.shapes import default_shapes_dir, make_shapes
-from ..datasets.shapes_config import use_shapes
+from ..datasets.shapes.config import use_shapes
+from ..datasets.shapes.files import default_shapes_dir, make_shapes
 from ..mmcv_ops.showing import announce
 from ..registry import MODELS
 from ..utils.cli import add_traceback_option

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from ..config.editing import NOT_SET, ConfigEditor, set_num_classes, walk
 from ..config.files import load_config
 from ..config.writing import write_child
-from ..datasets.shapes_config import num_cpus
+from ..datasets.shapes.config import num_cpus
 from ..utils.errors import UserError
 from ..weights.fitting import WeightsError
 from ..weights.loading import read

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..config.files import load_config
 from ..config.options import apply_options
 from ..config.values import check_config
-from ..datasets.shapes import default_shapes_dir
-from ..datasets.shapes_config import use_shapes
+from ..datasets.shapes.config import use_shapes
+from ..datasets.shapes.files import default_shapes_dir
 from ..engine.checks import by_name_of, check_checkpoint, check_match
 from ..engine.resuming import read_meta
 from ..engine.views import use_tta

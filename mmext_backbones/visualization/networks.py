@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..backbones.base import DenseBackbone
 from ..config.options import add_config_options
 from ..datasets.bad_data.images import unreadable
-from ..datasets.shapes import render_scene
+from ..datasets.shapes.files import render_scene
 from ..engine.cost_report import build_network
 from ..utils.console import quiet, say
 from ..utils.errors import UserError

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from ..config.data_paths import check_data
 from ..config.options import add_config_options, apply_options
 from ..config.values import check_config
-from ..datasets.shapes_config import use_shapes
+from ..datasets.shapes.config import use_shapes
 from ..drawing.samples import can_draw
 from ..engine.runs import load_config, make_default_shapes
 from ..utils.console import quiet

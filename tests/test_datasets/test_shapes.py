@@ -12,9 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-
-from mmext_backbones.datasets import scenes, shapes
-from mmext_backbones.datasets.shapes import (
+from mmext_backbones.datasets.shapes.files.files import (
     CLASSES,
     PALETTE,
     SEMANTIC_CLASSES,
@@ -25,6 +23,8 @@ from mmext_backbones.datasets.shapes import (
     render_scene,
     rle_to_mask,
 )
+
+from mmext_backbones.datasets.shapes.files import files, scenes
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {'size': (48, 64), 'num_train': 6, 'num_val': 3, 'seed': 5}
@@ -103,7 +103,7 @@ def test_object_sizes():
         rng = np.random.default_rng(seed)
         label = seed % len(CLASSES)
         scene = render_scene(rng, 200, labels=(label,))
-        _, _, w, h = shapes._mask_to_box(scene.masks[0])
+        _, _, w, h = files._mask_to_box(scene.masks[0])
         # the half-coverage mask may lose the tips of a star, and the image may cut a twentieth
         share = max(w, h) / 200
         assert scenes.SMALL_SCALE[0] * 0.75 <= share <= scenes.LARGE_SCALE[1] + 0.01
@@ -205,12 +205,12 @@ def test_layout(small):
             pictures = sorted(path.name for path in (folders / name).iterdir())
             assert pictures == names[: math.ceil(num / len(CLASSES))]
     parameters = json.loads((small / 'shapes.json').read_text())
-    assert parameters['version'] == shapes.FORMAT_VERSION
+    assert parameters['version'] == files.FORMAT_VERSION
     assert {key: parameters[key] for key in SMALL} == {**SMALL, 'size': list(SMALL['size'])}
 
 
 def test_png_holds_the_scene_in_rgb(small):
-    scene = render_scene(shapes._rng(5, 'train', 2, (48, 64)), (48, 64))
+    scene = render_scene(files._rng(5, 'train', 2, (48, 64)), (48, 64))
     np.testing.assert_array_equal(read_png(small / 'train' / '000002.png')[..., ::-1], scene.image)
 
 
@@ -299,7 +299,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch, error):
             raise error
         path.write_bytes(data)
 
-    monkeypatch.setattr(shapes, '_write', write)
+    monkeypatch.setattr(files, '_write', write)
     with pytest.raises(type(error)) as caught:
         make_shapes(tmp_path / 'set', **SMALL)
     assert caught.value is error
@@ -374,7 +374,7 @@ def test_leftovers_of_killed_runs(small, tmp_path):
     for folder in (old, new):
         folder.mkdir()
         (folder / 'half').write_text('half')
-    long_ago = time.time() - 2 * shapes.STALE_SECONDS
+    long_ago = time.time() - 2 * files.STALE_SECONDS
     os.utime(old, (long_ago, long_ago))
     make_shapes(tmp_path / 'set', **SMALL)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['.set.building-1', 'set']

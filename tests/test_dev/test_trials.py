@@ -122,7 +122,8 @@ def soak():
 
 @linux
 def test_training_is_sampled(soak, tmp_path, monkeypatch):
-    from mmext_backbones.datasets.shapes import make_shapes
+    from mmext_backbones.datasets.shapes.files.files import make_shapes
+
     from mmext_backbones.engine import runs
 
     make_shapes(tmp_path / 'made', size=64, num_train=8, num_val=2)

@@ -15,8 +15,8 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
+from mmext_backbones.datasets.shapes.files.files import CLASSES, SEMANTIC_CLASSES, make_shapes
 
-from mmext_backbones.datasets.shapes import CLASSES, SEMANTIC_CLASSES, make_shapes
 from mmext_backbones.engine import runs
 from mmext_backbones.engine.results import describe, per_class_lines, results_name, write_results
 from mmext_backbones.utils.errors import UserError

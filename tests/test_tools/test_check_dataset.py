@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmext_backbones.datasets.shapes.files.files import make_shapes
 
-from mmext_backbones.datasets.shapes import make_shapes
 from mmext_backbones.engine import runs
 from mmext_backbones.utils.cli import run_cli
 

@@ -60,7 +60,7 @@ METRIC = {'detection': 'mask', 'boxes': 'box', 'segmentation': 'mIoU', 'classifi
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """A folder to run in, with a small Shapes set where the tools look for theirs."""
-    from mmext_backbones.datasets.shapes import default_shapes_dir, make_shapes
+    from mmext_backbones.datasets.shapes.files.files import default_shapes_dir, make_shapes
 
     path = tmp_path_factory.mktemp('runs')
     make_shapes(path / 'made', size=64, num_train=8, num_val=3)
@@ -209,7 +209,7 @@ def test_no_data_no_traceback(folder):
 
 def test_unreadable_and_empty_images(folder, tmp_path):
     pytest.importorskip('mmdet')
-    from mmext_backbones.datasets.shapes import make_shapes
+    from mmext_backbones.datasets.shapes.files.files import make_shapes
 
     make_shapes(tmp_path / 'made', size=64, num_train=2, num_val=1)
     (tmp_path / 'boxes.py').write_text(CONFIGS['boxes'])

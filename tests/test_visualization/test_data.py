@@ -11,9 +11,9 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
+from mmext_backbones.datasets.shapes.files.config import use_shapes
+from mmext_backbones.datasets.shapes.files.files import make_shapes
 
-from mmext_backbones.datasets.shapes import make_shapes
-from mmext_backbones.datasets.shapes_config import use_shapes
 from mmext_backbones.engine.runs import load_config
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.visualization import opening

@@ -15,8 +15,8 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
-from ..config.editing import NOT_SET, Change, ConfigEditor, plain, set_num_classes, shorten, type_name, walk
-from .shapes import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE
+from ...config.editing import NOT_SET, Change, ConfigEditor, plain, set_num_classes, shorten, type_name, walk
+from .files import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE
 
 __all__ = ['num_cpus', 'task_of', 'use_shapes']
 
