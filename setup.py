@@ -12,7 +12,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / 'mmext_backbones/__init__.py').read_text(), re.M).group(1)
+VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / 'mmext_backbones/version.py').read_text(), re.M).group(1)
 
 
 # mmcv without compiled operators: torchvision and PyTorch stand in for them (mmext_backbones.mmcv_ops)

@@ -18,7 +18,7 @@ import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mmext_backbones.engine.cost import model_cost
+from mmext_backbones.analysis.cost import model_cost
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.utils.console import quiet
 from mmext_backbones.utils.errors import UserError
@@ -51,7 +51,7 @@ figures are ours, of weights trained with the config; an empty field means that 
 
 Parameters are those of the whole model, head and all. FLOPs are multiply-adds of one prediction at the size beside
 them, as `tools/model_cost.py` counts them (what counts, and on how many regions, stands in
-`mmext_backbones/engine/cost.py`); the published count follows in brackets.
+`mmext_backbones/analysis/cost.py`); the published count follows in brackets.
 """
 
 

@@ -113,7 +113,7 @@ def backbones() -> str:
 def train() -> str:
     run(
         '-c',
-        "from mmext_backbones.datasets.shapes.files import make_shapes; make_shapes('made', size=64, num_train=8, num_val=3)",
+        "from mmext_backbones.datasets.shapes import make_shapes; make_shapes('made', size=64, num_train=8, num_val=3)",
     )
     for name, text in CONFIGS.items():
         Path(f'{name}.py').write_text(text)

@@ -5,7 +5,7 @@ Importing the package registers everything it offers and needs torch and mmengin
 
 import sys
 
-__version__ = '0.1.0'
+from .version import __version__
 
 # `python -m mmext_backbones.doctor` tells what is missing: this package must not need it first
 if not (sys.argv[:1] == ['-m'] and 'mmext_backbones.doctor' in sys.orig_argv):

@@ -9,11 +9,11 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
+from mmext_backbones.config.files import load_config
 from mmext_backbones.config.writing import difference, unscoped, written
-from mmext_backbones.engine.runs import load_config
 from mmext_backbones.swap import __main__ as command
 from mmext_backbones.swap import swap_backbone
-from mmext_backbones.swap.checking import build_model, forward
+from mmext_backbones.swap.checks import build_model, forward
 from mmext_backbones.utils.errors import UserError
 
 SWIN = 'mmext_backbones.SwinTransformer'

@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 
 from mmext_backbones.swap import __main__ as command
-from mmext_backbones.swap.checking import build_model, forward
+from mmext_backbones.swap.checks import build_model, forward
 
 TEXT = (Path(__file__).parents[1] / 'docs' / 'swap.md').read_text()
 BLOCKS = re.findall(r'```(python|bash)\n(.*?)```', TEXT, re.DOTALL)

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmext_backbones.engine.estimate_report import ROWS, Recipe, replace_table, table
+from mmext_backbones.analysis.estimate_table import ROWS, Recipe, replace_table, table
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.utils.console import quiet
 from mmext_backbones.utils.errors import UserError

@@ -21,10 +21,11 @@ os.environ.setdefault('GOMP_SPINCOUNT', '5000')  # as in train.py
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmext_backbones.config.files import load_config
 from mmext_backbones.config.options import add_config_options
 from mmext_backbones.datasets.bad_data.report import check_splits, count_errors, report_lines
 from mmext_backbones.datasets.bad_data.runner import MODES
-from mmext_backbones.engine.runs import load_config, test, train
+from mmext_backbones.engine.runs import test, train
 from mmext_backbones.finetune import OwnCoco, read_own_coco, write_own_config
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.utils.console import quiet

@@ -13,11 +13,11 @@ import sys
 
 from mmengine.config import DictAction
 
-from mmext_backbones.engine.cost import model_cost
-from mmext_backbones.engine.cost_report import build_network, cost_table
+from mmext_backbones.analysis.cost import cost_table, model_cost
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.utils.console import quiet
 from mmext_backbones.utils.errors import UserError
+from mmext_backbones.zoo import build_network
 
 
 def main(argv: list[str]) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
+from mmext_backbones.analysis.cost import Cost, model_cost
 from mmext_backbones.backbones import DenseBackbone
-from mmext_backbones.engine.cost import Cost, model_cost
-from mmext_backbones.engine.cost_report import FAMILIES, backbone_names
 from mmext_backbones.registry import MODELS
 from mmext_backbones.utils.errors import UserError, did_you_mean
 from mmext_backbones.utils.files import write_whole
+from mmext_backbones.zoo import FAMILIES, backbone_names
 
 from .drawing import write_drawing
 from .tracing import Architecture, trace

@@ -267,8 +267,8 @@ def prepare(folder: Path) -> None:
     from mmext_backbones.datasets.shapes.files.config import use_shapes
     from mmext_backbones.datasets.shapes.files.files import make_shapes
 
+    from mmext_backbones.config.files import load_config
     from mmext_backbones.config.options import KNOWN_KEYS
-    from mmext_backbones.engine.runs import load_config
     from mmext_backbones.utils.console import quiet
 
     quiet()

@@ -21,15 +21,10 @@ from mmengine.optim import BaseOptimWrapper, OptimWrapper
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from ..registry import FUNCTIONS, MODELS, STRATEGIES
+from ..registry import FUNCTIONS, STRATEGIES
+from ..zoo import block_classes
 
-__all__ = ['FSDPStrategy', 'block_classes', 'wrap_blocks']
-
-
-def block_classes() -> tuple[type[nn.Module], ...]:
-    """The blocks of every backbone in our registry."""
-    found = [cls for backbone in MODELS.module_dict.values() for cls in getattr(backbone, 'BLOCK_CLASSES', ())]
-    return tuple(dict.fromkeys(found))
+__all__ = ['FSDPStrategy', 'wrap_blocks']
 
 
 @FUNCTIONS.register_module()

@@ -10,15 +10,15 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from ..backbones.base import DenseBackbone
+from ..config.files import load_config
 from ..config.options import apply_options
 from ..engine.checks import by_name_of, check_checkpoint, check_match
-from ..engine.cost_report import backbone_names, build_network
-from ..engine.runs import load_config
 from ..swap import SwapRefused
 from ..swap.rewiring import find_holder
 from ..utils.errors import UserError
 from ..weights.fitting import WeightsError, unwrap
 from ..weights.loading import read
+from ..zoo import backbone_names, build_network
 from .describing import PREPROCESSING
 from .recording import Network
 

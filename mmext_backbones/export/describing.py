@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .. import __version__
+from ..version import __version__
 from .recording import Network
 
 PREFIX = 'mmext_backbones.'

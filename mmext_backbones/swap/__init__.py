@@ -10,7 +10,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
 from ..config.editing import type_name
-from .networks import Network, known_network
+from ..zoo import Network, known_network
+from .backbone_config import backbone_config
 from .optimizer import fit_optimizer
 from .rewiring import SwapRefused, find_holder, levels_of, network_maps, out_indices_for, refuse_unfit, rewire, trim
 
@@ -30,7 +31,7 @@ def swap_backbone(cfg: Config, name: str, *, weights: str | None = DEFAULT, keep
 
     Args:
         cfg: A config with a model; it stays as it is.
-        name: `elsa_swin_t` and the like, see `networks.known_network`.
+        name: `elsa_swin_t` and the like, see `zoo.known_network`.
         weights: A file or address as in docs/weights.md; None starts from random weights. The default are the
             network's published ImageNet weights (none for ELSA-Swin, whose weights stand on no hub).
         keep_optimizer: Leave the optimizer and its schedule as they are.
@@ -77,7 +78,7 @@ def _swap(cfg: Config, network: Network, weights: str | None, keep_optimizer: bo
     in_channels = in_channels if isinstance(in_channels, int) else 3
     task = task_of(cfg, holder)
     with_cp = _forget_layers(cfg) or bool(old_backbone.get('with_cp'))
-    backbone = ConfigDict(network.config(task, kept, weights, in_channels, with_cp))
+    backbone = ConfigDict(backbone_config(network, task, kept, weights, in_channels, with_cp))
     holder['backbone'] = backbone
     new = network_maps(backbone)
     if old[0].stride is None and holder.get('neck') is None:

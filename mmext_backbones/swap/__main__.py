@@ -14,15 +14,15 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..config.editing import type_name
+from ..config.files import load_config
 from ..config.writing import write_child
-from ..engine.runs import load_config
 from ..registry import SCOPE
 from ..utils.cli import add_traceback_option, run_cli
 from ..utils.console import quiet
 from ..utils.errors import UserError
+from ..zoo import known_network
 from . import DEFAULT, SwapRefused, swap_backbone
-from .checking import build_model, check_weights, forward, summarise, table
-from .networks import known_network
+from .checks import build_model, check_weights, forward, summarise, table
 from .rewiring import find_holder
 
 FORWARD_SIZE = 256  # pixels, of the image the model is run on: DINO chooses 900 queries among its places

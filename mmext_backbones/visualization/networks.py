@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from ..backbones.base import DenseBackbone
 from ..config.options import add_config_options
 from ..datasets.bad_data.images import unreadable
-from ..datasets.shapes.files import render_scene
-from ..engine.cost_report import build_network
+from ..datasets.shapes.scenes import render_scene
 from ..utils.console import quiet, say
 from ..utils.errors import UserError
 from ..weights.fitting import unwrap
 from ..weights.layouts import under
 from ..weights.loading import read
+from ..zoo import build_network
 
 __all__ = ['Network', 'add_network_arguments', 'draw_shapes', 'load_network', 'read_picture', 'sort_files']
 

@@ -9,11 +9,12 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..config.data_paths import check_data
+from ..config.files import load_config
 from ..config.options import add_config_options, apply_options
 from ..config.values import check_config
 from ..datasets.shapes.config import use_shapes
 from ..drawing.samples import can_draw
-from ..engine.runs import load_config, make_default_shapes
+from ..engine.runs import make_default_shapes
 from ..utils.console import quiet
 from ..utils.errors import UserError
 

@@ -13,8 +13,8 @@ from dev.architecture import pages
 from dev.architecture.drawing import draw, write_drawing
 from dev.architecture.tracing import trace
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
-from mmext_backbones.engine.cost_report import FAMILIES
 from mmext_backbones.utils.errors import UserError
+from mmext_backbones.zoo import FAMILIES
 
 DOCS = Path(__file__).parents[2] / 'docs' / 'backbones'
 SWIN = {'embed_dims': 16, 'depths': (2, 1, 3, 2), 'num_heads': (1, 2, 4, 8)}

@@ -14,11 +14,11 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmext_backbones.analysis.cost import ATTENTION, FORMULAS, PRODUCTS, cost_table, model_cost
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
-from mmext_backbones.engine.cost import ATTENTION, FORMULAS, PRODUCTS, model_cost
-from mmext_backbones.engine.cost_report import backbone_names, build_network, cost_table
 from mmext_backbones.layers import BiLSTM2D, ELSAAttention, WindowAttention
 from mmext_backbones.utils.errors import UserError
+from mmext_backbones.zoo import backbone_names, build_network
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'

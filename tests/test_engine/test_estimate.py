@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmext_backbones.engine.estimate import activation_bytes, estimate
-from mmext_backbones.engine.estimate_report import BEGIN, END, HEADER, ROWS, replace_table, row
+from mmext_backbones.analysis.estimate import activation_bytes, estimate
+from mmext_backbones.analysis.estimate_table import BEGIN, END, HEADER, ROWS, replace_table, row
 from mmext_backbones.layers import PartitionAttention
 from mmext_backbones.utils.errors import UserError
 from tests.test_backbones.test_contract import SMALL, small

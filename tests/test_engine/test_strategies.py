@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmext_backbones.engine.strategies import FSDPStrategy, block_classes
+from mmext_backbones.engine.strategies import FSDPStrategy
+from mmext_backbones.zoo import block_classes
 from tests.test_engine import several_processes
 
 FSDP = {'runner_type': 'FlexibleRunner', 'strategy': {'type': 'mmext_backbones.FSDPStrategy'}}

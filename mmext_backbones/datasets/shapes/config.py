@@ -16,7 +16,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
 from ...config.editing import NOT_SET, Change, ConfigEditor, plain, set_num_classes, shorten, type_name, walk
-from .files import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE
+from .files import SEMANTIC_CLASSES, SEMANTIC_PALETTE
+from .scenes import CLASSES, PALETTE
 
 __all__ = ['num_cpus', 'task_of', 'use_shapes']
 

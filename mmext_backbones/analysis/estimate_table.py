@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..utils.errors import UserError
-from .cost_report import build_network
+from ..zoo import build_network
 from .estimate import Estimate, estimate
 
 __all__ = ['ROWS', 'Recipe', 'replace_table', 'row', 'table']

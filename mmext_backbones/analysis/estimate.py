@@ -23,8 +23,8 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..zoo import block_classes
 from .cost import model_cost
-from .strategies import block_classes
 
 __all__ = ['STATES', 'Estimate', 'estimate']
 

@@ -36,7 +36,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ['DEFINITION', 'Cost', 'Part', 'model_cost']
+__all__ = ['Cost', 'DEFINITION', 'Part', 'cost_table', 'model_cost']
 
 DEFINITION = (
     '1 FLOP of the papers = 1 multiply-add (MAC) of a convolution, linear layer, product, LSTM or ELSA operator'
@@ -363,3 +363,27 @@ PRODUCTS = re.compile(
     r'(^|_)(\w*mm|mv|addr|v?dot|vecdot|matmul|conv(olution\w*|_\w+|\d\w*)|\w*lstm\w*|\w*gru\w*|\w*rnn\w*|linear|trilinear'
     r'|attention\w*|transformer\w*|\w*cdist\w*|fft\w*|matrix_exp|linalg_(?!\w*norm)\w+)(_|$)'
 )
+
+
+def cost_table(cost: Cost) -> list[str]:
+    """Lines of a table: a row for each part and their sum, then what the numbers mean and leave out."""
+    rows = [(name, part.params, part.macs, part.activations) for name, part in cost.parts.items()]
+    rows.append(('total', cost.params, cost.macs, cost.activations))
+    width = max(len(name) for name, *_ in rows)
+    header = f'{"":{width}}  {"params (M)":>12}{"MACs (G)":>12}{"activations (M)":>18}'
+    lines = [
+        f'{name:{width}}  {params / 1e6:>12.2f}{macs / 1e9:>12.3f}{activations / 1e6:>18.2f}'
+        for name, params, macs, activations in rows
+    ]
+    kinds = sorted(cost.macs_by_operator.items(), key=lambda item: -item[1])
+    lines = [header, *lines[:-1], '-' * len(header), lines[-1], '']
+    lines.append(f'MACs by operator: {", ".join(f"{kind} {macs / 1e9:.3f} G" for kind, macs in kinds)}')
+    lines.append(f'{DEFINITION}.')
+    if any(name.startswith('roi_head.') for name in cost.parts):
+        lines.append(f'Counted on {BOX_ROIS} regions of interest (box heads) and {MASK_ROIS} (mask heads) an image.')
+    if cost.not_run:
+        lines.append(f'Not run in a prediction, so not counted: {", ".join(cost.not_run)}.')
+    if cost.not_counted:
+        calls = ', '.join(f'{name} ({number} calls)' for name, number in cost.not_counted.items())
+        lines.append(f'Not counted, for want of a formula: {calls}.')
+    return lines

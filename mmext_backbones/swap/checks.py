@@ -14,8 +14,8 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
+from ..analysis.cost import model_cost
 from ..config.editing import type_name
-from ..engine.cost import model_cost
 from ..utils.errors import UserError
 from ..weights.fitting import WeightsError
 from ..weights.loading import check_address
