@@ -2,11 +2,11 @@
 
 from .batch_norm import BatchNormMomentumHook
 from .checkpoint_files import WholeCheckpointHook
+from .evaluation.instance_tta import InstanceTTAModel
+from .evaluation.predictions import DumpSmallResults
 from .hooks import CurvesHook, PredictionsHook
-from .instance_tta import InstanceTTAModel
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .nonfinite import NonFiniteHook
-from .predictions import DumpSmallResults
 from .preemption import PreemptionHook
 from .random_state import RandomStateHook
 from .resuming import PositionHook

@@ -36,17 +36,18 @@ from ..utils.errors import UserError
 from ..utils.files import locked
 from ..weights.fitting import unwrap
 from .checks import check_checkpoint, check_checkpoints, check_match
+from .evaluation.per_class import record_classes
+from .evaluation.predictions import evaluate_predictions, find_predictions, save_predictions
+from .evaluation.results import describe, results_name, write_results
+from .evaluation.tta import use_tta
 from .memory import naming_memory_settings
-from .predictions import evaluate_predictions, find_predictions, save_predictions
 from .processes import check_launcher, fit_processes, join_processes, world_size
-from .results import describe, record_classes, results_name, write_results
 from .resuming import find_checkpoint, read_meta
 from .scaling import accumulate_batches, fit_strategy, scale_lr, use_strategy
 from .starting import CarefulStart, check_resume
 from .steady import SteadyRun
 from .summary import say_changes, say_plan, say_summary
 from .tracking import track as add_trackers
-from .views import use_tta
 
 __all__ = ['add_options', 'build_runner', 'load_config', 'test', 'train']
 

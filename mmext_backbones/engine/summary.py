@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from ..config.editing import NOT_SET, Change, shorten
 from ..utils.console import say
-from .results import PerClass, per_class_lines
+from .evaluation.per_class import PerClass, per_class_lines
 from .scaling import step_batch
 
 

@@ -20,8 +20,8 @@ from ..config.values import check_config
 from ..datasets.shapes.config import use_shapes
 from ..datasets.shapes.files import default_shapes_dir
 from ..engine.checks import by_name_of, check_checkpoint, check_match
+from ..engine.evaluation.tta import use_tta
 from ..engine.resuming import read_meta
-from ..engine.views import use_tta
 from ..utils.errors import UserError
 from ..weights.fitting import WeightsError, check_values, unwrap
 from ..weights.loading import check_address, read

@@ -13,7 +13,7 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
-from mmext_backbones.engine.instance_tta import META_KEYS, InstanceTTAModel
+from mmext_backbones.engine.evaluation.instance_tta import META_KEYS, InstanceTTAModel
 
 pytest.importorskip('mmdet')
 torchvision = pytest.importorskip('torchvision')

@@ -18,7 +18,8 @@ from mmengine.structures import InstanceData, PixelData
 from mmext_backbones.datasets.shapes.files.files import CLASSES, SEMANTIC_CLASSES, make_shapes
 
 from mmext_backbones.engine import runs
-from mmext_backbones.engine.results import describe, per_class_lines, results_name, write_results
+from mmext_backbones.engine.evaluation.per_class import per_class_lines
+from mmext_backbones.engine.evaluation.results import describe, results_name, write_results
 from mmext_backbones.utils.errors import UserError
 
 NUM_VAL = 9

@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 from mmext_backbones.datasets.shapes.files.files import rle_to_mask
 from PIL import Image
 
-from mmext_backbones.engine.views import use_tta
+from mmext_backbones.engine.evaluation.tta import use_tta
 from mmext_backbones.inference import ImageError, Predictor
 from mmext_backbones.inference.building import class_names, read_config
 from mmext_backbones.inference.prediction import category_ids, decode_mask, encode_mask

@@ -12,7 +12,7 @@ from mmext_backbones.config.data_paths import check_data
 from mmext_backbones.config.files import load_config
 from mmext_backbones.config.options import apply_options
 from mmext_backbones.engine import checks, runs
-from mmext_backbones.engine.views import use_tta
+from mmext_backbones.engine.evaluation.tta import use_tta
 from mmext_backbones.registry import MODELS as OUR_MODELS
 from mmext_backbones.utils import console as screens
 from mmext_backbones.utils.cli import run_cli

@@ -26,9 +26,9 @@ from mmengine.dataset import BaseDataset
 from mmengine.evaluator import DumpResults, Evaluator
 from mmengine.registry import DATASETS, init_default_scope
 
-from ..registry import METRICS
-from ..utils.errors import UserError, did_you_mean
-from .results import PerClass, record_classes
+from ...registry import METRICS
+from ...utils.errors import UserError, did_you_mean
+from .per_class import PerClass, record_classes
 
 __all__ = ['DumpSmallResults', 'evaluate_predictions', 'find_predictions', 'save_predictions']
 

@@ -5,8 +5,8 @@ from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
-from ..config.editing import walk
-from ..utils.errors import UserError
+from ...config.editing import walk
+from ...utils.errors import UserError
 from .instance_tta import META_KEYS
 
 __all__ = ['use_tta']

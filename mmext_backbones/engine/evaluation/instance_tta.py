@@ -25,7 +25,7 @@ from mmengine.model import BaseTTAModel
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
-from ..registry import MODELS
+from ...registry import MODELS
 
 __all__ = ['META_KEYS', 'InstanceTTAModel']
 

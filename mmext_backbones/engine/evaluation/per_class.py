@@ -1,60 +1,22 @@
-"""What a test measured, class by class: on the screen, and as a JSON file beside the checkpoint.
+"""Metrics class by class: recorded while a test is evaluated, and as a table."""
 
-The file ``<checkpoint>.<config>[_shapes][.tta].json`` holds one object:
-
-    format       1; raised when a key changes its meaning
-    config       the path or name of the config
-    options      what --cfg-options changed, by dotted key
-    checkpoint   {path, bytes, sha256}; the last two null for an address; null if predictions were given
-    predictions  [path, ...] of the given predictions; null if a checkpoint was
-    date         when the test ended, ISO 8601 with the offset from UTC
-    versions     {package: version}
-    shapes       whether the data are Shapes
-    dataset      [{type, data_root, ann_file, data_prefix}, ...], of each of these what the config names
-    num_images   images in the test data
-    tta          whether several views of each image were merged; null if predictions were given
-    metrics      {name: value}, as the evaluators of the config call and round them
-    per_class    {kind: {class: {measure: value}}}, empty for evaluators other than the three below
-
-A value is null where it is undefined: an AP without objects (COCO's -1), the IoU of a class that is nowhere. Kinds and
-their measures are, of mmdet's CocoMetric, ``bbox`` and ``segm`` with AP, AP_50, AP_75, AP_s, AP_m, AP_l (0 to 1) and
-the number of objects (crowds left out); of mmseg's IoUMetric, ``semantic`` with IoU, Acc and what else it was told to
-measure (percent); of mmpretrain's Accuracy, ``classification`` with top1 (percent) and the number of images.
-"""
-
-import contextlib
-import datetime
-import hashlib
 import io
-import json
 import math
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..config.editing import walk
-
-__all__ = ['PerClass', 'describe', 'per_class_lines', 'record_classes', 'results_name', 'write_results']
-
 PerClass = dict[str, dict[str, dict[str, float]]]  # kind -> class -> measure -> value, NaN where undefined
-
 KINDS = {'bbox': 'box', 'segm': 'mask', 'semantic': 'class', 'classification': 'class'}
 COUNTS = ('objects', 'images')
 FEW_CLASSES = 20  # up to here a line a class with every measure; above, only the first ones, side by side
 MANY_CLASSES = 400  # above, nothing on the screen
 WIDTH = 120  # of the screen, in characters
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Measuring
 
 
 def record_classes(evaluator: Evaluator) -> PerClass:
@@ -170,10 +132,6 @@ RECORDERS = {
 }
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# The screen
-
-
 def per_class_lines(per_class: PerClass) -> list[str]:
     """The tables as lines: for few classes a table a kind; for many, one table with the main measures in columns."""
     if not per_class:
@@ -238,125 +196,3 @@ def _render(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     screen = io.StringIO()
     Console(file=screen, width=2 * WIDTH, color_system=None, legacy_windows=False).print(table)
     return [line.rstrip() for line in screen.getvalue().splitlines()]
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The file
-
-
-def describe(
-    cfg: Config,
-    config: str,
-    *,
-    metrics: dict[str, float],
-    per_class: PerClass,
-    num_images: int,
-    checkpoint: str | None = None,
-    predictions: Sequence[Path] | None = None,
-    options: dict[str, Any] | None = None,
-    shapes: bool = False,
-    tta: bool = False,
-) -> dict[str, Any]:
-    """The object that goes into the file; the keys are explained at the top of this module.
-
-    Args:
-        cfg: The config as it was run.
-        config: What the user called it.
-        metrics: From the evaluators.
-        per_class: From `record_classes`.
-        num_images: Images in the test data.
-        checkpoint: The checkpoint, or
-        predictions: the files that were evaluated.
-        options: What the user overrode in the config.
-        shapes: Whether the data are Shapes.
-        tta: Whether views were merged.
-    """
-    import mmext_backbones
-
-    modules = ('torch', 'mmengine', 'mmcv', cfg.get('default_scope'))
-    versions = {'mmext_backbones': mmext_backbones.__version__}
-    versions |= {name: str(sys.modules[name].__version__) for name in modules if name in sys.modules}
-    sources = [
-        {
-            'type': str(node.type),
-            **{key: node[key] for key in ('data_root', 'ann_file', 'data_prefix') if node.get(key)},
-        }
-        for _, node in walk(cfg.test_dataloader.dataset)
-        if 'type' in node and any(node.get(key) for key in ('data_root', 'ann_file', 'data_prefix'))
-    ]
-    return _plain(
-        {
-            'format': 1,
-            'config': config,
-            'options': dict(options or {}),
-            'checkpoint': _file(checkpoint) if checkpoint is not None else None,
-            'predictions': [str(path) for path in predictions] if predictions is not None else None,
-            'date': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
-            'versions': versions,
-            'shapes': shapes,
-            'dataset': sources,
-            'num_images': num_images,
-            'tta': tta if predictions is None else None,
-            'metrics': {
-                name: math.nan if value == -1 and ('mAP' in name or 'AR' in name) else value
-                for name, value in metrics.items()
-            },
-            'per_class': per_class,
-        }
-    )
-
-
-def results_name(source: str | Path, cfg: Config, *, shapes: bool = False, tta: bool = False) -> str:
-    """The name of the file for a checkpoint (or a file of predictions) and a config."""
-    config = Path(cfg.filename).stem + ('_shapes' if shapes else '')
-    return '.'.join([Path(source).stem, config, *(['tta'] if tta else []), 'json'])
-
-
-def write_results(record: dict[str, Any], folders: Sequence[str | Path], name: str) -> Path:
-    """Writes the file into the first folder that takes it.
-
-    Args:
-        record: From `describe`.
-        folders: Where it should be, and where else it may be.
-        name: From `results_name`.
-
-    Returns:
-        The path of the file.
-
-    Raises:
-        OSError: if the last folder does not take it either.
-    """
-    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + '\n'
-    *first, last = map(Path, folders)
-    for folder in first:
-        with contextlib.suppress(OSError):
-            (folder / name).write_text(text, encoding='utf-8')
-            return folder / name
-    (last / name).write_text(text, encoding='utf-8')
-    return last / name
-
-
-def _file(path: str) -> dict[str, Any]:
-    """A file by its size and the start of its hash; only the name of an address."""
-    if '://' in path:
-        return {'path': path, 'bytes': None, 'sha256': None}
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return {'path': path, 'bytes': Path(path).stat().st_size, 'sha256': digest.hexdigest()[:16]}
-
-
-def _plain(value: Any) -> Any:
-    """What JSON knows: undefined numbers as None, others to five decimals, what is no number as text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        return str(value)
-    return round(value, 5) if math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""How a training is stopped, and goes on where it stopped."""
