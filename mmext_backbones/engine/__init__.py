@@ -6,7 +6,7 @@ from .evaluation.instance_tta import InstanceTTAModel
 from .evaluation.predictions import DumpSmallResults
 from .hooks import CurvesHook, PredictionsHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
-from .nonfinite import NonFiniteHook
+from .nonfinite.hook import NonFiniteHook
 from .preemption import PreemptionHook
 from .random_state import RandomStateHook
 from .resuming import PositionHook

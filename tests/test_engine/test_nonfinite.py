@@ -15,13 +15,13 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
+from mmext_backbones.engine.nonfinite.hook.hook import NonFiniteError, NonFiniteHook
+from mmext_backbones.engine.nonfinite.hook.replay import replay
+from mmext_backbones.engine.nonfinite.hook.step_guard import MAX_COLLAPSED, find_fault, guard
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmext_backbones.engine import nonfinite, saved_batches
-from mmext_backbones.engine.nonfinite import NonFiniteError, NonFiniteHook
-from mmext_backbones.engine.replay import replay
-from mmext_backbones.engine.step_guard import MAX_COLLAPSED, find_fault, guard
+from mmext_backbones.engine.nonfinite.hook import hook, saved_batch
 from mmext_backbones.utils.errors import UserError
 
 
@@ -144,7 +144,7 @@ def test_nan_in_an_image_stops_before_the_weights_are_spoilt(tmp_path, flexible)
     (path,) = hook.saved
     assert path == tmp_path / 'nonfinite' / 'iter_3.pth'
     assert f'tools/replay.py {path}' in error
-    saved = torch.load(path.parent / saved_batches.read_batch(path)['weights'])
+    saved = torch.load(path.parent / saved_batch.read_batch(path)['weights'])
     assert same(saved['state_dict'], watch.states[2])  # the statistics of batch norm as well
 
     found = replay(str(path))
@@ -205,7 +205,7 @@ def test_gradient_alone(tmp_path):
 def test_a_replay_draws_the_same_random_numbers(tmp_path):
     """Dropout decides what the loss is; the replay has the one of the training."""
     hook, _watch, _error = run(tmp_path, [GOOD, GOOD, 60.0], kind='gradient')
-    saved = saved_batches.read_batch(hook.saved[0])
+    saved = saved_batch.read_batch(hook.saved[0])
     torch.manual_seed(99)
     assert replay(str(hook.saved[0])).losses['loss'] == pytest.approx(sum(saved['losses'].values()) / 2, rel=1e-6)
 
@@ -374,7 +374,7 @@ def test_registered_and_added_to_every_training():
     from mmext_backbones.engine import runs
 
     hook = HOOKS.build({'type': runs.NONFINITE_HOOK, 'action': 'skip'})
-    assert isinstance(hook, nonfinite.NonFiniteHook)
+    assert isinstance(hook, hook.NonFiniteHook)
     with pytest.raises(ValueError, match="action='ignore': expected one of stop, skip"):
         HOOKS.build({'type': runs.NONFINITE_HOOK, 'action': 'ignore'})
     with pytest.raises(ValueError, match='max_skips=-1'):
@@ -426,9 +426,9 @@ def test_samples_of_a_detector_are_read_safely(tmp_path):
     sample.gt_sem_seg = PixelData(data=torch.zeros(1, 4, 4))
     path = tmp_path / 'batch.pth'
     content = {'iteration': 1, 'random_state': {}, 'weights': None, 'config': {}}
-    saved_batches.save_whole({**content, 'data_batch': {'data_samples': [sample]}}, path)
-    (read,) = saved_batches.read_batch(path)['data_batch']['data_samples']
-    assert saved_batches.image_paths(read) == ['a.png']
+    saved_batch.save_whole({**content, 'data_batch': {'data_samples': [sample]}}, path)
+    (read,) = saved_batch.read_batch(path)['data_batch']['data_samples']
+    assert saved_batch.image_paths(read) == ['a.png']
     assert read.gt_instances.masks.masks.sum() == 16
     assert read.proposals.masks.areas.shape == (1,)
     assert read.gt_sem_seg.data.shape == (1, 4, 4)
@@ -449,11 +449,11 @@ def test_only_listed_parts_are_made(tmp_path, kind, monkeypatch):
     if kind == 'imported':
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf'refers to {module}.Sample, and a saved batch holds tensors'):
-        saved_batches.read_batch(tmp_path / 'x.pth')
+        saved_batch.read_batch(tmp_path / 'x.pth')
 
 
 def test_every_part_is_what_it_is_named():
-    parts = saved_batches._parts()
+    parts = saved_batch._parts()
     assert {'mmengine.structures.pixel_data.PixelData'} <= parts.keys()
     for name, cls in parts.items():
         assert (cls.__module__, cls.__qualname__) == tuple(name.rsplit('.', 1))
@@ -462,8 +462,8 @@ def test_every_part_is_what_it_is_named():
 
 def test_a_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / 'batch.pth'
-    saved_batches.save_whole({'x': 1}, path)
+    saved_batch.save_whole({'x': 1}, path)
     with pytest.raises(Exception, match='pickle'):
-        saved_batches.save_whole({'x': lambda: None}, path)
+        saved_batch.save_whole({'x': lambda: None}, path)
     assert torch.load(path) == {'x': 1}
     assert list(tmp_path.iterdir()) == [path]

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from mmengine.structures import BaseDataElement
 
-from ..utils.errors import UserError, unreadable_checkpoint
-from ..weights.fitting import WeightsError
-from ..weights.safe_reading import load_restricted
+from ...utils.errors import UserError, unreadable_checkpoint
+from ...weights.fitting import WeightsError
+from ...weights.safe_reading import load_restricted
 
 __all__ = ['image_paths', 'read_batch', 'save_whole', 'tensors']
 

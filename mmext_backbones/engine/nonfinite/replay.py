@@ -22,12 +22,12 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from torch import Tensor, nn
 
-from ..config.editing import walk
-from ..utils.errors import UserError
-from ..weights.fitting import unwrap
-from ..weights.loading import read_file
-from .random_state import set_random_state
-from .saved_batches import image_paths, read_batch, tensors
+from ...config.editing import walk
+from ...utils.errors import UserError
+from ...weights.fitting import unwrap
+from ...weights.loading import read_file
+from ..random_state import set_random_state
+from .saved_batch import image_paths, read_batch, tensors
 
 __all__ = ['Replay', 'replay']
 
