@@ -17,7 +17,7 @@ from mmext_backbones.datasets.shapes.files.files import make_shapes
 from mmext_backbones.backbones import SwinTransformer
 from mmext_backbones.config.files import load_config
 from mmext_backbones.engine import runs
-from mmext_backbones.engine.starting import check_resume
+from mmext_backbones.engine.resume.starting import check_resume
 from mmext_backbones.finetune import read_own_coco, write_own_config
 from mmext_backbones.swap.checks import build_model, forward
 from mmext_backbones.utils.errors import UserError

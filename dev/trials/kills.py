@@ -27,8 +27,8 @@ from mmengine.fileio import LocalBackend
 from mmengine.runner import Runner
 
 from mmext_backbones.engine import runs
-from mmext_backbones.engine.preemption import EXIT_CODE
-from mmext_backbones.engine.resuming import find_checkpoint
+from mmext_backbones.engine.resume.position import find_checkpoint
+from mmext_backbones.engine.resume.signals import EXIT_CODE
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.weights.loading import read
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config.files import load_config
-from ..engine.checkpoint_files import LAST
+from ..engine.resume.checkpoint_hook import LAST
 from ..utils.errors import UserError, did_you_mean
 
 __all__ = ['Model', 'find_runs', 'model_of', 'models_of']

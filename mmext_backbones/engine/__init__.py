@@ -1,15 +1,15 @@
 """What plugs into mmengine beside the models."""
 
 from .batch_norm import BatchNormMomentumHook
-from .checkpoint_files import WholeCheckpointHook
 from .evaluation.instance_tta import InstanceTTAModel
 from .evaluation.predictions import DumpSmallResults
 from .hooks import CurvesHook, PredictionsHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .nonfinite.hook import NonFiniteHook
-from .preemption import PreemptionHook
-from .random_state import RandomStateHook
-from .resuming import PositionHook
+from .resume.checkpoint_hook import WholeCheckpointHook
+from .resume.position import PositionHook
+from .resume.random_state import RandomStateHook
+from .resume.signals import PreemptionHook
 from .strategies import FSDPStrategy, wrap_blocks
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from .preemption import SIGNALS
+from .resume.signals import SIGNALS
 
 __all__ = ['LoaderProcesses']
 

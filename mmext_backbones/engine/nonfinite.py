@@ -14,7 +14,7 @@ from torch import nn
 
 from ..registry import HOOKS
 from ..utils.errors import UserError
-from .random_state import random_state
+from .resume.random_state import random_state
 from .saved_batches import image_paths, save_whole, tensors
 from .step_guard import StepGuard, can_skip, guard, loss_scaler
 

@@ -34,6 +34,7 @@ from ..utils.cli import add_traceback_option
 from ..utils.console import Chatter, quiet, say, shorten_console
 from ..utils.errors import UserError
 from ..utils.files import locked
+from ..weights.checkpoints import read_meta
 from ..weights.fitting import unwrap
 from .checks import check_checkpoint, check_checkpoints, check_match
 from .evaluation.per_class import record_classes
@@ -42,10 +43,10 @@ from .evaluation.results import describe, results_name, write_results
 from .evaluation.tta import use_tta
 from .memory import naming_memory_settings
 from .processes import check_launcher, fit_processes, join_processes, world_size
-from .resuming import find_checkpoint, read_meta
+from .resume.position import find_checkpoint
+from .resume.runner import SteadyRun
+from .resume.starting import CarefulStart, check_resume
 from .scaling import accumulate_batches, fit_strategy, scale_lr, use_strategy
-from .starting import CarefulStart, check_resume
-from .steady import SteadyRun
 from .summary import say_changes, say_plan, say_summary
 from .tracking import track as add_trackers
 

@@ -27,7 +27,7 @@ from mmengine.visualization.vis_backend import (
 from ..registry import VISBACKENDS
 from ..utils.errors import UserError
 from ..utils.files import unless_full, write_whole
-from .resuming import read_meta
+from ..weights.checkpoints import read_meta
 
 __all__ = ['MLflowBackend', 'TensorBoardBackend', 'WandbBackend']
 

@@ -21,8 +21,8 @@ from ..datasets.shapes.config import use_shapes
 from ..datasets.shapes.files import default_shapes_dir
 from ..engine.checks import by_name_of, check_checkpoint, check_match
 from ..engine.evaluation.tta import use_tta
-from ..engine.resuming import read_meta
 from ..utils.errors import UserError
+from ..weights.checkpoints import read_meta
 from ..weights.fitting import WeightsError, check_values, unwrap
 from ..weights.loading import check_address, read
 from .images import ImageReader

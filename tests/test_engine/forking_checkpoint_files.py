@@ -11,10 +11,10 @@ import pytest
 import torch
 from mmengine.fileio import LocalBackend
 
-from mmext_backbones.engine.checkpoint_files import NoRoom
-from mmext_backbones.engine.preemption import EXIT_CODE, Preempted
-from mmext_backbones.engine.resuming import find_checkpoint
-from mmext_backbones.engine.steady import _num_bytes
+from mmext_backbones.engine.resume.checkpoint_hook import NoRoom
+from mmext_backbones.engine.resume.position import find_checkpoint
+from mmext_backbones.engine.resume.runner import _num_bytes
+from mmext_backbones.engine.resume.signals import EXIT_CODE, Preempted
 from mmext_backbones.utils import files
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.weights.loading import read

@@ -12,8 +12,8 @@ import pytest
 import torch
 from mmengine.model import MMDistributedDataParallel
 
-from mmext_backbones.engine.preemption import EXIT_CODE, Preempted
-from mmext_backbones.engine.resuming import find_checkpoint
+from mmext_backbones.engine.resume.position import find_checkpoint
+from mmext_backbones.engine.resume.signals import EXIT_CODE, Preempted
 from mmext_backbones.weights.loading import read
 
 from .toy import At, LogCapture, fork, forked, free_port, make_hooks, make_run, wait
@@ -90,7 +90,7 @@ def test_a_loader_that_starts_at_its_first_batch(kind, tmp_path, monkeypatch):
     """As where the checkpoint is no one file, and the iteration is known too late: what came before is loaded."""
     unbroken = make_run(tmp_path / 'unbroken', 'iter')
     unbroken.train()
-    monkeypatch.setattr('mmext_backbones.engine.steady.read_meta', lambda path: {})
+    monkeypatch.setattr('mmext_backbones.engine.resume.runner.read_meta', lambda path: {})
     loop = {'_delete_': True, 'type': kind, 'max_iters': 21, 'val_interval': 7}
     runner, _ = interrupted(tmp_path / 'broken', 10, loop='iter', train_cfg=loop)
     assert runner.first_batch == 0

@@ -8,7 +8,7 @@ import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from mmext_backbones.engine.numbered_batches import number_batches
+from mmext_backbones.engine.resume.batches import number_batches
 
 
 class Draws(Dataset):

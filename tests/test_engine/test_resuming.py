@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from mmext_backbones.engine.resuming import find_checkpoint
+from mmext_backbones.engine.resume.position import find_checkpoint
 from mmext_backbones.utils.errors import UserError
 
 

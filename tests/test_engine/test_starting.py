@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmext_backbones.engine import checks
-from mmext_backbones.engine.starting import CarefulStart, check_resume
+from mmext_backbones.engine.resume.starting import CarefulStart, check_resume
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.weights.fitting import WeightsError, check_values, unwrap
 

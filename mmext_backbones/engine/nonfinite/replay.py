@@ -26,7 +26,7 @@ from ...config.editing import walk
 from ...utils.errors import UserError
 from ...weights.fitting import unwrap
 from ...weights.loading import read_file
-from ..random_state import set_random_state
+from ..resume.random_state import set_random_state
 from .saved_batch import image_paths, read_batch, tensors
 
 __all__ = ['Replay', 'replay']

@@ -8,9 +8,9 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from ..registry import HOOKS
-from ..utils.errors import UserError
-from ..utils.files import PARTIAL, is_local, remove, write_whole
+from ...registry import HOOKS
+from ...utils.errors import UserError
+from ...utils.files import PARTIAL, is_local, remove, write_whole
 
 __all__ = ['LAST', 'NoRoom', 'WholeCheckpointHook']
 

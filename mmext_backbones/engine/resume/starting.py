@@ -14,11 +14,11 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from ..utils.console import say
-from ..utils.errors import UserError
-from ..weights.fitting import unwrap
-from ..weights.loading import read_file
-from .checks import by_name_of, check_match
+from ...utils.console import say
+from ...utils.errors import UserError
+from ...weights.fitting import unwrap
+from ...weights.loading import read_file
+from ..checks import by_name_of, check_match
 
 __all__ = ['CarefulStart', 'check_resume']
 

@@ -12,9 +12,9 @@ from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from ..registry import HOOKS
-from ..utils.files import write_whole
-from .checkpoint_files import LAST, WholeCheckpointHook
+from ...registry import HOOKS
+from ...utils.files import write_whole
+from .checkpoint_hook import LAST, WholeCheckpointHook
 
 __all__ = ['EXIT_CODE', 'Preempted', 'PreemptionHook', 'any_process', 'release_signals']
 

@@ -9,7 +9,7 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from ..registry import HOOKS
+from ...registry import HOOKS
 
 __all__ = ['RandomStateHook', 'random_state', 'set_random_state']
 

@@ -16,12 +16,12 @@ from mmengine.runner.base_loop import BaseLoop
 from mmengine.visualization import Visualizer
 from torch.utils.data import DataLoader
 
-from ..utils.files import PARTIAL, is_full, is_local, move_into_place, remove, unless_full
-from .checkpoint_files import NoRoom
-from .loader_processes import LoaderProcesses
-from .numbered_batches import NumberedBatches, number_batches
-from .preemption import any_process, release_signals
-from .resuming import read_meta
+from ...utils.files import PARTIAL, is_full, is_local, move_into_place, remove, unless_full
+from ...weights.checkpoints import read_meta
+from ..loader_processes import LoaderProcesses
+from .batches import NumberedBatches, number_batches
+from .checkpoint_hook import NoRoom
+from .signals import any_process, release_signals
 
 __all__ = ['SteadyRun']
 

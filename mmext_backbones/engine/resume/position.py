@@ -9,14 +9,15 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from ..registry import HOOKS
-from ..utils.errors import UserError
-from ..utils.files import unless_full, write_whole
-from ..weights.fitting import WeightsError
-from ..weights.loading import read_file
-from .checkpoint_files import LAST
+from ...registry import HOOKS
+from ...utils.errors import UserError
+from ...utils.files import unless_full, write_whole
+from ...weights.checkpoints import read_meta
+from ...weights.fitting import WeightsError
+from ...weights.loading import read_file
+from .checkpoint_hook import LAST
 
-__all__ = ['PositionHook', 'find_checkpoint', 'read_meta']
+__all__ = ['PositionHook', 'find_checkpoint']
 
 KEY = 'mmext_position'
 NO_ITERATION = 'does not say of which iteration it is'
@@ -69,14 +70,6 @@ def find_checkpoint(work_dir: str | Path, say: Callable[[str], None]) -> str | N
     newest = max(found, key=found.get)
     say(f'The newest whole checkpoint is {newest}, of iteration {found[newest]}: going on from there.')
     return newest
-
-
-def read_meta(path: str) -> dict[str, Any]:
-    """What a checkpoint says of its run (``epoch``, ``iter``, ``seed``, ...); empty if it is not one local file."""
-    if '://' in path or not Path(path).is_file():
-        return {}
-    checkpoint = read_file(path, 'cpu', mmap=True)
-    return checkpoint.get('meta', {}) if isinstance(checkpoint, dict) else {}
 
 
 def _problem(path: str) -> str | None:
