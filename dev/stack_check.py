@@ -80,8 +80,9 @@ def tool(name: str, *args: str) -> str:
     code = (
         'import sys, runpy\n'
         'from pathlib import Path\n'
-        'from mmext_backbones.engine import runs\n'
-        "runs.make_default_shapes = lambda: Path('made')\n"
+        'from pathlib import Path\n'
+        'from mmext_backbones.engine import setup\n'
+        "setup.make_default_shapes = lambda: Path('made')\n"
         f'sys.argv = {[name, *args]!r}\n'
         f"runpy.run_path({str(ROOT / 'tools' / f'{name}.py')!r}, run_name='__main__')\n"
     )

@@ -57,7 +57,7 @@ DATASETS = Registry(
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['mmext_backbones.engine'])
 METRICS = Registry('metric', parent=ROOT_METRICS, scope=SCOPE, locations=['mmext_backbones.engine'])
 VISBACKENDS = Registry(
-    'vis_backend', parent=ROOT_VISBACKENDS, scope=SCOPE, locations=['mmext_backbones.engine.tracking_backends']
+    'vis_backend', parent=ROOT_VISBACKENDS, scope=SCOPE, locations=['mmext_backbones.engine.tracking']
 )
 STRATEGIES = Registry('strategy', parent=ROOT_STRATEGIES, scope=SCOPE, locations=['mmext_backbones.engine'])
 FUNCTIONS = Registry('function', parent=ROOT_FUNCTIONS, scope=SCOPE, locations=['mmext_backbones.engine'])

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmext_backbones.datasets.shapes.files.files import make_shapes
 
-from mmext_backbones.engine import runs
+from mmext_backbones.datasets.shapes.files import make_shapes
+from mmext_backbones.engine import setup, train
 from mmext_backbones.registry import MODELS
 from mmext_backbones.weights.layouts import FAMILIES
 
@@ -78,12 +78,12 @@ def test_weights_of_timm_give_its_numbers(convnext, tmp_path, size):
 def test_the_config_trains(convnext, folder, tmp_path, monkeypatch):
     pytest.importorskip('mmdet')
     shapes = make_shapes(tmp_path / 'made', size=64, num_train=4, num_val=2)
-    monkeypatch.setattr(runs, 'make_default_shapes', lambda: shapes)
+    monkeypatch.setattr(setup, 'make_default_shapes', lambda: shapes)
     monkeypatch.chdir(folder)
     setting, python, tool, config, shapes_option = TRAIN.split()
     assert (setting, python, tool, shapes_option) == ('PYTHONPATH=.', 'python', 'tools/train.py', '--shapes')
     options = {'model.backbone.arch': {'_delete_': True, **SMALL}, 'model.neck.in_channels': [16, 32, 64, 128]}
     options |= {'train_cfg.max_iters': 2, 'train_dataloader.batch_size': 2, 'train_dataloader.num_workers': 0}
     options |= {'train_dataloader.persistent_workers': False}
-    metrics = runs.train(config, shapes=True, cfg_options=options, seed=0, work_dir=str(tmp_path / 'run'))
+    metrics = train.train(config, shapes=True, cfg_options=options, seed=0, work_dir=str(tmp_path / 'run'))
     assert 'coco/segm_mAP' in metrics

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from mmext_backbones.datasets.shapes.files.files import make_shapes
 
 from mmext_backbones.backbones import SwinTransformer
 from mmext_backbones.config.files import load_config
-from mmext_backbones.engine import runs
+from mmext_backbones.datasets.shapes.files import make_shapes
+from mmext_backbones.engine import test as testing
 from mmext_backbones.engine.resume.starting import check_resume
 from mmext_backbones.finetune import read_own_coco, write_own_config
 from mmext_backbones.swap.checks import build_model, forward
@@ -228,7 +228,7 @@ def old_detector(tmp_path, monkeypatch):
 
 def test_an_old_checkpoint_gives_its_metrics(old_detector):
     config, _, _ = old_detector
-    metrics = [runs.test(str(config), f'{name}.pth', out=f'{name}.json') for name in ('new', 'old')]
+    metrics = [testing.test(str(config), f'{name}.pth', out=f'{name}.json') for name in ('new', 'old')]
     assert metrics[0] == metrics[1]
     # random weights measure nothing, but every box, score and mask follows from them
     found = [json.loads(Path(f'{name}.segm.json').read_text()) for name in ('new', 'old')]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmext_backbones.datasets.shapes.files.files import make_shapes
 
 from mmext_backbones.config.editing import walk
-from mmext_backbones.engine import runs
+from mmext_backbones.datasets.shapes.files import make_shapes
+from mmext_backbones.engine import setup, train
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 NAME = re.compile(r'([a-z_]+?)_(t|s|m|b|l|xl)_(\w+)')
@@ -52,7 +52,7 @@ def test_trains_predicts_and_evaluates(name, shapes, tmp_path, monkeypatch):
     family, _, recipe = NAME.fullmatch(leaf.stem).groups()
     library = 'mmpretrain' if recipe == 'in1k' else 'mmseg' if recipe.startswith(('upernet', 'fpn')) else 'mmdet'
     pytest.importorskip(library)
-    monkeypatch.setattr(runs, 'make_default_shapes', lambda: shapes)
+    monkeypatch.setattr(setup, 'make_default_shapes', lambda: shapes)
     monkeypatch.chdir(tmp_path)
 
     cfg = Config.fromfile(leaf)
@@ -72,6 +72,6 @@ def test_trains_predicts_and_evaluates(name, shapes, tmp_path, monkeypatch):
     if recipe == 'retinanet_1x':
         options['model.test_cfg.score_thr'] = 0.0  # its scores begin at 0.01, and no detection means no metric
 
-    metrics = runs.train(str(leaf), shapes=True, cfg_options=options, seed=0)
+    metrics = train.train(str(leaf), shapes=True, cfg_options=options, seed=0)
     assert METRIC.get(recipe.split('_')[0], 'coco/segm_mAP') in metrics
     assert 'loss' in (tmp_path / 'work_dirs' / f'{leaf.stem}_shapes' / 'curves.json').read_text()

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.utils import is_installed
-from mmext_backbones.datasets.shapes.files.files import CLASSES, SEMANTIC_CLASSES, make_shapes
+
+from mmext_backbones.datasets.shapes.files import CLASSES, SEMANTIC_CLASSES, make_shapes
 
 ROOT = Path(__file__).parents[1]
 

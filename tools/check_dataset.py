@@ -12,7 +12,6 @@ import io
 import sys
 
 from mmengine.config import DictAction
-from mmext_backbones.datasets.shapes.files.config import use_shapes
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -20,7 +19,8 @@ from mmext_backbones.config.files import load_config
 from mmext_backbones.config.options import apply_options
 from mmext_backbones.datasets.bad_data.report import check_splits, count_errors, report_lines, write_report
 from mmext_backbones.datasets.bad_data.runner import needs_masks
-from mmext_backbones.engine.runs import make_default_shapes
+from mmext_backbones.datasets.shapes.config import use_shapes
+from mmext_backbones.datasets.shapes.files import make_default_shapes
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.utils.console import quiet
 from mmext_backbones.utils.errors import UserError

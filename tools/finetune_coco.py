@@ -25,7 +25,8 @@ from mmext_backbones.config.files import load_config
 from mmext_backbones.config.options import add_config_options
 from mmext_backbones.datasets.bad_data.report import check_splits, count_errors, report_lines
 from mmext_backbones.datasets.bad_data.runner import MODES
-from mmext_backbones.engine.runs import test, train
+from mmext_backbones.engine.test import test
+from mmext_backbones.engine.train import train
 from mmext_backbones.finetune import OwnCoco, read_own_coco, write_own_config
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.utils.console import quiet

@@ -6,8 +6,7 @@ python tools/replay.py work_dirs/elsa_swin_t_maskrcnn_1x/nonfinite/iter_1200.pth
 import argparse
 import sys
 
-from mmext_backbones.engine.nonfinite.hook.replay import replay
-
+from mmext_backbones.engine.nonfinite.replay import replay
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
 
 

@@ -15,7 +15,8 @@ import sys
 os.environ.setdefault('GOMP_SPINCOUNT', '5000')
 
 try:
-    from mmext_backbones.engine.runs import add_options, test
+    from mmext_backbones.engine.options import TestOptions, add_arguments, options_of
+    from mmext_backbones.engine.test import test
     from mmext_backbones.utils.cli import run_cli
 except ImportError as error:
     if '--traceback' in sys.argv:
@@ -26,32 +27,11 @@ except ImportError as error:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser)
+    add_arguments(parser, TestOptions)
     parser.add_argument('checkpoint', nargs='?', help='a file written by a training')
-    parser.add_argument(
-        '--predictions', metavar='FILE', help='evaluate these instead: what --out wrote, or COCO results (.pkl, .json)'
-    )
-    parser.add_argument(
-        '--out', help='save all predictions: NAME.pkl, NAME.json (COCO detectors) or a folder of PNGs (segmentors)'
-    )
-    parser.add_argument('--tta', action='store_true', help='predict several views of each picture and merge them')
-    parser.add_argument('--show-dir', help='write one picture of ground truth and prediction per image there')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    test(
-        args.config,
-        args.checkpoint,
-        predictions=args.predictions,
-        out=args.out,
-        shapes=args.shapes,
-        tta=args.tta,
-        show_dir=args.show_dir,
-        work_dir=args.work_dir,
-        bf16=args.bf16,
-        cfg_options=args.cfg_options,
-        launcher=args.launcher,
-        bad_data=args.bad_data,
-    )
+    test(args.config, args.checkpoint, **options_of(TestOptions, args))
 
 
 if __name__ == '__main__':

@@ -36,13 +36,13 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
-from mmext_backbones.datasets.shapes.files.config import use_shapes
-from mmext_backbones.datasets.shapes.files.files import make_shapes
 
 from mmext_backbones.datasets.bad_data.kinds import KINDS, collect
 from mmext_backbones.datasets.bad_data.report import check_splits
 from mmext_backbones.datasets.bad_data.runner import MODES, GuardedData, needs_masks
-from mmext_backbones.engine.runs import build_runner
+from mmext_backbones.datasets.shapes.config import use_shapes
+from mmext_backbones.datasets.shapes.files import make_shapes
+from mmext_backbones.engine.runner import build_runner
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.utils.console import quiet
 from mmext_backbones.utils.explain import explain

@@ -264,11 +264,10 @@ def forked(work: Callable[[], Any], folder: Path, limit: float) -> Any:
 
 def prepare(folder: Path) -> None:
     """good.py, good.pth (a checkpoint of a training, to be resumed), its data, and outputs that are to stay."""
-    from mmext_backbones.datasets.shapes.files.config import use_shapes
-    from mmext_backbones.datasets.shapes.files.files import make_shapes
-
     from mmext_backbones.config.files import load_config
     from mmext_backbones.config.options import KNOWN_KEYS
+    from mmext_backbones.datasets.shapes.config import use_shapes
+    from mmext_backbones.datasets.shapes.files import make_shapes
     from mmext_backbones.utils.console import quiet
 
     quiet()

@@ -26,7 +26,7 @@ import torch
 from mmengine.fileio import LocalBackend
 from mmengine.runner import Runner
 
-from mmext_backbones.engine import runs
+from mmext_backbones.engine import setup
 from mmext_backbones.engine.resume.position import find_checkpoint
 from mmext_backbones.engine.resume.signals import EXIT_CODE
 from mmext_backbones.utils.cli import run_cli
@@ -106,7 +106,7 @@ class Trial:
         register_all_modules(init_default_scope=False)
         (self.folder / 'config.py').write_text(CONFIG)
         data = self.folder / 'data'
-        runs.make_default_shapes = lambda: data
+        setup.make_default_shapes = lambda: data
         wait(fork(lambda: draw(data), self.folder / 'data.log'))
         for loop in ('iter', 'epoch'):
             code = self._life(loop, self.folder / f'unbroken_{loop}')[0]
@@ -199,7 +199,7 @@ class Trial:
 
 
 def draw(folder: Path) -> None:
-    from mmext_backbones.datasets.shapes.files.files import make_shapes
+    from mmext_backbones.datasets.shapes.files import make_shapes
 
     make_shapes(folder, size=64, num_train=NUM_IMAGES, num_val=3)
 

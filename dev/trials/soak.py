@@ -23,7 +23,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from resources import children, resident, slope
 
-from mmext_backbones.engine.runs import train
+from mmext_backbones.engine.train import train
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.utils.errors import UserError
 

@@ -3,9 +3,9 @@
 from .batch_norm import BatchNormMomentumHook
 from .evaluation.instance_tta import InstanceTTAModel
 from .evaluation.predictions import DumpSmallResults
-from .hooks import CurvesHook, PredictionsHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .nonfinite.hook import NonFiniteHook
+from .picture_hooks import CurvesHook, PredictionsHook
 from .resume.checkpoint_hook import WholeCheckpointHook
 from .resume.position import PositionHook
 from .resume.random_state import RandomStateHook

@@ -13,10 +13,9 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
 
-from ..config.editing import Change, ConfigEditor
 from ..utils.errors import UserError
 
-__all__ = ['check_launcher', 'fit_processes', 'join_processes', 'world_size']
+__all__ = ['check_launcher', 'join_processes', 'world_size']
 
 # launcher -> what it sets: the number of processes, the number of this one on its machine, and what else is read
 VARIABLES = {
@@ -59,26 +58,6 @@ def check_launcher(launcher: str) -> None:
         )
     if get_device() == 'cpu' and launcher != 'pytorch':
         raise UserError(f'--launcher {launcher} needs GPUs, and torch sees none here. pytorch works on the CPU.')
-
-
-def fit_processes(cfg: Config, launcher: str) -> list[Change]:
-    """Without a GPU: gloo, and wrappers of the model that ask for no device. Returns what a person should know."""
-    if launcher == 'none' or get_device() != 'cpu':
-        return []
-    editor = ConfigEditor(cfg)
-    editor.set('env_cfg.dist_cfg.backend', 'gloo')
-    changes = list(editor.changes)
-    if cfg.get('runner_type', 'Runner') == 'Runner':
-        if cfg.get('model_wrapper_cfg') is None:  # mmengine's own choice for this case, which it makes for GPUs only
-            unused = bool(cfg.get('find_unused_parameters'))
-            wrapper = {'type': 'MMDistributedDataParallel', 'broadcast_buffers': False}
-            cfg.model_wrapper_cfg = {**wrapper, 'find_unused_parameters': unused}
-        cfg.model_wrapper_cfg.device_ids = None
-    elif str((cfg.get('strategy') or {}).get('type', 'DDPStrategy')) == 'DDPStrategy':
-        wrapper = (cfg.get('strategy') or {}).get('model_wrapper') or {'broadcast_buffers': False}
-        cfg.strategy = {'type': 'DDPStrategy', **(cfg.get('strategy') or {})}
-        cfg.strategy.model_wrapper = {'type': 'MMDistributedDataParallel', **wrapper, 'device_ids': None}
-    return changes
 
 
 def join_processes(cfg: Config) -> None:

@@ -12,8 +12,8 @@ from mmengine.runner import Runner
 
 from ..config.editing import NOT_SET, Change, shorten
 from ..utils.console import say
+from .config_edits import step_batch
 from .evaluation.per_class import PerClass, per_class_lines
-from .scaling import step_batch
 
 
 def say_changes(changes: Sequence[Change], shapes: bool, skip: tuple[str, ...] = ()) -> None:

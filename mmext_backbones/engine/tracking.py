@@ -1,85 +1,161 @@
-"""Where a training is followed: TensorBoard's event files, MLflow or Weights & Biases, through mmengine's backends.
+"""mmengine's backends for TensorBoard, MLflow and Weights & Biases, whose runs survive a resume.
 
-A training that is resumed in its work dir goes on as the same run of the tracker: which one that is stands in
-``tracking.json`` there. All is written by the first process alone, as mmengine's visualizer does it.
+Each keeps the name of its run in the work dir, and a resumed training goes on with it. Differences from mmengine's:
+
+- TensorBoard hides what was logged after the iteration a training is resumed at, and writes every ten seconds.
+- MLflow writes where `mlflow` itself would, ``MLFLOW_TRACKING_URI`` or its default: the folder that mmengine would name
+  is a store that MLflow 3 refuses. A resumed run keeps its parameters: MLflow lets none be changed.
+- Weights & Biases draws over the iterations, and no code is uploaded: mmengine would send every Python file below the
+  current folder, an environment among them.
 """
 
-import importlib.util
-from collections.abc import Mapping, Sequence
+import atexit
+import json
+import os
+import secrets
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.visualization.vis_backend import (
+    MLflowVisBackend,
+    TensorboardVisBackend,
+    WandbVisBackend,
+    force_init_env,
+)
 
-from ..config.editing import Change, ConfigEditor
-from ..utils.console import say
+from ..registry import VISBACKENDS
 from ..utils.errors import UserError
+from ..utils.files import unless_full, write_whole
+from ..weights.checkpoints import read_meta
 
-__all__ = ['TRACKERS', 'track']
-
-TRACKERS = ('tensorboard', 'mlflow', 'wandb', 'none')
-
-# mmengine's backend, whose name ours takes for hooks that ask the visualizer for it; ours; the packages it needs
-BACKENDS = {
-    'tensorboard': ('TensorboardVisBackend', 'mmext_backbones.TensorBoardBackend', 'tensorboard'),
-    'mlflow': ('MLflowVisBackend', 'mmext_backbones.MLflowBackend', 'mlflow'),
-    'wandb': ('WandbVisBackend', 'mmext_backbones.WandbBackend', 'wandb'),
-}
+__all__ = ['MLflowBackend', 'TensorBoardBackend', 'WandbBackend']
 
 
-def track(cfg: Config, trackers: Sequence[str] | None = None) -> list[Change]:
-    """Adds trackers to the visualizer of a config, beside those it has.
+class _SameRun:
+    """For a backend: remembers its run.
 
     Args:
-        cfg: The config of a training, edited in place; `resume` and `load_from` are set.
-        trackers: Of `TRACKERS`; TensorBoard, where it is installed, when None.
-
-    Returns:
-        What was changed.
-
-    Raises:
-        UserError: for a tracker that is asked for and not installed.
+        save_dir: ``work_dir/<date>/vis_data``, given by the visualizer.
+        resume_from: The checkpoint that the training goes on from; None for one that starts.
+        **kwargs: Of mmengine's backend.
     """
-    asked = trackers is not None
-    trackers = list(dict.fromkeys(trackers or ['tensorboard']))
-    if 'none' in trackers and len(trackers) > 1:
-        raise UserError(f'--track {" ".join(trackers)}: none goes with no other tracker.')
-    backends = _backends(cfg)
-    added, present = [], list(backends)
-    for name in trackers:
-        if name == 'none':
-            continue
-        theirs, ours, package = BACKENDS[name]
-        backend = {'type': ours, 'name': theirs}
-        if cfg.get('resume'):
-            backend['resume_from'] = cfg.load_from
-        # ours is there already in the config that an earlier training left: of another checkpoint, perhaps
-        named = [theirs in (_class_name(each), each.get('name')) for each in present]
-        if any(named):
-            place = named.index(True)
-            if _class_name(present[place]) == _class_name(backend):
-                backends[place] = backend
-            continue
-        if importlib.util.find_spec(package) is None:
-            if asked:
-                raise UserError(f'--track {name}: {package} is not installed. pip install {package}')
-            say(f'{package} is not installed: this training leaves no event files (pip install {package}).')
-            continue
-        added.append(backend)
-    if not added and backends == present:
-        return []
-    editor = ConfigEditor(cfg)
-    if cfg.get('visualizer') is None:
-        editor.set('visualizer', {'type': 'Visualizer', 'vis_backends': [{'type': 'LocalVisBackend'}, *added]})
-    else:
-        editor.set('visualizer.vis_backends', [*backends, *added])
-    return editor.changes
+
+    KEY: str
+
+    def __init__(self, save_dir: str, resume_from: str | None = None, **kwargs: Any) -> None:
+        super().__init__(save_dir, **kwargs)
+        self._resume_from = resume_from
+        self._work_dir = Path(save_dir).parents[1]
+
+    @property
+    def _file(self) -> Path:
+        return self._work_dir / 'tracking.json'
+
+    def _runs(self) -> dict[str, str]:
+        try:
+            runs = json.loads(self._file.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return runs if isinstance(runs, dict) else {}
+
+    def _last_run(self) -> str | None:
+        """That of the training which is resumed; one that starts has none."""
+        return self._runs().get(self.KEY) if self._resume_from is not None else None
+
+    def _remember(self, run: str) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._file, json.dumps({**self._runs(), self.KEY: run}))
 
 
-def _class_name(backend: Mapping[str, Any]) -> str:
-    return str(backend.get('type')).rpartition('.')[2]
+@VISBACKENDS.register_module()
+class TensorBoardBackend(_SameRun, TensorboardVisBackend):
+    """Event files beside mmengine's own log, in the folder of the first start; see `_SameRun`."""
+
+    KEY = 'tensorboard'
+
+    def _init_env(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder, first = self._last_run(), None
+        if folder is not None:
+            self._save_dir = str(self._work_dir / folder)
+            first = read_meta(self._resume_from)['iter'] + 1
+        self._remember(Path(self._save_dir).relative_to(self._work_dir).as_posix())
+        self._tensorboard = SummaryWriter(self._save_dir, purge_step=first, flush_secs=10)
+        atexit.register(self.close)  # after a signal no hook closes it
+
+    @unless_full('TensorBoard')
+    def close(self) -> None:
+        super().close()
 
 
-def _backends(cfg: Config) -> list[dict]:
-    """Those of the config's visualizer; mmengine also takes one without a list."""
-    backends = (cfg.get('visualizer') or {}).get('vis_backends') or []
-    return [backends] if isinstance(backends, dict) else list(backends)
+@VISBACKENDS.register_module()
+class MLflowBackend(_SameRun, MLflowVisBackend):
+    """A run of MLflow, in an experiment called like the work dir; see `_SameRun`."""
+
+    KEY = 'mlflow'
+
+    def _init_env(self) -> None:
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        self._mlflow = mlflow
+        run = self._last_run()
+        try:
+            if run is None:
+                name = os.environ.get('MLFLOW_EXPERIMENT_NAME') or self._work_dir.resolve().name
+                mlflow.set_experiment(self._exp_name or name)
+            started = mlflow.start_run(run, run_name=None if run else Path(self._save_dir).parent.name)
+        except MlflowException as error:
+            raise UserError(_mlflow_problem(mlflow.get_tracking_uri(), error)) from error
+        self._resumed = run is not None
+        self._remember(started.info.run_id)
+
+    @force_init_env
+    def add_config(self, config: Config, **kwargs: Any) -> None:
+        self.cfg = config  # whose logs are copied at the end
+        if not self._resumed:
+            super().add_config(config, **kwargs)
+
+
+def _mlflow_problem(address: str, error: Exception) -> str:
+    first_line = str(error).strip().partition('\n')[0]
+    return (
+        f'--track mlflow: no run can be started in {address}: {first_line}\n'
+        'MLFLOW_TRACKING_URI names a server or a store. A store in a local database (sqlite:///mlflow.db) needs the '
+        'whole of MLflow: pip install mlflow. One in a folder (file:///...) needs MLFLOW_ALLOW_FILE_STORE=true.'
+    )
+
+
+@VISBACKENDS.register_module()
+class WandbBackend(_SameRun, WandbVisBackend):
+    """A run of Weights & Biases, in a project called like the work dir; see `_SameRun`."""
+
+    KEY = 'wandb'
+
+    def _init_env(self) -> None:
+        import wandb
+
+        run = self._last_run() or secrets.token_hex(4)
+        self._init_kwargs = {
+            'project': os.environ.get('WANDB_PROJECT') or self._work_dir.resolve().name,
+            'name': Path(self._save_dir).parent.name,
+            **(self._init_kwargs or {}),
+            'id': run,
+            'resume': 'allow',
+        }
+        self._define_metric_cfg = self._define_metric_cfg or [{'name': '*', 'step_metric': 'iter'}]
+        try:
+            super()._init_env()
+        except wandb.Error as error:
+            first_line = str(error).strip().partition('\n')[0]
+            raise UserError(
+                f'--track wandb: no run can be started: {first_line}\n'
+                'wandb login once, or without a network WANDB_MODE=offline and later wandb sync.'
+            ) from error
+        self._remember(run)
+
+    @force_init_env
+    def add_config(self, config: Config, **kwargs: Any) -> None:
+        self._wandb.config.update(config.to_dict(), allow_val_change=True)

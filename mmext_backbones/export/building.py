@@ -12,10 +12,10 @@ from torch import nn
 from ..backbones.base import DenseBackbone
 from ..config.files import load_config
 from ..config.options import apply_options
-from ..engine.checks import by_name_of, check_checkpoint, check_match
 from ..swap import SwapRefused
 from ..swap.rewiring import find_holder
 from ..utils.errors import UserError
+from ..weights.checkpoints import by_name_of, check_checkpoint, check_match
 from ..weights.fitting import WeightsError, unwrap
 from ..weights.loading import read
 from ..zoo import backbone_names, build_network

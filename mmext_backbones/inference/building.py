@@ -19,10 +19,9 @@ from ..config.options import apply_options
 from ..config.values import check_config
 from ..datasets.shapes.config import use_shapes
 from ..datasets.shapes.files import default_shapes_dir
-from ..engine.checks import by_name_of, check_checkpoint, check_match
 from ..engine.evaluation.tta import use_tta
 from ..utils.errors import UserError
-from ..weights.checkpoints import read_meta
+from ..weights.checkpoints import by_name_of, check_checkpoint, check_match, read_meta
 from ..weights.fitting import WeightsError, check_values, unwrap
 from ..weights.loading import check_address, read
 from .images import ImageReader

@@ -13,8 +13,8 @@ from ..config.files import load_config
 from ..config.options import add_config_options, apply_options
 from ..config.values import check_config
 from ..datasets.shapes.config import use_shapes
+from ..datasets.shapes.files import make_default_shapes
 from ..drawing.samples import can_draw
-from ..engine.runs import make_default_shapes
 from ..utils.console import quiet
 from ..utils.errors import UserError
 

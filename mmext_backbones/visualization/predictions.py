@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader, Subset
 
 from ..config.data_paths import check_data
 from ..drawing.samples import add_caption, draw_sides, sheet
-from ..engine.checks import check_checkpoint, check_match
-from ..engine.runs import build_runner
+from ..engine.runner import build_runner
 from ..utils.console import Chatter, say
 from ..utils.errors import UserError
+from ..weights.checkpoints import check_checkpoint, check_match
 from .files import check_out, save_picture
 from .image_scores import ImageScore, score_image
 from .opening import add_config_arguments, build_drawer, open_config, title_of

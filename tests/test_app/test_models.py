@@ -4,14 +4,14 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from mmext_backbones.datasets.shapes.files.config import use_shapes
-from mmext_backbones.datasets.shapes.files.files import make_shapes
 
 from mmext_backbones.app.finding import find_runs
 from mmext_backbones.app.handlers import Handlers
 from mmext_backbones.app.models import LoadedModels
 from mmext_backbones.app.pictures import draw_examples
 from mmext_backbones.app.serving import _loader
+from mmext_backbones.datasets.shapes.config import use_shapes
+from mmext_backbones.datasets.shapes.files import make_shapes
 
 from ..test_tools.test_runs import CONFIGS, LIBRARY
 

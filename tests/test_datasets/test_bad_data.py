@@ -18,7 +18,6 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmext_backbones.datasets.shapes.files.files import CLASSES, SEMANTIC_CLASSES, make_shapes
 from torch.utils.data import DataLoader
 
 from mmext_backbones.datasets.bad_data import kinds as module
@@ -30,6 +29,7 @@ from mmext_backbones.datasets.bad_data.images import file_fault
 from mmext_backbones.datasets.bad_data.kinds import KINDS, BadDataError, Fault, collect, record, stop
 from mmext_backbones.datasets.bad_data.report import check_splits, count_errors, report_lines, write_report
 from mmext_backbones.datasets.bad_data.runner import GuardedData, needs_masks
+from mmext_backbones.datasets.shapes.files import CLASSES, SEMANTIC_CLASSES, make_shapes
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.explain import explain
 

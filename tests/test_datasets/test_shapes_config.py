@@ -10,10 +10,10 @@ from mmengine.evaluator import Evaluator
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from mmext_backbones.datasets.shapes.files.config import task_of, use_shapes
-from mmext_backbones.datasets.shapes.files.files import CLASSES, SEMANTIC_CLASSES, make_shapes
 
 from mmext_backbones.config.editing import NOT_SET, Change, ConfigEditor, shorten, walk
+from mmext_backbones.datasets.shapes.config import task_of, use_shapes
+from mmext_backbones.datasets.shapes.files import CLASSES, SEMANTIC_CLASSES, make_shapes
 
 RESNET = {'type': 'ResNet', 'depth': 18, 'frozen_stages': 1, 'norm_eval': True, 'out_indices': (0, 1, 2, 3)}
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mmext_backbones.engine import runs
+from mmext_backbones.engine import setup
 
 TRIALS = Path(__file__).parents[2] / 'dev' / 'trials'
 
 
 @pytest.fixture
 def kills(monkeypatch):
-    monkeypatch.setattr(runs, 'make_default_shapes', runs.make_default_shapes)  # the trial sets it
+    monkeypatch.setattr(setup, 'make_default_shapes', setup.make_default_shapes)  # the trial sets it
     spec = importlib.util.spec_from_file_location('kills', TRIALS / 'kills.py')
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, 'kills', module)

@@ -122,12 +122,11 @@ def soak():
 
 @linux
 def test_training_is_sampled(soak, tmp_path, monkeypatch):
-    from mmext_backbones.datasets.shapes.files.files import make_shapes
-
-    from mmext_backbones.engine import runs
+    from mmext_backbones.datasets.shapes.files import make_shapes
+    from mmext_backbones.engine import setup
 
     make_shapes(tmp_path / 'made', size=64, num_train=8, num_val=2)
-    monkeypatch.setattr(runs, 'make_default_shapes', lambda: tmp_path / 'made')
+    monkeypatch.setattr(setup, 'make_default_shapes', lambda: tmp_path / 'made')
     monkeypatch.setattr(soak, 'VALIDATIONS', 2)
     monkeypatch.chdir(tmp_path)
     samples = soak.soak('detection', 24, tmp_path, seed=0)

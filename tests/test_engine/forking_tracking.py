@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmext_backbones.engine.tracking import track
+from mmext_backbones.engine.config_edits import track
 from mmext_backbones.utils.errors import UserError
 
 from .toy import At, fork, forked, free_port, make_run, wait

@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
-from mmext_backbones.engine.processes import fit_processes
-from mmext_backbones.engine.runs import INTERRUPTION_HOOKS, build_runner
+from mmext_backbones.engine.config_edits import INTERRUPTION_HOOKS, fit_processes
+from mmext_backbones.engine.runner import build_runner
 
 SWIN = {'embed_dims': 16, 'depths': (2, 2), 'num_heads': (1, 2)}
 SEQUENCER = {'embed_dims': (16, 32), 'depths': (1, 1), 'hidden_dims': (4, 8)}

@@ -12,7 +12,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.structures import InstanceData, PixelData
 
 from mmext_backbones.drawing.samples import resize_sample
-from mmext_backbones.engine.hooks import CurvesHook, PredictionsHook
+from mmext_backbones.engine.picture_hooks import CurvesHook, PredictionsHook
 from mmext_backbones.registry import HOOKS
 
 

@@ -15,13 +15,13 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
-from mmext_backbones.engine.nonfinite.hook.hook import NonFiniteError, NonFiniteHook
-from mmext_backbones.engine.nonfinite.hook.replay import replay
-from mmext_backbones.engine.nonfinite.hook.step_guard import MAX_COLLAPSED, find_fault, guard
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmext_backbones.engine.nonfinite.hook import hook, saved_batch
+from mmext_backbones.engine.nonfinite import saved_batch
+from mmext_backbones.engine.nonfinite.hook import NonFiniteError, NonFiniteHook
+from mmext_backbones.engine.nonfinite.replay import replay
+from mmext_backbones.engine.nonfinite.step_guard import MAX_COLLAPSED, find_fault, guard
 from mmext_backbones.utils.errors import UserError
 
 
@@ -371,12 +371,12 @@ def test_the_whole_step_waits_once(monkeypatch):
 
 
 def test_registered_and_added_to_every_training():
-    from mmext_backbones.engine import runs
+    from mmext_backbones.engine import config_edits
 
-    hook = HOOKS.build({'type': runs.NONFINITE_HOOK, 'action': 'skip'})
-    assert isinstance(hook, hook.NonFiniteHook)
+    hook = HOOKS.build({'type': config_edits.NONFINITE_HOOK, 'action': 'skip'})
+    assert isinstance(hook, NonFiniteHook)
     with pytest.raises(ValueError, match="action='ignore': expected one of stop, skip"):
-        HOOKS.build({'type': runs.NONFINITE_HOOK, 'action': 'ignore'})
+        HOOKS.build({'type': config_edits.NONFINITE_HOOK, 'action': 'ignore'})
     with pytest.raises(ValueError, match='max_skips=-1'):
         NonFiniteHook(max_skips=-1)
 

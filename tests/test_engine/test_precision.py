@@ -8,12 +8,20 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
-from mmext_backbones.engine import runs
+from mmext_backbones.config.editing import ConfigEditor
+from mmext_backbones.engine import config_edits
 from mmext_backbones.registry import MODELS
 from mmext_backbones.utils.errors import UserError
 from tests.test_backbones.test_contract import SMALL, image, loss, small
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def edited(edit, cfg, *args, **kwargs) -> list:
+    """The changes that an edit leaves behind."""
+    editor = ConfigEditor(cfg)
+    edit(editor, *args, **kwargs)
+    return editor.changes
 
 
 def types_inside(model, x):
@@ -87,7 +95,7 @@ def test_a_step_of_mask_rcnn(leaf):
     sums = []
     for bf16 in (False, True):
         if bf16:
-            assert [change.path for change in runs._use_bf16(cfg)] == ['model.backbone.autocast_dtype']
+            assert [change.path for change in edited(config_edits.use_bf16, cfg)] == ['model.backbone.autocast_dtype']
         torch.manual_seed(0)
         with DefaultScope.overwrite_default_scope('mmdet'):
             model = MODELS.build(cfg.model).train()
@@ -103,4 +111,4 @@ def test_a_step_of_mask_rcnn(leaf):
 
 def test_a_config_without_our_backbones():
     with pytest.raises(UserError, match='--bf16 is about the backbones of mmext_backbones'):
-        runs._use_bf16(Config({'model': {'backbone': {'type': 'ResNet'}}}))
+        edited(config_edits.use_bf16, Config({'model': {'backbone': {'type': 'ResNet'}}}))

@@ -15,9 +15,10 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
-from mmext_backbones.datasets.shapes.files.files import CLASSES, SEMANTIC_CLASSES, make_shapes
 
-from mmext_backbones.engine import runs
+from mmext_backbones.datasets.shapes.files import CLASSES, SEMANTIC_CLASSES, make_shapes
+from mmext_backbones.engine import setup, train
+from mmext_backbones.engine import test as testing
 from mmext_backbones.engine.evaluation.per_class import per_class_lines
 from mmext_backbones.engine.evaluation.results import describe, results_name, write_results
 from mmext_backbones.utils.errors import UserError
@@ -114,7 +115,7 @@ def folder(made, tmp_path, monkeypatch) -> Path:
         (tmp_path / f'{name}.py').write_text(text)
     torch.save({'state_dict': {'weight': torch.zeros(1)}}, tmp_path / 'x.pth')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, 'make_default_shapes', lambda: made)
+    monkeypatch.setattr(setup, 'make_default_shapes', lambda: made)
     return tmp_path
 
 
@@ -122,7 +123,7 @@ def run(task: str, *args: str, **options: str) -> tuple[dict, dict]:
     """The metrics that a test returns, and its file of results."""
     if task != 'boxes':
         pytest.importorskip(LIBRARY[task])
-    metrics = runs.test(f'{task}.py', *args, shapes=True, **options)
+    metrics = testing.test(f'{task}.py', *args, shapes=True, **options)
     source = Path(args[0] if args else options['predictions'])
     return metrics, json.loads((source.parent / f'{source.stem}.{task}_shapes.json').read_text())
 
@@ -340,7 +341,7 @@ def test_names_tell_runs_apart():
 
 def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / 'file').write_text('')
-    path = runs._write_results({'a': 1}, str(tmp_path / 'file' / 'x.pth'), str(tmp_path), 'x.json')
+    path = testing._write_results({'a': 1}, str(tmp_path / 'file' / 'x.pth'), str(tmp_path), 'x.json')
     assert json.loads(path.read_text()) == {'a': 1}
     assert path.parent == tmp_path
     assert 'cannot be written' in capsys.readouterr().out
@@ -353,7 +354,7 @@ def test_results_of_a_checkpoint_of_somebody_else(folder):
     (folder / 'theirs').mkdir()
     shutil.copy('x.pth', folder / 'theirs')
     (folder / 'theirs').chmod(0o555)
-    runs.test('detection.py', 'theirs/x.pth', shapes=True)
+    testing.test('detection.py', 'theirs/x.pth', shapes=True)
     assert (folder / 'work_dirs' / 'detection_shapes' / 'x.detection_shapes.json').is_file()
 
 
@@ -383,9 +384,9 @@ def test_refused_before_anything_is_built(task, options, expected, folder, monke
         raise AssertionError('too late')
 
     for name in ('build_runner', 'evaluate_predictions'):
-        monkeypatch.setattr(runs, name, build)
+        monkeypatch.setattr(train, name, build)
     with pytest.raises(UserError, match=expected):
-        runs.test(f'{task}.py', shapes=True, **options)
+        testing.test(f'{task}.py', shapes=True, **options)
 
 
 def edited(change):

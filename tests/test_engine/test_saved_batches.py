@@ -7,7 +7,8 @@ import pytest
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import BaseDataElement
-from mmext_backbones.engine.nonfinite.hook.saved_batch import image_paths, read_batch, save_whole, tensors
+
+from mmext_backbones.engine.nonfinite.saved_batch import image_paths, read_batch, save_whole, tensors
 
 BOXES = np.array([[1, 2, 10, 12], [3, 4, 9, 9]], np.float32)
 

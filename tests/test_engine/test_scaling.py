@@ -6,9 +6,17 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmext_backbones.engine import processes, runs
-from mmext_backbones.engine.scaling import accumulate_batches, fit_strategy, scale_lr, step_batch, use_strategy
+from mmext_backbones.config.editing import ConfigEditor
+from mmext_backbones.engine import processes, train
+from mmext_backbones.engine.config_edits import fit_strategy, step_batch, use_accumulation, use_scaled_lr, use_strategy
 from mmext_backbones.utils.errors import UserError
+
+
+def edited(edit, cfg, *args, **kwargs) -> list:
+    """The changes that an edit leaves behind."""
+    editor = ConfigEditor(cfg)
+    edit(editor, *args, **kwargs)
+    return editor.changes
 
 
 def config(**entries):
@@ -24,9 +32,9 @@ def config(**entries):
 
 def test_learning_rate_counts_processes_and_accumulated_batches():
     cfg = config()
-    accumulate_batches(cfg, 3)
+    edited(use_accumulation, cfg, 3)
     assert step_batch(cfg, processes=8) == 96
-    scale_lr(cfg, processes=8)
+    edited(use_scaled_lr, cfg, processes=8)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-3 * 96 / 16)
     assert not cfg.auto_scale_lr.enable  # mmengine would scale it once more
 
@@ -41,7 +49,7 @@ def test_learning_rate_counts_processes_and_accumulated_batches():
 )
 def test_learning_rate_that_cannot_be_scaled(entries, message):
     with pytest.raises(UserError, match=message):
-        scale_lr(config(**entries), processes=1)
+        edited(use_scaled_lr, config(**entries), processes=1)
 
 
 def test_accumulated_iterations_are_steps():
@@ -55,7 +63,7 @@ def test_accumulated_iterations_are_steps():
         default_hooks={'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': 50}},
         custom_hooks=[{'type': 'EMAHook', 'momentum': 1e-4}, {'type': 'NumClassCheckHook'}],
     )
-    accumulate_batches(cfg, 4)
+    edited(use_accumulation, cfg, 4)
     assert cfg.train_cfg == {'type': 'IterBasedTrainLoop', 'max_iters': 400, 'val_interval': 200}
     assert [cfg.param_scheduler[0][key] for key in ('begin', 'end', 'start_factor')] == [0, 40, 0.1]
     assert [cfg.param_scheduler[1][key] for key in ('begin', 'end', 'milestones')] == [40, 400, [240, 320]]
@@ -63,7 +71,7 @@ def test_accumulated_iterations_are_steps():
     assert cfg.default_hooks.checkpoint.interval == 200
     assert cfg.custom_hooks == [{'type': 'EMAHook', 'momentum': 1e-4, 'interval': 4}, {'type': 'NumClassCheckHook'}]
     with pytest.raises(UserError, match='--accumulate 0'):
-        accumulate_batches(cfg, 0)
+        edited(use_accumulation, cfg, 0)
 
 
 def test_epochs_stay_epochs():
@@ -72,7 +80,7 @@ def test_epochs_stay_epochs():
         param_scheduler=[{'type': 'LinearLR', 'by_epoch': False, 'begin': 0, 'end': 500}],
         default_hooks={'checkpoint': {'type': 'CheckpointHook', 'interval': 1}},
     )
-    accumulate_batches(cfg, 2)
+    edited(use_accumulation, cfg, 2)
     assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval, cfg.default_hooks.checkpoint.interval) == (12, 1, 1)
     assert cfg.param_scheduler[0].end == 1000
     assert cfg.optim_wrapper.accumulative_counts == 2
@@ -80,7 +88,7 @@ def test_epochs_stay_epochs():
 
 def test_strategies_by_name_and_as_a_base(tmp_path):
     cfg = config()
-    use_strategy(cfg, 'fsdp')
+    edited(use_strategy, cfg, 'fsdp')
     assert (cfg.runner_type, cfg.strategy.type) == ('FlexibleRunner', 'mmext_backbones.FSDPStrategy')
     (tmp_path / 'leaf.py').write_text(
         "_base_ = ['mmext_backbones::swin_t_upernet_160k.py', 'mmext_backbones::_base_/strategies/fsdp.py']"
@@ -89,47 +97,47 @@ def test_strategies_by_name_and_as_a_base(tmp_path):
     inherited = Config.fromfile(tmp_path / 'leaf.py').strategy
     assert inherited.pop('_scope_') == 'mmext_backbones'  # mmengine's note of where a base is from
     assert inherited == cfg.strategy
-    use_strategy(cfg, 'ddp')
+    edited(use_strategy, cfg, 'ddp')
     assert 'strategy' not in cfg
     assert cfg.get('runner_type', 'Runner') == 'Runner'
 
 
 def test_a_test_needs_no_shards():
     cfg = config()
-    use_strategy(cfg, 'fsdp')
-    fit_strategy(cfg, 'none', train=False)
+    edited(use_strategy, cfg, 'fsdp')
+    edited(fit_strategy, cfg, 'none', train=False)
     assert (cfg.runner_type, cfg.get('strategy')) == ('Runner', None)
 
 
 @pytest.mark.parametrize('name', ['fsdp', 'deepspeed'])
 def test_shards_that_cannot_be(name, monkeypatch):
     cfg = config()
-    use_strategy(cfg, name)
+    edited(use_strategy, cfg, name)
     with pytest.raises(UserError, match='shards a model over several processes, and this is one'):
-        fit_strategy(cfg, 'none', train=True)
+        edited(fit_strategy, cfg, 'none', train=True)
     cfg.custom_hooks = [{'type': 'EMAHook'}]
     with pytest.raises(UserError, match=r'with EMAHook: .*custom_hooks='):
-        fit_strategy(cfg, 'pytorch', train=True)
+        edited(fit_strategy, cfg, 'pytorch', train=True)
 
 
 def test_deepspeed_that_is_not_there(monkeypatch):
     monkeypatch.setitem(sys.modules, 'deepspeed', None)
     cfg = config()
-    use_strategy(cfg, 'deepspeed')
+    edited(use_strategy, cfg, 'deepspeed')
     with pytest.raises(UserError, match=r'pip install "deepspeed<0\.19".*--strategy fsdp'):
-        fit_strategy(cfg, 'pytorch', train=True)
+        edited(fit_strategy, cfg, 'pytorch', train=True)
 
 
 def test_deepspeed_gets_what_the_wrapper_did(monkeypatch):
     for name in ('deepspeed', 'deepspeed.runtime', 'deepspeed.runtime.fp16', 'deepspeed.runtime.fp16.onebit'):
         monkeypatch.setitem(sys.modules, name, torch)  # anything that can be imported
     cfg = config()
-    use_strategy(cfg, 'deepspeed')
+    edited(use_strategy, cfg, 'deepspeed')
     cfg.optim_wrapper.update(
         type='AmpOptimWrapper', dtype='bfloat16', clip_grad={'max_norm': 5.0}, loss_scale='dynamic'
     )
-    accumulate_batches(cfg, 2)
-    fit_strategy(cfg, 'pytorch', train=True)
+    edited(use_accumulation, cfg, 2)
+    edited(fit_strategy, cfg, 'pytorch', train=True)
     assert cfg.optim_wrapper == {'type': 'DeepSpeedOptimWrapper', 'optimizer': {'type': 'AdamW', 'lr': 1e-3}}
     assert cfg.strategy.gradient_clipping == 5.0
     assert cfg.strategy.gradient_accumulation_steps == 2
@@ -137,7 +145,7 @@ def test_deepspeed_gets_what_the_wrapper_did(monkeypatch):
     assert step_batch(cfg, processes=2) == 16
     cfg.optim_wrapper.clip_grad = {'type': 'value', 'clip_value': 1.0}
     with pytest.raises(UserError, match='2-norm only'):
-        fit_strategy(cfg, 'pytorch', train=True)
+        edited(fit_strategy, cfg, 'pytorch', train=True)
 
 
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
@@ -175,8 +183,8 @@ def test_one_process_draws_the_shapes(monkeypatch, tmp_path):
                 held.append(True)
         return path
 
-    monkeypatch.setattr(runs, 'make_shapes', draw)
-    path = runs.make_default_shapes()
+    monkeypatch.setattr(train, 'make_shapes', draw)
+    path = train.make_default_shapes()
     assert held == [True]
     with open(path.parent / '.lock') as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go

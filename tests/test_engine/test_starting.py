@@ -11,9 +11,9 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmext_backbones.engine import checks
 from mmext_backbones.engine.resume.starting import CarefulStart, check_resume
 from mmext_backbones.utils.errors import UserError
+from mmext_backbones.weights import checkpoints
 from mmext_backbones.weights.fitting import WeightsError, check_values, unwrap
 
 
@@ -131,6 +131,6 @@ def test_values_that_do_not(tmp_path):
         check_values({'a': torch.ones(2, dtype=dtype), 'n': torch.ones((), dtype=torch.int64)}, 'x', wanted)
     path = saved(tmp_path, {'state_dict': {'a': torch.tensor(math.inf)}})
     with pytest.raises(UserError, match=r'changed.pth cannot be used: a holds NaN or infinity'):
-        checks.check_checkpoint(str(path))
+        checkpoints.check_checkpoint(str(path))
     with pytest.raises(WeightsError, match='among its weights a is a list'):
         unwrap({'state_dict': {'a': [1.0]}}, 'x')

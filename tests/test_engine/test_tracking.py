@@ -6,13 +6,21 @@ import pytest
 from mmengine.config import Config
 from mmengine.visualization import TensorboardVisBackend
 
-from mmext_backbones.engine import tracking
-from mmext_backbones.engine.tracking import track
+from mmext_backbones.config.editing import ConfigEditor
+from mmext_backbones.engine import config_edits
+from mmext_backbones.engine.config_edits import use_trackers
 from mmext_backbones.registry import VISBACKENDS
 from mmext_backbones.utils.errors import UserError
 
 LOCAL = {'type': 'LocalVisBackend'}
 TENSORBOARD = {'type': 'mmext_backbones.TensorBoardBackend', 'name': 'TensorboardVisBackend'}
+
+
+def edited(edit, cfg, *args, **kwargs) -> list:
+    """The changes that an edit leaves behind."""
+    editor = ConfigEditor(cfg)
+    edit(editor, *args, **kwargs)
+    return editor.changes
 
 
 def config(backends: object = None, **entries: object) -> Config:
@@ -27,12 +35,12 @@ def config(backends: object = None, **entries: object) -> Config:
 
 def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(tracking.importlib.util, 'find_spec', lambda name: None if name == package else find(name))
+    monkeypatch.setattr(config_edits.importlib.util, 'find_spec', lambda name: None if name == package else find(name))
 
 
 def test_tensorboard_is_the_default_and_nothing_is_lost():
     cfg = config([LOCAL, {'type': 'AimVisBackend'}])
-    (change,) = track(cfg)
+    (change,) = edited(use_trackers, cfg)
     assert cfg.visualizer.vis_backends == [LOCAL, {'type': 'AimVisBackend'}, TENSORBOARD]
     assert cfg.visualizer.line_width == 3
     assert change.path == 'visualizer.vis_backends'
@@ -42,45 +50,45 @@ def test_tensorboard_is_the_default_and_nothing_is_lost():
 
 def test_one_backend_that_is_no_list():
     cfg = config(LOCAL)
-    track(cfg)
+    edited(use_trackers, cfg)
     assert cfg.visualizer.vis_backends == [LOCAL, TENSORBOARD]
 
 
 @pytest.mark.parametrize('visualizer', [None, 'left out'])
 def test_a_config_without_a_visualizer_keeps_the_local_log(visualizer):
     cfg = Config({'visualizer': None} if visualizer is None else {})
-    track(cfg)
+    edited(use_trackers, cfg)
     assert cfg.visualizer == {'type': 'Visualizer', 'vis_backends': [LOCAL, TENSORBOARD]}
 
 
 @pytest.mark.parametrize('own', ['TensorboardVisBackend', 'mmengine.TensorboardVisBackend'])
 def test_what_the_config_has_is_not_added_again(own):
     cfg = config([LOCAL, {'type': own, 'save_dir': 'mine'}])
-    assert track(cfg) == track(cfg, ['tensorboard']) == []
+    assert edited(use_trackers, cfg) == edited(use_trackers, cfg, ['tensorboard']) == []
     assert cfg.visualizer.vis_backends == [LOCAL, {'type': own, 'save_dir': 'mine'}]
 
 
 def test_several_and_none():
     cfg = config()
-    assert track(cfg, ['none']) == []
-    track(cfg, ['wandb', 'mlflow', 'wandb'])
+    assert edited(use_trackers, cfg, ['none']) == []
+    edited(use_trackers, cfg, ['wandb', 'mlflow', 'wandb'])
     assert [backend.get('name') for backend in cfg.visualizer.vis_backends] == [
         None, 'WandbVisBackend', 'MLflowVisBackend',
     ]  # fmt: skip
     with pytest.raises(UserError, match='none goes with no other'):
-        track(config(), ['none', 'wandb'])
+        edited(use_trackers, config(), ['none', 'wandb'])
 
 
 def test_a_resumed_training_tells_its_checkpoint():
     cfg = config(resume=True, load_from='run/iter_20.pth')
-    track(cfg)
+    edited(use_trackers, cfg)
     assert cfg.visualizer.vis_backends[1] == TENSORBOARD | {'resume_from': 'run/iter_20.pth'}
 
 
 def test_without_tensorboard_a_training_goes_on(monkeypatch, capsys):
     without(monkeypatch, 'tensorboard')
     cfg = config()
-    assert track(cfg) == []
+    assert edited(use_trackers, cfg) == []
     assert cfg.visualizer.vis_backends == [LOCAL]
     assert 'pip install tensorboard' in capsys.readouterr().out
 
@@ -89,14 +97,14 @@ def test_without_tensorboard_a_training_goes_on(monkeypatch, capsys):
 def test_what_is_asked_for_and_missing_is_an_error(tracker, monkeypatch):
     without(monkeypatch, tracker)
     with pytest.raises(UserError, match=f'pip install {tracker}$'):
-        track(config(), [tracker])
+        edited(use_trackers, config(), [tracker])
 
 
 @pytest.mark.parametrize('resume', [True, False])
 def test_the_config_that_an_earlier_training_left_gets_no_second_one(resume):
     earlier = TENSORBOARD | {'resume_from': 'first/iter_2.pth'}
     cfg = config([LOCAL, earlier], resume=resume, load_from='run/iter_20.pth')
-    track(cfg, ['tensorboard'])
+    edited(use_trackers, cfg, ['tensorboard'])
     expected = TENSORBOARD | ({'resume_from': 'run/iter_20.pth'} if resume else {})
     assert cfg.visualizer.vis_backends == [LOCAL, expected]
 
@@ -104,5 +112,5 @@ def test_the_config_that_an_earlier_training_left_gets_no_second_one(resume):
 def test_one_that_has_the_name_already_stands():
     other = {'type': 'somebody.TheirBackend', 'name': 'TensorboardVisBackend'}
     cfg = config([LOCAL, other])
-    assert track(cfg) == []
+    assert edited(use_trackers, cfg) == []
     assert cfg.visualizer.vis_backends == [LOCAL, other]

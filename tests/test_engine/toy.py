@@ -21,7 +21,8 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmext_backbones.engine.runs import INTERRUPTION_HOOKS, _keep_seed, build_runner
+from mmext_backbones.engine.config_edits import INTERRUPTION_HOOKS, _keep_seed
+from mmext_backbones.engine.runner import build_runner
 
 COUNT = itertools.count()
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from mmext_backbones.datasets.shapes.files.files import make_shapes
 
+from mmext_backbones.datasets.shapes.files import make_shapes
 from tests.test_inference import networks
 
 LIBRARY = {'detection': 'mmdet', 'segmentation': 'mmseg', 'classification': 'mmpretrain'}

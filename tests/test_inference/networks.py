@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from mmext_backbones.datasets.shapes.files.config import use_shapes
+
+from mmext_backbones.datasets.shapes.config import use_shapes
 
 ROOT = Path(__file__).parents[2]
 THIN = {'embed_dims': 8, 'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 2, 4)}

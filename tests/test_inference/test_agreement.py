@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from mmext_backbones.engine import runs
+from mmext_backbones.engine import test as testing
 from mmext_backbones.inference import Predictor
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def test_as_the_classification_inferencer(made, predictors, pictures):
 def test_as_a_test_of_a_detector(tta, made, predictors, shapes_dir, pictures, tmp_path, monkeypatch):
     """With the runner's loader, batches and wrapper; the file of results is compared entry by entry."""
     monkeypatch.chdir(tmp_path)
-    runs.test(*made('detection'), tta=tta, out='out.json')
+    testing.test(*made('detection'), tta=tta, out='out.json')
     expected = json.loads((tmp_path / 'out.segm.json').read_text())
     boxes = {
         (e['image_id'], e['category_id'], e['score']): e['bbox']
@@ -98,7 +98,7 @@ def test_as_a_test_of_a_detector(tta, made, predictors, shapes_dir, pictures, tm
 @pytest.mark.parametrize('tta', [False, True])
 def test_as_a_test_of_a_segmentor(tta, made, predictors, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    runs.test(*made('segmentation'), tta=tta, out='maps')
+    testing.test(*made('segmentation'), tta=tta, out='maps')
     for path in pictures:
         # tools/test.py numbers labels as the data set's files: from 1
         expected = np.asarray(Image.open(tmp_path / 'maps' / path.name)).astype(int) - 1

@@ -10,9 +10,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmext_backbones.datasets.shapes.files.files import rle_to_mask
 from PIL import Image
 
+from mmext_backbones.datasets.shapes.files import rle_to_mask
 from mmext_backbones.engine.evaluation.tta import use_tta
 from mmext_backbones.inference import ImageError, Predictor
 from mmext_backbones.inference.building import class_names, read_config

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from mmext_backbones.datasets.shapes.files.files import make_shapes
 
-from mmext_backbones.engine import runs
+from mmext_backbones.datasets.shapes.files import make_shapes
+from mmext_backbones.engine import train
 from mmext_backbones.utils.cli import run_cli
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_check_dataset(config, capsys, tmp_path):
 
 
 def test_check_shapes(config, capsys, monkeypatch, tmp_path):
-    monkeypatch.setitem(runs.__dict__, 'make_default_shapes', lambda: tmp_path / 'set')
+    monkeypatch.setitem(train.__dict__, 'make_default_shapes', lambda: tmp_path / 'set')
     assert check(config, '--shapes', '--split', 'val') == 0
     assert 'val: 5 samples' in capsys.readouterr().out
 
@@ -85,14 +85,14 @@ def test_a_training_leaves_bad_data_out_and_says_so(config, capsys, tmp_path):
         path.write_bytes(b'')
 
     def stop(argv):
-        runs.train(str(config), work_dir=str(tmp_path / 'stop'))
+        train.train(str(config), work_dir=str(tmp_path / 'stop'))
 
     assert run_cli(stop, []) == 2
     error = capsys.readouterr().err
     assert any(f'{str(path)!r}: is an empty file' in error for path in bad)
     assert 'Traceback' not in error
 
-    metrics = runs.train(str(config), work_dir=str(tmp_path / 'skip'), bad_data='skip', seed=0)
+    metrics = train.train(str(config), work_dir=str(tmp_path / 'skip'), bad_data='skip', seed=0)
     screen = capsys.readouterr().out
     assert metrics['accuracy/top1'] in (0.0, 25.0, 50.0, 75.0, 100.0)  # of four pictures, where five are listed
     assert 'Left out of the val data, images and annotations: 1' in screen

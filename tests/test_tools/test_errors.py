@@ -1,6 +1,7 @@
 """Each mistake ends in one clear message; everything else keeps its traceback."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,15 +10,17 @@ from mmengine.registry import MODELS, build_from_cfg
 from torch.utils.data import DataLoader, Dataset
 
 from mmext_backbones.config.data_paths import check_data
+from mmext_backbones.config.editing import ConfigEditor
 from mmext_backbones.config.files import load_config
 from mmext_backbones.config.options import apply_options
-from mmext_backbones.engine import checks, runs
+from mmext_backbones.engine import config_edits
 from mmext_backbones.engine.evaluation.tta import use_tta
 from mmext_backbones.registry import MODELS as OUR_MODELS
 from mmext_backbones.utils import console as screens
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.explain import explain
+from mmext_backbones.weights import checkpoints
 
 
 def message_of(call) -> str | None:
@@ -64,13 +67,13 @@ def test_error_inside_a_call_of_ours_is_a_bug():
     """Only what this package raises on purpose is a message."""
 
     def broken():
-        runs.Path('\0').is_file()
+        Path('\0').is_file()
         int('x')
 
     assert message_of(broken) is None
     assert message_of(lambda: {}['key']) is None
     assert message_of(lambda: dict(1)) is None
-    assert message_of(lambda: runs.Path('/nowhere/at/all').read_text()) is None
+    assert message_of(lambda: Path('/nowhere/at/all').read_text()) is None
 
 
 def test_chained_errors_are_unwrapped():
@@ -178,13 +181,13 @@ def test_missing_data_through_wrappers(tmp_path):
 def test_checkpoints(tmp_path):
     path = tmp_path / 'x.pth'
     with pytest.raises(UserError, match='no such file'):
-        checks.check_checkpoint(str(path))
+        checkpoints.check_checkpoint(str(path))
     torch.save({'state_dict': {'w': torch.ones(1000)}}, path)
-    assert list(checks.check_checkpoint(str(path))) == ['w']
+    assert list(checkpoints.check_checkpoint(str(path))) == ['w']
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(UserError, match='truncated'):
-        checks.check_checkpoint(str(path))
-    assert checks.check_checkpoint('https://somewhere/x.pth') is None
+        checkpoints.check_checkpoint(str(path))
+    assert checkpoints.check_checkpoint('https://somewhere/x.pth') is None
     # the same file, noticed only inside the libraries
     text = message_of(lambda: torch.load(path))
     assert str(path) in text
@@ -193,15 +196,15 @@ def test_checkpoints(tmp_path):
 
 def test_checkpoint_of_another_model(tmp_path):
     model = torch.nn.Linear(2, 2)
-    checks.check_match(model, model.state_dict(), 'x.pth', shapes=True)
+    checkpoints.check_match(model, model.state_dict(), 'x.pth', shapes=True)
     with pytest.raises(UserError, match=r'1 of 2 tensors.*weight.*--shapes'):
-        checks.check_match(model, {**model.state_dict(), 'weight': torch.zeros(3, 2)}, 'x.pth', shapes=False)
+        checkpoints.check_match(model, {**model.state_dict(), 'weight': torch.zeros(3, 2)}, 'x.pth', shapes=False)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the message is for machines without a GPU')
 def test_amp_without_a_gpu():
     with pytest.raises(UserError, match='--amp needs a GPU'):
-        runs._use_amp(Config({'optim_wrapper': {'type': 'OptimWrapper'}}))
+        config_edits.use_amp(ConfigEditor(Config({'optim_wrapper': {'type': 'OptimWrapper'}})))
 
 
 def test_tta_that_cannot_be():

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmext_backbones.datasets.shapes.files.files import make_shapes
 
 from mmext_backbones.config.files import load_config
+from mmext_backbones.datasets.shapes.files import make_shapes
 from mmext_backbones.finetune import own_config, read_own_coco, write_own_config
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.utils.errors import UserError

@@ -60,7 +60,7 @@ METRIC = {'detection': 'mask', 'boxes': 'box', 'segmentation': 'mIoU', 'classifi
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """A folder to run in, with a small Shapes set where the tools look for theirs."""
-    from mmext_backbones.datasets.shapes.files.files import default_shapes_dir, make_shapes
+    from mmext_backbones.datasets.shapes.files import default_shapes_dir, make_shapes
 
     path = tmp_path_factory.mktemp('runs')
     make_shapes(path / 'made', size=64, num_train=8, num_val=3)
@@ -74,8 +74,9 @@ def tool(folder: Path, name: str, *args: str, before: str = '') -> subprocess.Co
     # the tools' own small set: what they would draw takes longer than the whole test
     code = (
         'import sys, runpy\n'
-        'from mmext_backbones.engine import runs\n'
-        "runs.make_default_shapes = lambda: runs.Path('made')\n"
+        'from pathlib import Path\n'
+        'from mmext_backbones.engine import setup\n'
+        "setup.make_default_shapes = lambda: Path('made')\n"
         f'{before}'
         f'sys.argv = {[name, *args]!r}\n'
         f"runpy.run_path({str(ROOT / 'tools' / f'{name}.py')!r}, run_name='__main__')\n"
@@ -209,7 +210,7 @@ def test_no_data_no_traceback(folder):
 
 def test_unreadable_and_empty_images(folder, tmp_path):
     pytest.importorskip('mmdet')
-    from mmext_backbones.datasets.shapes.files.files import make_shapes
+    from mmext_backbones.datasets.shapes.files import make_shapes
 
     make_shapes(tmp_path / 'made', size=64, num_train=2, num_val=1)
     (tmp_path / 'boxes.py').write_text(CONFIGS['boxes'])

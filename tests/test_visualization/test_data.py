@@ -11,10 +11,10 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
-from mmext_backbones.datasets.shapes.files.config import use_shapes
-from mmext_backbones.datasets.shapes.files.files import make_shapes
 
 from mmext_backbones.config.files import load_config
+from mmext_backbones.datasets.shapes.config import use_shapes
+from mmext_backbones.datasets.shapes.files import make_shapes
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.visualization import opening
 from mmext_backbones.visualization.model_inputs import (

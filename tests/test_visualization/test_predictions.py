@@ -9,8 +9,8 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
-from mmext_backbones.datasets.shapes.files.files import make_shapes
 
+from mmext_backbones.datasets.shapes.files import make_shapes
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.visualization import opening, predictions
 from mmext_backbones.visualization.image_scores import score_image

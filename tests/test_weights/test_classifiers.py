@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_checkpoint
 from PIL import Image
 
-from mmext_backbones.engine import runs
+from mmext_backbones.engine import test as testing
 from mmext_backbones.weights.classifiers import HEADS
 from mmext_backbones.weights.fitting import WeightsError
 from mmext_backbones.weights.rules import convert
@@ -134,7 +134,7 @@ def test_the_published_classifier_is_evaluated_as_timm_would(leaf, tmp_path, mon
     loader = 'test_dataloader.'
     options = {f'{loader}num_workers': 0, f'{loader}persistent_workers': False}
     options |= {f'{loader}dataset.indices': _positions(folders)}
-    metrics = runs.test(str(CONFIGS / f'{leaf}.py'), 'published.pth', cfg_options=options)
+    metrics = testing.test(str(CONFIGS / f'{leaf}.py'), 'published.pth', cfg_options=options)
     assert metrics['accuracy/top1'] == 100
 
 

@@ -32,6 +32,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ...utils.console import say
+from ...utils.files import locked
 from .scenes import CLASSES, PALETTE, Scene, check_int, check_size, render_scene
 
 __all__ = [
@@ -333,3 +335,12 @@ def _write_class_folders(
             scene = render_scene(rng, size, labels=(label,), scale=CLASS_SCALE)
             _write_png(folder / f'{number:06d}.png', scene.image)
             step()
+
+
+def make_default_shapes() -> Path:
+    """The Shapes data set of the default parameters, drawn now if it is not there yet."""
+    path = default_shapes_dir()
+    with locked(path.parent / '.lock'):  # one process draws, and the others find it drawn
+        if not path.exists():
+            say(f'Drawing the Shapes data set in {path} ...')
+        return make_shapes(path)

@@ -18,10 +18,9 @@ from torch.utils.data import DataLoader
 
 from ...utils.files import PARTIAL, is_full, is_local, move_into_place, remove, unless_full
 from ...weights.checkpoints import read_meta
-from ..loader_processes import LoaderProcesses
 from .batches import NumberedBatches, number_batches
 from .checkpoint_hook import NoRoom
-from .signals import any_process, release_signals
+from .signals import LoaderProcesses, any_process, release_signals
 
 __all__ = ['SteadyRun']
 

@@ -16,9 +16,9 @@ from mmengine.dist import is_main_process
 
 from ...utils.console import say
 from ...utils.errors import UserError
+from ...weights.checkpoints import by_name_of, check_match
 from ...weights.fitting import unwrap
 from ...weights.loading import read_file
-from ..checks import by_name_of, check_match
 
 __all__ = ['CarefulStart', 'check_resume']
 

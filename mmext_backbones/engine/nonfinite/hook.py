@@ -12,10 +12,10 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from ..registry import HOOKS
-from ..utils.errors import UserError
-from .resume.random_state import random_state
-from .saved_batches import image_paths, save_whole, tensors
+from ...registry import HOOKS
+from ...utils.errors import UserError
+from ..resume.random_state import random_state
+from .saved_batch import image_paths, save_whole, tensors
 from .step_guard import StepGuard, can_skip, guard, loss_scaler
 
 __all__ = ['NonFiniteError', 'NonFiniteHook']

@@ -1,0 +1,162 @@
+"""A test: of a checkpoint, or of predictions that an earlier test saved."""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.logging import MMLogger
+
+from ..config.data_paths import check_data
+from ..config.editing import ConfigEditor
+from ..datasets.bad_data.runner import telling_bad_data
+from ..utils.console import Chatter, say, shorten_console
+from ..utils.errors import UserError
+from ..weights.checkpoints import check_checkpoint, check_match
+from .config_edits import PREDICTIONS_HOOK, fit_strategy, use_hooks
+from .evaluation.per_class import PerClass, record_classes
+from .evaluation.predictions import evaluate_predictions, find_predictions, save_predictions
+from .evaluation.results import describe, results_name, write_results
+from .evaluation.tta import use_tta
+from .options import TestOptions
+from .runner import build_runner
+from .setup import prepare, watched
+from .summary import say_changes, say_summary
+
+__all__ = ['test']
+
+# Changes that do not matter to a test.
+TRAINING_KEYS = (
+    'train_',
+    'val_',
+    'optim_wrapper',
+    'param_scheduler',
+    'default_hooks',
+    'log_processor',
+    'model.train_cfg',
+)
+# Changes that do not matter where predictions are given.
+PREDICTING_KEYS = (
+    'model',
+    'data_preprocessor',
+    'test_cfg',
+    'tta_',
+    'custom_hooks',
+    *(f'test_dataloader.{key}' for key in ('batch_size', 'num_workers', 'sampler', 'dataset.pipeline')),
+)
+
+
+def test(config: str, checkpoint: str | None = None, **options: Any) -> dict[str, float]:
+    """Evaluates a checkpoint, or predictions that an earlier test saved.
+
+    Args:
+        config: Path of a config, or a name such as ``'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'``.
+        checkpoint: A file written by a training, or an address mmengine can fetch.
+        **options: Fields of `TestOptions`.
+
+    Returns:
+        The metrics. They and those of each class are also left as a file, see `evaluation.results`.
+
+    Raises:
+        UserError: if something that was asked for cannot be done.
+    """
+    started = time.time()
+    asked = TestOptions(**options)
+    _check_sources(checkpoint, asked)
+    editor = prepare(config, asked)
+    cfg = editor.cfg
+    if cfg.get('test_dataloader') is None or cfg.get('test_evaluator') is None:
+        raise UserError(f'config {config!r} has no test_dataloader or no test_evaluator: there is nothing to test on.')
+    _edit(editor, checkpoint, asked)
+    check_data(cfg, ('test',))
+    given = find_predictions(cfg, asked.predictions) if asked.predictions is not None else None
+    state = check_checkpoint(checkpoint) if checkpoint is not None else None
+    saved = save_predictions(cfg, asked.out) if asked.out is not None else []
+    say_changes(editor.changes, asked.shapes, skip=TRAINING_KEYS if given is None else TRAINING_KEYS + PREDICTING_KEYS)
+    if given is not None:
+        _log_to_file(cfg)
+        with contextlib.redirect_stdout(Chatter(sys.stdout)):
+            metrics, per_class, num_images = evaluate_predictions(cfg, given)
+    else:
+        metrics, per_class, num_images = _run(cfg, checkpoint, state, asked.shapes)
+
+    files = [('saved', path) for path in saved if path.exists()]
+    if is_main_process():
+        record = describe(
+            cfg,
+            config,
+            metrics=metrics,
+            per_class=per_class,
+            num_images=num_images,
+            checkpoint=checkpoint,
+            predictions=list(given.values()) if given is not None else None,
+            options=asked.cfg_options,
+            shapes=asked.shapes,
+            tta=asked.tta,
+        )
+        name = results_name(checkpoint or asked.predictions, cfg, shapes=asked.shapes, tta=asked.tta)
+        files.append(('results', _write_results(record, checkpoint or asked.predictions, cfg.work_dir, name)))
+    say_summary(cfg, metrics, started, config, asked.shapes, show_dir=asked.show_dir, per_class=per_class, files=files)
+    return metrics
+
+
+def _edit(editor: ConfigEditor, checkpoint: str | None, asked: TestOptions) -> None:
+    cfg = editor.cfg
+    fit_strategy(editor, asked.launcher, train=False)
+    if asked.tta:
+        use_tta(cfg)
+    cfg.load_from = checkpoint
+    cfg.resume = False
+    use_hooks(editor, [{'type': PREDICTIONS_HOOK, 'show_dir': asked.show_dir}])
+
+
+def _run(
+    cfg: Config, checkpoint: str | None, state: dict | None, shapes: bool
+) -> tuple[dict[str, float], PerClass | None, int]:
+    """Predicts and evaluates: the metrics, those of each class, and the number of images."""
+    with contextlib.redirect_stdout(Chatter(sys.stdout)):
+        runner = build_runner(cfg, train=False)
+    if state is not None:
+        check_match(runner.model, state, checkpoint, shapes)
+    with watched(cfg, 'test'), telling_bad_data(runner):
+        per_class = record_classes(runner.test_evaluator)
+        num_images = len(runner.test_dataloader.dataset)
+        return runner.test(), per_class, num_images
+
+
+def _check_sources(checkpoint: str | None, asked: TestOptions) -> None:
+    """A test has a checkpoint or given predictions; the latter leave nothing to predict."""
+    if checkpoint is None and asked.predictions is None:
+        raise UserError('what is to be tested? Name a checkpoint, or saved predictions with --predictions.')
+    if checkpoint is not None and asked.predictions is not None:
+        raise UserError(
+            f'a checkpoint ({checkpoint}) and --predictions {asked.predictions}: only one of the two can be tested. '
+            'Leave one out.'
+        )
+    if asked.predictions is None:
+        return
+    unused = {'--out': asked.out is not None, '--tta': asked.tta, '--show-dir': asked.show_dir is not None}
+    unused['--launcher'] = asked.launcher != 'none'
+    for option, used in unused.items():
+        if used:
+            raise UserError(f'{option} needs a checkpoint: with --predictions no model runs. Leave it out.')
+
+
+def _write_results(record: dict[str, Any], source: str, work_dir: str, name: str) -> Path:
+    """Beside what was tested, or in the work dir if it cannot be written there."""
+    beside = [] if '://' in source else [Path(source).parent]
+    path = write_results(record, [*beside, work_dir], name)
+    if beside and path.parent != beside[0]:
+        say(f'\nFolder {beside[0]} cannot be written: the file of results is in the work dir.')
+    return path
+
+
+def _log_to_file(cfg: Config) -> None:
+    """The log of a run without a runner, where a runner would have it."""
+    stamp = time.strftime('%Y%m%d_%H%M%S')
+    path = Path(cfg.work_dir) / stamp / f'{stamp}.log'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shorten_console(MMLogger.get_instance(f'predictions_{time.time_ns()}', log_file=str(path)), testing=True)

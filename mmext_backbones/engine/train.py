@@ -1,0 +1,103 @@
+"""A training: the config is read, edited and checked, a runner is built, and run."""
+
+import time
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ..config.data_paths import check_data
+from ..config.editing import ConfigEditor
+from ..config.values import check_needed
+from ..datasets.bad_data.runner import telling_bad_data
+from .config_edits import (
+    CURVES_HOOK,
+    INTERRUPTION_HOOKS,
+    NONFINITE_HOOK,
+    PREDICTIONS_HOOK,
+    fit_seed,
+    fit_strategy,
+    use_accumulation,
+    use_amp,
+    use_hooks,
+    use_resume,
+    use_scaled_lr,
+    use_seed,
+    use_trackers,
+    use_whole_checkpoints,
+)
+from .options import TrainOptions
+from .processes import world_size
+from .resume.starting import check_resume
+from .runner import build_runner
+from .setup import check_checkpoints, prepare, watched
+from .summary import say_changes, say_plan, say_summary
+
+__all__ = ['train']
+
+
+def train(config: str, **options: Any) -> dict[str, float]:
+    """Trains a config and validates it on the way.
+
+    Args:
+        config: Path of a config, or a name such as ``'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'``.
+        **options: Fields of `TrainOptions`.
+
+    Returns:
+        The metrics of the last validation; empty if there was none.
+
+    Raises:
+        UserError: if something that was asked for cannot be done.
+        Preempted: after a signal that asks to stop: a `SystemExit`, when a checkpoint is written.
+    """
+    started = time.time()
+    asked = TrainOptions(**options)
+    editor = prepare(config, asked, asked.strategy)
+    cfg = editor.cfg
+    check_needed(cfg)
+    _edit(editor, asked)
+    _check(cfg)
+    fit_seed(editor)
+    say_changes(editor.changes, asked.shapes)
+    with watched(cfg, 'train'):
+        runner = build_runner(cfg)
+    say_plan(runner, cfg)
+    with watched(cfg, 'train'), telling_bad_data(runner):
+        runner.train()
+    metrics = _last_validation(runner)
+    say_summary(cfg, metrics, started, config, asked.shapes)
+    return metrics
+
+
+def _edit(editor: ConfigEditor, asked: TrainOptions) -> None:
+    if asked.amp:
+        use_amp(editor)
+    if asked.accumulate != 1:
+        use_accumulation(editor, asked.accumulate)
+    fit_strategy(editor, asked.launcher, train=True)
+    if asked.auto_scale_lr or (editor.cfg.get('auto_scale_lr') or {}).get('enable'):
+        use_scaled_lr(editor, world_size(asked.launcher))
+    if asked.seed is not None:
+        use_seed(editor, asked.seed)
+    if asked.resume is not None:
+        use_resume(editor, asked.resume)
+    hooks = (CURVES_HOOK, PREDICTIONS_HOOK, NONFINITE_HOOK, *INTERRUPTION_HOOKS)
+    use_hooks(editor, [{'type': hook} for hook in hooks])
+    use_whole_checkpoints(editor)
+    if asked.on_nonfinite is not None:
+        next(hook for hook in editor.cfg.custom_hooks if hook['type'] == NONFINITE_HOOK)['action'] = asked.on_nonfinite
+    use_trackers(editor, asked.track)
+
+
+def _check(cfg: Config) -> None:
+    check_data(cfg, ('train', 'val'))
+    check_checkpoints(cfg)
+    check_resume(cfg)
+
+
+def _last_validation(runner: Runner) -> dict[str, float]:
+    return {
+        name.removeprefix('val/'): buffer.current()
+        for name, buffer in runner.message_hub.log_scalars.items()
+        if name.startswith('val/') and name not in ('val/time', 'val/data_time')
+    }
