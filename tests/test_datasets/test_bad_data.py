@@ -33,7 +33,7 @@ from mmext_backbones.datasets.shapes.files import CLASSES, SEMANTIC_CLASSES, mak
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.explain import explain
 
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'trials'))
+sys.path.insert(0, str(Path(__file__).parents[2] / 'dev' / 'trials'))
 from breaking import FAULTS
 
 LIBRARIES = {'detection': 'mmdet', 'segmentation': 'mmseg', 'classification': 'mmpretrain'}

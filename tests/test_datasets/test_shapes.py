@@ -13,19 +13,18 @@ import cv2
 import numpy as np
 import pytest
 
+from mmext_backbones.datasets.shapes import files, scenes
 from mmext_backbones.datasets.shapes.files import (
     CLASSES,
     PALETTE,
     SEMANTIC_CLASSES,
     SEMANTIC_PALETTE,
     default_shapes_dir,
-    files,
     make_shapes,
     mask_to_rle,
-    render_scene,
     rle_to_mask,
-    scenes,
 )
+from mmext_backbones.datasets.shapes.scenes import render_scene
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {'size': (48, 64), 'num_train': 6, 'num_val': 3, 'seed': 5}

@@ -12,7 +12,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmext_backbones.engine.config_edits import track
+from mmext_backbones.config.editing import ConfigEditor
+from mmext_backbones.engine.config_edits import use_trackers
 from mmext_backbones.utils.errors import UserError
 
 from .toy import At, fork, forked, free_port, make_run, wait
@@ -27,7 +28,7 @@ def train(folder: Path, tracker: str, resume: str | None = None, stop: int | Non
         raise KeyboardInterrupt
 
     cfg = Config({'resume': resume is not None, 'load_from': resume})
-    track(cfg, [tracker])
+    use_trackers(ConfigEditor(cfg), [tracker])
     runner = make_run(
         folder, 'iter', resume=resume, hooks=(At(stop, end),) if stop else (), visualizer=cfg.visualizer.to_dict(),
         log_processor={'by_epoch': False}, default_hooks={'logger': {'log_metric_by_epoch': False}},

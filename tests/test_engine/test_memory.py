@@ -143,7 +143,7 @@ def test_a_limit_of_the_system():
         'import resource, sys, numpy, torch\n'
         'from mmengine.config import Config\n'
         'from mmext_backbones.engine.memory import naming_memory_settings\n'
-        'from mmext_backbones.utils.errors import run_cli\n'
+        'from mmext_backbones.utils.cli import run_cli\n'
         "cfg = Config({'model': {}, 'train_dataloader': {'batch_size': 4, 'num_workers': 0}})\n"
         'used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()\n'
         'resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))\n'

@@ -21,7 +21,8 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmext_backbones.engine.config_edits import INTERRUPTION_HOOKS, _keep_seed
+from mmext_backbones.config.editing import ConfigEditor
+from mmext_backbones.engine.config_edits import INTERRUPTION_HOOKS, fit_seed
 from mmext_backbones.engine.runner import build_runner
 
 COUNT = itertools.count()
@@ -233,7 +234,7 @@ def make_run(
         }
     )  # fmt: skip
     cfg.merge_from_dict(copy.deepcopy(options))
-    _keep_seed(cfg)
+    fit_seed(ConfigEditor(cfg))
     runner = build_runner(cfg)
     for hook in hooks:
         runner.register_hook(hook)

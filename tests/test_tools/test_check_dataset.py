@@ -12,7 +12,7 @@ from mmext_backbones.engine import train
 from mmext_backbones.utils.cli import run_cli
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / 'tools' / 'trials'))
+sys.path.insert(0, str(ROOT / 'dev' / 'trials'))
 
 CONFIG = """
 _base_ = [{base!r}]
