@@ -48,7 +48,7 @@ setup(
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
-    package_data={'mmext_backbones': ['ops/*.c', 'doctor/*.json']},
+    package_data={'mmext_backbones': ['ops/*/*.c', 'doctor/*.json']},
     packages=find_packages(include=['mmext_backbones', 'mmext_backbones.*']),
     cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.10',

@@ -310,10 +310,10 @@ def test_folder_that_cannot_be_written(tmp_path):
 
 def test_no_compiler(monkeypatch):
     monkeypatch.setenv('CC', 'no-such-compiler')
-    finding = examining._kernels({'elsa_cpu.c': 'no C compiler'})
+    finding = examining._kernels({'elsa/cpu.c': 'no C compiler'})
     assert finding.level == 'note'
     assert 'apt-get install gcc' in finding.remedy
-    assert examining._kernels({'elsa_cpu.c': None}).level == 'ok'
+    assert examining._kernels({'elsa/cpu.c': None}).level == 'ok'
 
 
 def test_command(fakes, tmp_path, monkeypatch, capsys):

@@ -112,22 +112,20 @@ def run_mmcv_ops() -> dict[str, Any]:
 
 
 def run_kernels() -> dict[str, Any]:
-    from mmext_backbones.ops import bilstm2d_compiled, elsa_compiled, norm_gelu_compiled, window_attention_compiled
-    from mmext_backbones.ops.compiled import Kernels
+    import mmext_backbones.ops  # noqa: F401
+    from mmext_backbones.ops.c_kernels import KERNELS
 
-    modules = (bilstm2d_compiled, elsa_compiled, norm_gelu_compiled, window_attention_compiled)
-    kernels = [thing for module in modules for thing in vars(module).values() if isinstance(thing, Kernels)]
-    return {'kernels': {one.source.name: one.reason() for one in kernels}}
+    return {'kernels': {one.name: one.why_not() for one in KERNELS}}
 
 
 def run_triton() -> dict[str, Any]:
     import torch
 
-    from mmext_backbones.ops import elsa_triton
+    from mmext_backbones.ops.elsa import gpu
 
     if not torch.cuda.is_available():
         return {'skipped': 'no GPU: the kernels in Triton are not used'}
-    why = elsa_triton.unavailable(torch.device('cuda', 0), torch.float32)
+    why = gpu.unavailable(torch.device('cuda', 0), torch.float32)
     if why is not None:
         raise RuntimeError(why)
     from mmext_backbones.ops import window_attention

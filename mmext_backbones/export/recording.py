@@ -11,7 +11,7 @@ from torch._dynamo.exc import UserError as TorchUserError
 
 from ..backbones.base import DenseBackbone
 from ..layers import BiLSTM2D, ELSAAttention, PartitionAttention, WindowAttention
-from ..ops.window_attention_gathered import shared_plans
+from ..ops.window_attention.export import shared_plans
 
 TOO_OLD = f'torch {torch.__version__} is too old to record a network for export: take 2.9 or newer'
 try:

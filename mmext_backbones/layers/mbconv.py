@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmext_backbones.ops.gelu import gelu
+from mmext_backbones.ops.norm_gelu import gelu
 from mmext_backbones.ops.padding import mean_pool
 from mmext_backbones.ops.recompute import GatedBatchNorm, squeeze_excite_gate
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .gelu import gelu, gelu_backward_
+from .norm_gelu import gelu, gelu_backward_
 from .recompute import LayerNorm, product_dtype
 
 TOKENS = 2048  # at a time and thread; with fewer the products lose more than the cache gives

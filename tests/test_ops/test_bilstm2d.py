@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from mmext_backbones.layers import BiLSTM2D
-from mmext_backbones.ops import bilstm2d, bilstm2d_compiled
+from mmext_backbones.ops import bilstm2d
+from mmext_backbones.ops.bilstm2d import cpu
 from tests.torch_features import HALF_AUTOCAST, needs_compile
 
-NO_COMPILER = bilstm2d_compiled.unavailable()
+NO_COMPILER = cpu.unavailable()
 needs_compiler = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
 BACKENDS = [pytest.param('compiled', marks=needs_compiler), 'torch']
 

@@ -15,7 +15,8 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmext_backbones.layers import ELSAAttention
-from mmext_backbones.ops import elsa, elsa_triton
+from mmext_backbones.ops import elsa
+from mmext_backbones.ops.elsa import gpu
 from tests.torch_features import (
     compiled_kernel,
     needs_fake_cuda,
@@ -27,14 +28,14 @@ from tests.torch_features import (
 INTERPRETER = os.environ.get('TRITON_INTERPRET') == '1'
 DEVICE = 'cuda' if torch.cuda.is_available() and not INTERPRETER else 'cpu'
 HERE = INTERPRETER or DEVICE == 'cuda'
-NO_TRITON = elsa_triton.unavailable(torch.device(DEVICE), torch.float32) if HERE else None
+NO_TRITON = gpu.unavailable(torch.device(DEVICE), torch.float32) if HERE else None
 pytestmark = pytest.mark.skipif(NO_TRITON is not None, reason=f'triton: {NO_TRITON}')
 NAMES = ('out', 'grad_v', 'grad_logits', 'grad_ghost_mul', 'grad_ghost_add')
 
 
 @pytest.fixture(autouse=True)
 def _few_chunks(monkeypatch):
-    monkeypatch.setattr(elsa_triton, 'CHUNKS', 3)  # so that one has several tiles and another fewer, on small maps
+    monkeypatch.setattr(gpu, 'CHUNKS', 3)  # so that one has several tiles and another fewer, on small maps
 
 
 def random_inputs(B, num_heads, head_dim, H, W, k, dtype=torch.float32):
@@ -240,7 +241,7 @@ if not HERE:
 
 def test_without_triton_it_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, 'triton', None)
-    monkeypatch.setattr(elsa_triton, '_unavailable', elsa_triton._unavailable.__wrapped__)
+    monkeypatch.setattr(gpu, '_unavailable', gpu._unavailable.__wrapped__)
     with pytest.raises(RuntimeError, match="backend='triton': Triton cannot be imported"):
         run(random_inputs(1, 2, 4, 3, 3, 3), 2, 3)
 
@@ -273,7 +274,7 @@ def test_the_kernels_compile_without_the_device_and_use_no_atomics(lam, capabili
     pytest.importorskip('triton')
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
     v = torch.empty(1, 16, 16, 96, device='meta')
-    options = elsa_triton._Launch(v, num_heads=3, kernel_size=7, dilation=1).options | {'CHUNKS': 8}
+    options = gpu._Launch(v, num_heads=3, kernel_size=7, dilation=1).options | {'CHUNKS': 8}
     warps = options.pop('num_warps')
     types = dict.fromkeys(('v', 'logits', 'out', 'grad', 'grad_v', 'grad_logits'), '*bf16')
     types |= dict.fromkeys(('lse', 'add', 'sums_add'), '*fp32')
@@ -282,7 +283,7 @@ def test_the_kernels_compile_without_the_device_and_use_no_atomics(lam, capabili
     else:
         options |= {'mul': None, 'sums_mul': None}  # no static factors
     for name in ('forward', 'backward_values', 'backward_logits', 'backward_static'):
-        kernel = getattr(elsa_triton._kernels(), name)
+        kernel = getattr(gpu._kernels(), name)
         constants = {argument: options[argument] for argument in kernel.arg_names if argument in options}
         compiled = compiled_kernel(kernel, types, constants, capability, num_warps=warps)
         assert compiled.asm['cubin']

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from mmext_backbones.ops import gelu, mlp, norm_gelu_compiled
+from mmext_backbones.ops import mlp, norm_gelu
 from mmext_backbones.ops.mlp import norm_mlp
+from mmext_backbones.ops.norm_gelu import cpu
 
 C, HIDDEN = 6, 20
-NO_COMPILER = norm_gelu_compiled._KERNELS.reason()
+NO_COMPILER = cpu._KERNELS.why_not()
 compiled_only = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
 KERNELS = [pytest.param(True, marks=compiled_only, id='compiled'), pytest.param(False, id='torch')]
 
@@ -18,7 +19,7 @@ KERNELS = [pytest.param(True, marks=compiled_only, id='compiled'), pytest.param(
 @pytest.fixture(params=KERNELS)
 def kernels(request, monkeypatch):
     if not request.param:
-        monkeypatch.setattr(gelu, 'runs', lambda *tensors: False)
+        monkeypatch.setattr(norm_gelu, 'runs', lambda *tensors: False)
 
 
 class Plus(nn.Sequential):

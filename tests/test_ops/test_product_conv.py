@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from mmext_backbones.layers import ELSAAttention
-from mmext_backbones.ops import product_conv, product_conv_compiled
+from mmext_backbones.ops import product_conv
+from mmext_backbones.ops.product_conv import cpu
 from tests.conftest import randomize
 
-NO_COMPILER = product_conv_compiled.unavailable()
+NO_COMPILER = cpu.unavailable()
 needs_compiler = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
 # of q @ k summed over 49 taps of 8 channels; a weight's gradient sums over all tokens
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}

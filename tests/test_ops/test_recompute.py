@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmext_backbones.ops import gelu, norm_gelu_compiled
+from mmext_backbones.ops import norm_gelu
+from mmext_backbones.ops.norm_gelu import cpu
 from mmext_backbones.ops.recompute import BatchNorm, Conv, GatedBatchNorm, LayerNorm, Linear, recompute
 
 C, OUT = 6, 10
-NO_COMPILER = norm_gelu_compiled._KERNELS.reason()
+NO_COMPILER = cpu._KERNELS.why_not()
 compiled_only = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
 KERNELS = [pytest.param(True, marks=compiled_only, id='compiled'), pytest.param(False, id='torch')]
 
@@ -19,8 +20,8 @@ KERNELS = [pytest.param(True, marks=compiled_only, id='compiled'), pytest.param(
 @pytest.fixture(params=KERNELS)
 def kernels(request, monkeypatch):
     if not request.param:
-        monkeypatch.setattr(norm_gelu_compiled, 'runs', lambda *tensors: False)
-        monkeypatch.setattr(gelu, 'runs', lambda *tensors: False)
+        monkeypatch.setattr(cpu, 'runs', lambda *tensors: False)
+        monkeypatch.setattr(norm_gelu, 'runs', lambda *tensors: False)
 
 
 class SqueezeExcite(nn.Module):

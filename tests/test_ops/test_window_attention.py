@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from mmext_backbones.layers import PartitionAttention, WindowAttention
-from mmext_backbones.ops import window_attention, window_attention_compiled
+from mmext_backbones.ops import window_attention
+from mmext_backbones.ops.window_attention import cpu
 from tests.torch_features import needs_compile
 
-NO_COMPILER = window_attention_compiled.unavailable()
+NO_COMPILER = cpu.unavailable()
 needs_compiler = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
 FAST = [pytest.param('compiled', marks=needs_compiler), 'torch', 'gathered']
 # heads, head_dim, window, map, shift, grid, padding takes part

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mmext_backbones.ops import grid_merge, grid_partition, window_attention_triton, window_merge, window_partition
-from mmext_backbones.ops.window_attention_triton import unavailable
-from mmext_backbones.ops.window_attention_triton import window_attention_triton as attention
+from mmext_backbones.ops import grid_merge, grid_partition, window_merge, window_partition
+from mmext_backbones.ops.window_attention import gpu
+from mmext_backbones.ops.window_attention.gpu import unavailable
+from mmext_backbones.ops.window_attention.gpu import window_attention_triton as attention
 from tests.torch_features import compiled_kernel, needs_interpreter, needs_target, triton_version
 
 pytest.importorskip('triton', reason='Triton is not installed')
@@ -153,7 +154,7 @@ SMALL = CASES['oblong, runs of windows']
 def main(path):
     """Compute all that the tests below compare, where it may be with Triton's interpreter."""
     # small maps in few runs: one for two heads, three for one head
-    window_attention_triton.RUNS_PER_PROCESSOR, window_attention_triton._processors = 3, lambda device: 1
+    gpu.RUNS_PER_PROCESSOR, gpu._processors = 3, lambda device: 1
     results = {name: with_gradients(kernel(case), *on_device(case)) for name, case in CASES.items()}
     results['again'] = with_gradients(kernel(SMALL), *on_device(SMALL))
     results['checkpoint'] = with_gradients(
@@ -261,7 +262,7 @@ import sys
 import torch
 import mmengine.runner  # which brings torch's compiler, in older versions
 before = set(sys.modules)
-from mmext_backbones.ops.window_attention_triton import unavailable
+from mmext_backbones.ops.window_attention.gpu import unavailable
 assert not {'triton', 'torch._dynamo'} & (set(sys.modules) - before)
 sys.modules['triton'] = None  # as if it were not installed
 print(unavailable(torch.device('cpu')))
@@ -296,8 +297,8 @@ def test_compiles_for_a_gpu_and_fits_its_memory(name, direction):
     capability, case = COMPILED[name]
     assert 'needs a tensor' in unavailable(torch.device('cpu'))  # Triton has the kernels now
     qkv = torch.empty(case.batch, *case.size, 3 * case.heads * case.head_dim, dtype=case.dtype, device='meta')
-    options = window_attention_triton._options(qkv, case.padded, case.heads, case.window, case.shift, case.grid)
-    function = getattr(window_attention_triton, f'_{direction}_kernel')
+    options = gpu._options(qkv, case.padded, case.heads, case.window, case.shift, case.grid)
+    function = getattr(gpu, f'_{direction}_kernel')
     map_type = {torch.bfloat16: '*bf16', torch.float16: '*fp16'}[case.dtype]
     types = dict.fromkeys(('qkv', 'out', 'grad', 'grad_qkv'), map_type) | {'scale': 'fp32'}
     types |= dict.fromkeys(('bias', 'padding', 'sums_bias', 'sums_padding'), '*fp32')

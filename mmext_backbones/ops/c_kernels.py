@@ -1,8 +1,9 @@
 """C kernels for the CPU, compiled at their first use where a C compiler is at hand.
 
-A kernel is one plain C file of this folder, without a header of Python or PyTorch: compiling takes about a second, once
-per machine; nothing is compiled at install, and every operator has another form that needs no compiler. The library is
-kept in the user's cache folder under the hash of all that went into it (source, compiler, flags, processor).
+A kernel is one plain C file in the folder of its operator, without a header of Python or PyTorch: compiling takes about
+a second, once per machine; nothing is compiled at install, and every operator has another form that needs no compiler.
+The library is kept in the user's cache folder under the hash of all that went into it (source, compiler, flags,
+processor).
 """
 
 import ctypes
@@ -25,34 +26,37 @@ PORTABLE_FLAGS = ('-std=gnu11', '-O3', '-fopenmp', '-fPIC')  # for compilers tha
 REALS = {torch.float32: 'float', torch.float64: 'double'}
 
 logger = logging.getLogger('mmext_backbones')
+KERNELS: list['Kernels'] = []  # every one of the package, in the order of import
 
 
 class Kernels:
     """The functions of one C file, in float32 and float64; they return nothing.
 
     Args:
-        file: name of the file in this folder. It computes in the type REAL, which is defined when it is compiled.
+        source: the file. It computes in the type REAL, which is defined when it is compiled.
         shape: structure whose address every function takes first.
         functions: for each function the types of its further arguments.
     """
 
-    def __init__(self, file: str, shape: type[ctypes.Structure], functions: dict[str, Sequence[type]]) -> None:
-        self.source = Path(__file__).with_name(file)
+    def __init__(self, source: Path, shape: type[ctypes.Structure], functions: dict[str, Sequence[type]]) -> None:
+        self.source = source
+        self.name = f'{source.parent.name}/{source.name}'
         self.shape = shape
         self.functions = functions
+        KERNELS.append(self)
         self.library = functools.cache(self._library)
-        self.reason = functools.cache(self._reason)
+        self.why_not = functools.cache(self._why_not)
 
     def __getitem__(self, dtype: torch.dtype) -> ctypes.CDLL:
         return self.library(REALS[dtype])
 
-    def _reason(self) -> str | None:
+    def _why_not(self) -> str | None:
         """Why the kernels cannot run here, or None. The first call on a machine compiles them."""
         try:
             for real in REALS.values():
                 self.library(real)
         except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
-            logger.info('The kernels of %s cannot be used: %s', self.source.name, error)
+            logger.info('The kernels of %s cannot be used: %s', self.name, error)
             return str(error)
         return None
 
@@ -92,7 +96,7 @@ def _build(source: Path, compiler: str, flags: tuple[str, ...], real: str) -> Pa
     parts = (source.read_text(), _run(compiler, '--version'), flags, real, platform.machine(), _processor())
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     folder = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'mmext_backbones'
-    path = folder / f'{source.stem}_{real}_{key}.so'
+    path = folder / f'{source.parent.name}_{source.stem}_{real}_{key}.so'
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .caching import keep_last
-from .dispatcher import chosen_backend
-from .partition import Size, grid_merge, grid_partition, padding_mask, window_merge, window_partition
-from .torch_versions import has_half_products
-from .window_attention_compiled import unavailable, window_attention_compiled
-from .window_attention_gathered import window_attention_gathered
+from ..caching import keep_last
+from ..dispatcher import chosen_backend
+from ..partition import Size, grid_merge, grid_partition, padding_mask, window_merge, window_partition
+from ..torch_versions import has_half_products
+from .cpu import unavailable, window_attention_compiled
+from .export import window_attention_gathered
 
 BACKENDS = ('auto', 'compiled', 'triton', 'torch', 'gathered', 'reference')
 ENVIRONMENT = 'MMEXT_WINDOW_ATTENTION_BACKEND'  # what 'auto' stands for, where it is set
@@ -93,7 +93,7 @@ def window_attention(
         return window_attention_gathered(qkv, bias, **options, masked=MASKED)
     if backend == 'compiled':
         return window_attention_compiled(qkv, bias, **options)
-    from .window_attention_triton import window_attention_triton
+    from .gpu import window_attention_triton
 
     return window_attention_triton(qkv, bias, **options)
 
@@ -113,7 +113,7 @@ def _obstacle(backend: str, qkv: Tensor, bias: Tensor) -> str | None:
     if backend == 'compiled':
         return unavailable()
     try:
-        from . import window_attention_triton as triton
+        from . import gpu as triton
     except ImportError as error:
         return str(error)
     num_heads, N, _ = bias.shape

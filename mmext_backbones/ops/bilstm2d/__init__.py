@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .bilstm2d_compiled import bilstm2d_compiled, unavailable
-from .dispatcher import chosen_backend
-from .streams import beside
-from .torch_versions import get_autocast_dtype, is_autocast_enabled
+from ..dispatcher import chosen_backend
+from ..streams import beside
+from ..torch_versions import get_autocast_dtype, is_autocast_enabled
+from .cpu import bilstm2d_compiled, unavailable
 
 BACKENDS = ('auto', 'compiled', 'torch')
 ENVIRONMENT = 'MMEXT_BILSTM2D_BACKEND'  # what 'auto' stands for, where it is set

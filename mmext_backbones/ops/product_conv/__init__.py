@@ -11,10 +11,10 @@ Source: Zhou et al., "ELSA" (arXiv 2112.12786), section 3.2 (Hadamard attention)
 import torch.nn.functional as F
 from torch import Tensor
 
-from .compiled import REALS
-from .product_conv_compiled import GROUPS, KERNEL_SIZE, ProductConvCompiled
-from .product_conv_compiled import unavailable as compiled_unavailable
-from .torch_versions import is_autocast_enabled
+from ..c_kernels import REALS
+from ..torch_versions import is_autocast_enabled
+from .cpu import GROUPS, KERNEL_SIZE, ProductConvCompiled
+from .cpu import unavailable as compiled_unavailable
 
 BACKENDS = ('auto', 'compiled', 'torch')
 

@@ -1,4 +1,4 @@
-"""GELU and its gradient without autograd, by the compiled kernel (`norm_gelu_cpu.c`) where that is faster.
+"""GELU and its gradient without autograd, by the compiled kernel (`cpu.c`) where that is faster.
 
 PyTorch's own GELU by tanh takes three times as long on the CPU, in every type.
 """
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .norm_gelu_compiled import runs
+from .cpu import runs
 
 PART = 2**18  # elements of a narrow type that are widened at a time
 

@@ -1,14 +1,15 @@
-"""The grouped convolution of a product on the CPU through a compiled kernel (`product_conv_cpu.c`), where a C compiler
+"""The grouped convolution of a product on the CPU through a compiled kernel (`cpu.c`), where a C compiler
 is at hand; layout, accumulation and gradients as written in the C file."""
 
 import ctypes
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .compiled import Kernels, pointers, token_rows
-from .dispatcher import constant_in_graphs, register
+from ..c_kernels import Kernels, pointers, token_rows
+from ..dispatcher import constant_in_graphs, register
 
 GROUPS, KERNEL_SIZE = (4, 8), (7, 7)  # what the kernel is written for: every published ELSA-Swin
 
@@ -21,7 +22,7 @@ class _Shape(ctypes.Structure):
 
 
 _KERNELS = Kernels(
-    'product_conv_cpu.c',
+    Path(__file__).with_name('cpu.c'),
     _Shape,
     {'product_conv': [ctypes.c_void_p] * 5, 'product_conv_backward': [ctypes.c_void_p] * 8},
 )
@@ -30,7 +31,7 @@ _KERNELS = Kernels(
 @constant_in_graphs
 def unavailable() -> str | None:
     """Why the kernel cannot run here, or None. The first call on a machine compiles it."""
-    return _KERNELS.reason()
+    return _KERNELS.why_not()
 
 
 def _shape(q: Tensor, q_rows: Tensor, k_rows: Tensor, weight: Tensor) -> _Shape:

@@ -1,4 +1,4 @@
-"""BiLSTM2D on the CPU through a compiled kernel (`bilstm2d_cpu.c`), where a C compiler is at hand.
+"""BiLSTM2D on the CPU through a compiled kernel (`cpu.c`), where a C compiler is at hand.
 
 The products with the input are one matrix product for all four directions; the kernel walks the recurrences over its
 result, where the tokens are. Kept for the backward pass, besides the input and the output: the gates and the cells, 20
@@ -8,14 +8,15 @@ numbers a token and unit. torch's LSTM keeps about 150, a copy of the input for 
 import contextlib
 import ctypes
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .compiled import Kernels, pointers
-from .dispatcher import constant_in_graphs, register
-from .torch_versions import has_half_products, is_autocast_enabled
+from ..c_kernels import Kernels, pointers
+from ..dispatcher import constant_in_graphs, register
+from ..torch_versions import has_half_products, is_autocast_enabled
 
 LANES = 16  # the kernel's vectors have no more elements
 
@@ -26,7 +27,7 @@ class _Shape(ctypes.Structure):
 
 _POINTER = ctypes.c_void_p
 _KERNELS = Kernels(
-    'bilstm2d_cpu.c',
+    Path(__file__).with_name('cpu.c'),
     _Shape,
     {'bilstm2d_forward': [*[_POINTER] * 6, ctypes.c_int64], 'bilstm2d_backward': [_POINTER] * 7},
 )
@@ -35,7 +36,7 @@ _KERNELS = Kernels(
 @constant_in_graphs
 def unavailable() -> str | None:
     """Why the kernel cannot run here, or None. The first call on a machine compiles it."""
-    return _KERNELS.reason()
+    return _KERNELS.why_not()
 
 
 def _matrices(weights: Sequence[Tensor], x: Tensor) -> tuple[list[Tensor], list[Tensor]]:

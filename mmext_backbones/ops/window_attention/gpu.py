@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .dispatcher import constant_in_graphs
-from .partition import Size
-from .window_attention import MASKED
-from .window_attention_operator import WindowAttentionFunction, register_window_attention
+from ..dispatcher import constant_in_graphs
+from ..partition import Size
+from . import MASKED
+from .autograd import WindowAttentionFunction, register_window_attention
 
 if TYPE_CHECKING:
     import triton.language as tl

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.autograd.function import once_differentiable
 
-from .dispatcher import register
+from ..dispatcher import register
 
 ARGUMENTS = (
     'Tensor qkv, Tensor bias, Tensor? padding, '

@@ -1,4 +1,4 @@
-"""The ELSA operator on CUDA devices through Triton kernels (`elsa_triton_kernels.py`), with the softmax inside.
+"""The ELSA operator on CUDA devices through Triton kernels (`gpu_kernels.py`), with the softmax inside.
 
 Layout [B, H, W, C], as between the blocks; `v` and the logits may be slices of wider tensors. Three kernels at most for
 the gradients, none with atomics: the same inputs give the same bits. Kept for the backward pass are the inputs and
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .dispatcher import constant_in_graphs, register
+from ..dispatcher import constant_in_graphs, register
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 CHUNKS = 64  # of tiles, each with its own sums of the static filters' gradients; on small maps some are empty
@@ -60,9 +60,9 @@ def _unavailable(device: torch.device) -> str | None:
 
 @functools.cache
 def _kernels():
-    from . import elsa_triton_kernels
+    from . import gpu_kernels
 
-    return elsa_triton_kernels
+    return gpu_kernels
 
 
 def _power_of_two(n: int) -> int:

@@ -14,14 +14,14 @@ ELSA-Swin has lam = 0 and gamma = 1: then `M` is one, and `S` is an ordinary dep
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dispatcher import chosen_backend
-from .elsa_compiled import elsa_compiled
-from .elsa_compiled import unavailable as compiled_unavailable
-from .elsa_shifts import elsa_shifts
-from .elsa_taps import ELSATaps
-from .elsa_triton import elsa_triton
-from .elsa_triton import unavailable as triton_unavailable
-from .torch_versions import is_compiling
+from ..dispatcher import chosen_backend
+from ..torch_versions import is_compiling
+from .cpu import elsa_compiled
+from .cpu import unavailable as compiled_unavailable
+from .export import elsa_shifts
+from .gpu import elsa_triton
+from .gpu import unavailable as triton_unavailable
+from .taps import ELSATaps
 
 BACKENDS = ('auto', 'compiled', 'triton', 'taps', 'shifts', 'reference', 'node')
 ENVIRONMENT = 'MMEXT_ELSA_BACKEND'  # what 'auto' stands for, where it is set

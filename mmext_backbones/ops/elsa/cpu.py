@@ -1,17 +1,18 @@
-"""The ELSA operator on the CPU through a compiled kernel (`elsa_cpu.c`), where a C compiler is at hand.
+"""The ELSA operator on the CPU through a compiled kernel (`cpu.c`), where a C compiler is at hand.
 
 Layout [B, H, W, C], as between the blocks; formula, accumulation and gradients as written in the C file.
 """
 
 import contextlib
 import ctypes
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .compiled import Kernels, pointers, token_rows
-from .dispatcher import constant_in_graphs, register
+from ..c_kernels import Kernels, pointers, token_rows
+from ..dispatcher import constant_in_graphs, register
 
 CHUNKS = 32  # of rows, each with its own sums of the static filters' gradients
 
@@ -27,7 +28,7 @@ class _Shape(ctypes.Structure):
 
 _POINTER = ctypes.c_void_p
 _KERNELS = Kernels(
-    'elsa_cpu.c',
+    Path(__file__).with_name('cpu.c'),
     _Shape,
     {
         'elsa_forward': [_POINTER] * 5,
@@ -40,7 +41,7 @@ _KERNELS = Kernels(
 @constant_in_graphs
 def unavailable() -> str | None:
     """Why the kernel cannot run here, or None. The first call on a machine compiles it."""
-    return _KERNELS.reason()
+    return _KERNELS.why_not()
 
 
 def _shape(size: torch.Size, rows: Tensor, attn: Tensor, kernel_size: int, dilation: int) -> _Shape:

@@ -1,16 +1,17 @@
-"""Window and grid attention on the CPU through a compiled kernel (`window_attention_cpu.c`), where a C compiler is at
+"""Window and grid attention on the CPU through a compiled kernel (`cpu.c`), where a C compiler is at
 hand; accumulation and gradients as written in the C file."""
 
 import ctypes
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .compiled import Kernels, pointers, token_rows
-from .dispatcher import constant_in_graphs
-from .partition import Size
-from .window_attention_operator import WindowAttentionFunction, register_window_attention
+from ..c_kernels import Kernels, pointers, token_rows
+from ..dispatcher import constant_in_graphs
+from ..partition import Size
+from .autograd import WindowAttentionFunction, register_window_attention
 
 CHUNKS, CHUNK = 32, 4  # at most so many chunks of so many windows or more have sums of their own for bias and padding
 STEP = 16  # the kernel's: rows of the bias are padded to multiples of it
@@ -31,7 +32,7 @@ class _Shape(ctypes.Structure):
 
 
 _KERNELS = Kernels(
-    'window_attention_cpu.c',
+    Path(__file__).with_name('cpu.c'),
     _Shape,
     {
         'window_attention_forward': [ctypes.c_void_p] * 4,
@@ -43,7 +44,7 @@ _KERNELS = Kernels(
 @constant_in_graphs
 def unavailable() -> str | None:
     """Why the kernel cannot run here, or None. The first call on a machine compiles it."""
-    return _KERNELS.reason()
+    return _KERNELS.why_not()
 
 
 def _computed(dtype: torch.dtype) -> torch.dtype:

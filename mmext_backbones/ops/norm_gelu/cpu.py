@@ -1,16 +1,17 @@
-"""Batch norm and GELU on the CPU through a compiled kernel (`norm_gelu_cpu.c`), where a C compiler is at hand.
+"""Batch norm and GELU on the CPU through a compiled kernel (`cpu.c`), where a C compiler is at hand.
 
 PyTorch's own GELU by tanh takes three times as long as its neighbours in memory, on maps that are the largest of
 MaxViT. Maps are [..., C]; the norm is (x - mean) * rstd * weight + bias, one number each a channel, or None for none.
 """
 
 import ctypes
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .compiled import REALS, Kernels, pointers
-from .dispatcher import register
+from ..c_kernels import REALS, Kernels, pointers
+from ..dispatcher import register
 
 CHUNKS, CHUNK_ROWS = 64, 32  # at most so many chunks of rows, of at least so many rows: each has its own sums
 
@@ -21,7 +22,7 @@ class _Shape(ctypes.Structure):
 
 _POINTER = ctypes.c_void_p
 _KERNELS = Kernels(
-    'norm_gelu_cpu.c',
+    Path(__file__).with_name('cpu.c'),
     _Shape,
     {
         'norm_gelu': [_POINTER] * 6,
@@ -35,7 +36,7 @@ _KERNELS = Kernels(
 def runs(x: Tensor, *params: Tensor) -> bool:
     """Whether the kernels can take these tensors. The first call on a machine compiles them."""
     same = all(tensor.device.type == 'cpu' and tensor.dtype == x.dtype for tensor in (x, *params))
-    return same and x.dtype in REALS and x.numel() > 0 and _KERNELS.reason() is None
+    return same and x.dtype in REALS and x.numel() > 0 and _KERNELS.why_not() is None
 
 
 def _call(name: str, x: Tensor, gelu: bool, *tensors: Tensor | None) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .partition import Size
+from ..partition import Size
 
 
 class Plan(NamedTuple):
