@@ -9,26 +9,31 @@ PACKAGE = Path(__file__).parents[1] / 'mmext_backbones'
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob('*.py'))
 # what each part may import of the package, besides itself
 ALLOWED = {
+    'version': set(),
+    'utils': set(),
+    'registry': set(),
     'ops': set(),
     'layers': {'ops'},
+    'weights': {'utils'},
+    'config': {'utils'},
+    'drawing': {'utils'},
     'backbones': {'layers', 'ops', 'registry', 'weights'},
-    'weights': set(),
-    'registry': set(),
-    'errors': set(),
-    'doctor': set(),
-    'datasets': {'errors', 'registry'},
     'heads': {'registry', 'weights'},
-    'inference': {'datasets', 'engine', 'errors', 'weights'},
-    'engine': {'bases', 'datasets', 'errors', 'mmcv_ops', 'registry', 'weights'},
-    'finetune': {'datasets', 'engine', 'errors', 'swap', 'weights'},
-    'export': {'backbones', 'engine', 'errors', 'layers', 'ops', 'swap', 'weights', '__version__'},
-    'swap': {'backbones', 'engine', 'errors', 'registry', 'weights'},
-    'visualization': {'backbones', 'datasets', 'engine', 'errors', 'layers', 'ops', 'registry', 'weights'},
-    'bases': set(),
-    'mmcv_ops': {'bases', 'errors'},
-    'app': {'datasets', 'engine', 'errors', 'inference'},
-    '__init__': {'backbones', 'bases', 'engine', 'mmcv_ops', 'weights'},
-}
+    'mmcv_ops': {'config', 'utils'},
+    'zoo': {'config', 'registry', 'utils'},
+    'datasets': {'config', 'registry', 'utils'},
+    'analysis': {'utils', 'zoo'},
+    'doctor': {'config', 'ops', 'utils'},
+    'finetune': {'config', 'datasets', 'utils', 'weights'},
+    'engine': {'config', 'datasets', 'drawing', 'mmcv_ops', 'registry', 'utils', 'version', 'weights', 'zoo'},
+    'inference': {'config', 'datasets', 'drawing', 'engine', 'utils', 'weights'},
+    'visualization': {'backbones', 'config', 'datasets', 'drawing', 'engine', 'inference', 'layers', 'ops', 'utils',
+                      'weights', 'zoo'},
+    'swap': {'analysis', 'config', 'registry', 'utils', 'weights', 'zoo'},
+    'export': {'backbones', 'config', 'layers', 'ops', 'swap', 'utils', 'version', 'weights', 'zoo'},
+    'app': {'config', 'datasets', 'engine', 'inference', 'utils'},
+    '__init__': {'backbones', 'config', 'engine', 'mmcv_ops', 'version', 'weights'},
+}  # fmt: skip
 OPENMMLAB = {'mmcv', 'mmdet', 'mmseg', 'mmpretrain'}
 # the files whose whole purpose is one of them; the registry imports them at their first use
 FOR_ONE = {Path('heads.py'): {'mmpretrain'}}

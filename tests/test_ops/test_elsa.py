@@ -11,7 +11,7 @@ import torch
 
 from mmext_backbones.layers import ELSAAttention
 from mmext_backbones.ops import elsa
-from mmext_backbones.ops.elsa import cpu
+from mmext_backbones.ops.elsa import cpu, taps
 from tests.torch_features import needs_compile
 
 VECTORS = np.load(Path(__file__).parents[1] / 'data' / 'elsa_op.npz')
@@ -93,7 +93,7 @@ def test_gradcheck(lam, gamma, backend):
 def test_agrees_with_the_reference_on_odd_sizes_and_strided_inputs(
     size, kernel_size, dilation, lam, head_dim, backend, monkeypatch
 ):
-    monkeypatch.setattr('mmext_backbones.ops.elsa.taps.BAND_ELEMENTS', 500)  # several bands, the last one shorter
+    monkeypatch.setattr(taps, 'BAND_ELEMENTS', 500)  # several bands, the last one shorter
     inputs = random_inputs(2, 3, head_dim, *size, kernel_size)
     results = []
     for each in (backend, 'reference'):
