@@ -10,8 +10,8 @@ import pytest
 from mmengine.registry import DefaultScope
 
 from mmext_backbones.doctor import __main__ as doctor
-from mmext_backbones.doctor import examining, machine, probing, showing, stacks
-from mmext_backbones.doctor.examining import Finding, examine
+from mmext_backbones.doctor import findings, machine, probing, showing, stacks
+from mmext_backbones.doctor.findings import Finding, examine
 from mmext_backbones.utils import errors, remedies
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.utils.explain import explain
@@ -310,17 +310,17 @@ def test_folder_that_cannot_be_written(tmp_path):
 
 def test_no_compiler(monkeypatch):
     monkeypatch.setenv('CC', 'no-such-compiler')
-    finding = examining._kernels({'elsa/cpu.c': 'no C compiler'})
+    finding = findings._kernels({'elsa/cpu.c': 'no C compiler'})
     assert finding.level == 'note'
     assert 'apt-get install gcc' in finding.remedy
-    assert examining._kernels({'elsa/cpu.c': None}).level == 'ok'
+    assert findings._kernels({'elsa/cpu.c': None}).level == 'ok'
 
 
 def test_command(fakes, tmp_path, monkeypatch, capsys):
     """Exit code, JSON and one line a problem, with rich and without."""
     fakes('numpy', 'mmengine', 'cv2 without libGL')
     monkeypatch.setattr(probing, 'LIBRARIES', ('numpy', 'mmengine', 'cv2'))
-    monkeypatch.setattr(examining, 'LIBRARIES', ('numpy', 'mmengine', 'cv2'))
+    monkeypatch.setattr(findings, 'LIBRARIES', ('numpy', 'mmengine', 'cv2'))
     assert doctor.main(['--quick', '--json', 'out/doctor.json']) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith('cv2: ImportError: libGL.so.1') and ' -> pip' in line]

@@ -44,7 +44,7 @@ def part_of(path: Path) -> str:
 
 
 def imports(path: Path) -> set[tuple[str, ...]]:
-    """Absolute dotted names of everything the file imports at module level."""
+    """Absolute dotted names of everything the file imports, at module level or, of this package, in functions too."""
     found = set()
     folder = ('mmext_backbones', *path.parent.parts)
     for node in ast.parse((PACKAGE / path).read_text()).body:

@@ -18,7 +18,8 @@ import pytest
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.utils import is_installed
 
-from mmext_backbones.datasets.shapes.files import CLASSES, SEMANTIC_CLASSES, make_shapes
+from mmext_backbones.datasets.shapes.files import SEMANTIC_CLASSES, make_shapes
+from mmext_backbones.datasets.shapes.scenes import CLASSES
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,7 +20,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmext_backbones.datasets.shapes.files import CLASSES, PALETTE, default_shapes_dir, make_shapes, rle_to_mask
+from mmext_backbones.datasets.shapes.files import default_shapes_dir, make_shapes, rle_to_mask
+from mmext_backbones.datasets.shapes.scenes import CLASSES, PALETTE
 
 GRID = 4  # the contact sheet is GRID x GRID scenes
 TILE = 360  # pixels, about the longer edge of one enlarged scene

@@ -4,12 +4,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
-from ..utils.errors import UserError
+from ..utils.console import say
+from ..utils.errors import UserError, did_you_mean
 from ..utils.files import PARTIAL, move_into_place, remove
 
-__all__ = ['write_label_map', 'write_picture']
+__all__ = ['check_out', 'save_figure', 'save_picture', 'write_label_map', 'write_picture']
+
+SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
@@ -58,3 +62,58 @@ def write_label_map(path: Path, labels: np.ndarray, palette: np.ndarray) -> None
 def _partial(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(path.name + PARTIAL)
+
+
+def check_out(out: str) -> Path:
+    """The path of a picture, before anything is computed.
+
+    Raises:
+        UserError: for a suffix of no picture, or a folder that cannot be written.
+    """
+    path = Path(out)
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f'--out {out}: expected a picture, {", ".join(SUFFIXES)}.{did_you_mean(path.suffix, SUFFIXES)}')
+    if path.is_dir():
+        raise UserError(f'--out {out}: there is a folder of this name. Name a file.')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = _partial(path)
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise UserError(f'--out {out}: {path.parent} is no folder that can be written ({error.strerror}).') from error
+    return path
+
+
+def save_picture(path: Path, image: np.ndarray) -> None:
+    """Writes RGB [H, W, 3] whole, and says where.
+
+    Raises:
+        UserError: if the picture cannot be written.
+    """
+    options = [cv2.IMWRITE_JPEG_QUALITY, 80] if path.suffix.lower() != '.png' else []
+    done, data = cv2.imencode(path.suffix, image[..., ::-1], options)
+    if not done:
+        raise UserError(f'{path}: a picture of {image.shape[1]} x {image.shape[0]} pixels cannot be written as such.')
+    _write(path, lambda partial: partial.write_bytes(data.tobytes()))
+
+
+def save_figure(path: Path, figure: Figure, dpi: int = 110) -> None:
+    """As `save_picture`, for one of matplotlib's."""
+    _write(path, lambda partial: figure.savefig(partial, dpi=dpi))
+
+
+def _write(path: Path, write) -> None:
+    said = 'replaced' if path.exists() else 'written'
+    partial = _partial(path)
+    try:
+        write(partial)
+        move_into_place(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    say(f'{said:<12} {path}')
+
+
+def _partial(path: Path) -> Path:
+    """Its end stays that of a picture, from which the format follows."""
+    return path.with_name(f'{path.stem}{PARTIAL}{path.suffix}')

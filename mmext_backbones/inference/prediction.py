@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 
 from ..drawing.files import write_picture
+from ..drawing.legend import DARK, _paint_segments, _percent, _with_panel
+from ..drawing.objects import class_colours, draw_objects, enlarge
 
-__all__ = ['Prediction', 'category_ids', 'decode_mask', 'encode_mask']
+__all__ = ['Prediction', 'category_ids', 'colours_of', 'decode_mask', 'draw_prediction', 'encode_mask']
 
 # COCO numbers its 80 classes from 1 to 90; these numbers are of no class
 COCO_GAPS = frozenset((12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 COCO_ENDS = (80, 'person', 'toothbrush')
+SMALL = 480  # pixels
+FONT_SHARE = 0.019  # of the mean edge
+FONT_SIZES = (13, 72)
 
 
 @dataclass(eq=False)
@@ -143,7 +148,7 @@ class Prediction:
             threshold: Detections below this score are left out.
             text_scale: Of letters and lines, for a picture that will be shown smaller than it is.
         """
-        from .drawing import draw_prediction
+        from .prediction import draw_prediction
 
         return draw_prediction(self, threshold, text_scale)
 
@@ -180,3 +185,49 @@ def decode_mask(lengths: dict[str, Any]) -> np.ndarray:
     from pycocotools import mask as coder
 
     return coder.decode({**lengths, 'counts': lengths['counts'].encode('ascii')}).astype(bool)
+
+
+def draw_prediction(prediction: 'Prediction', threshold: float, text_scale: float = 1.0) -> np.ndarray:
+    """What was predicted on its picture, uint8 [H', W', 3] in RGB.
+
+    Args:
+        prediction: With its `image`.
+        threshold: Detections below this score are left out.
+        text_scale: Of letters and lines.
+
+    Raises:
+        ValueError: if the prediction has lost its picture.
+    """
+    if prediction.image is None:
+        raise ValueError('this prediction has no image to draw on')
+    factor = max(1, -(-SMALL // max(prediction.size)))
+    canvas = enlarge(prediction.image, factor).copy()
+    font_size = round(text_scale * np.clip(round(FONT_SHARE * sum(canvas.shape[:2]) / 2), *FONT_SIZES))
+    colours = colours_of(prediction)
+    if prediction.kind == 'detection':
+        kept = np.flatnonzero(prediction.scores >= threshold)
+        return draw_objects(
+            canvas,
+            prediction.boxes[kept],
+            [prediction.name_of(int(label)) for label in prediction.labels[kept]],
+            colours[prediction.labels[kept] % len(colours)],
+            masks=None if prediction.masks is None else prediction.masks[kept],
+            scores=prediction.scores[kept],
+            factor=factor,
+            font_size=font_size,
+        )
+    if prediction.kind == 'segmentation':
+        _paint_segments(canvas, enlarge(prediction.segmentation, factor), colours, max(1, font_size // 16))
+        rows = [
+            (prediction.name_of(label), _percent(share), colours[label] if 0 <= label < len(colours) else DARK)
+            for label, share in prediction.present()
+        ]
+    else:
+        pairs = zip(prediction.labels, prediction.scores, strict=True)
+        rows = [(prediction.name_of(int(label)), _percent(float(score)), None) for label, score in pairs]
+    return _with_panel(canvas, rows, prediction.classes, font_size)
+
+
+def colours_of(prediction: 'Prediction') -> np.ndarray:
+    """A colour for every class, uint8 [classes, 3]."""
+    return class_colours(prediction.classes, prediction.palette)

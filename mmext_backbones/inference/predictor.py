@@ -14,8 +14,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 
 from ..utils.errors import UserError
-from .building import build, find_device, read_config
 from .images import to_rgb
+from .network import build, find_device, read_config
 from .prediction import Prediction
 
 __all__ = ['Predictor']

@@ -17,8 +17,7 @@ from typing import Any
 from ..drawing.files import write_label_map, write_picture
 from ..utils.errors import UserError
 from ..utils.files import remove, write_whole
-from .drawing import colours_of
-from .prediction import Prediction, category_ids
+from .prediction import Prediction, category_ids, colours_of
 
 __all__ = ['Results']
 

@@ -17,13 +17,12 @@ import argparse
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..drawing.files import check_out, save_figure
 from ..utils.console import say
 from ..utils.errors import UserError
 from .attention_maps import ATTENTIONS, TokenAttention, attention_name, token_attention
-from .files import check_out, save_figure
-from .networks import Network, add_network_arguments, load_network, read_picture, sort_files
+from .networks import Call, Network, add_network_arguments, block_of, load_network, read_picture, record, sort_files
 from .panels import colour_bar, grid_of_panels, mark, outline, show_map, show_picture
-from .recording import Call, block_of, record
 
 __all__ = ['add_arguments', 'add_place_arguments', 'choose_heads', 'draw_attention', 'run', 'token_at']
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..layers import ELSAAttention, PartitionAttention, WindowAttention
 from ..ops.partition import grid_partition, window_partition
 from ..ops.window_attention import shifted_window_mask
-from .recording import Call
+from .networks import Call
 
 __all__ = ['ATTENTIONS', 'TokenAttention', 'attention_name', 'elsa_filters', 'token_attention']
 

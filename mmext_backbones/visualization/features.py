@@ -21,12 +21,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..backbones.base import DenseBackbone
+from ..drawing.files import check_out, save_figure
 from ..utils.console import say
 from ..utils.errors import UserError
-from .files import check_out, save_figure
-from .networks import Network, add_network_arguments, load_network, read_picture, sort_files
+from .networks import Network, add_network_arguments, load_network, read_picture, record, sort_files
 from .panels import FONT, colour_bar, grid_of_panels, show_map, show_picture
-from .recording import record
 
 __all__ = ['Level', 'add_arguments', 'components', 'draw_features', 'levels_of', 'run']
 

@@ -14,15 +14,14 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..drawing.files import check_out, save_figure
 from ..layers import ELSAAttention
 from ..utils.console import say
 from ..utils.errors import UserError
 from .attention import add_place_arguments, choose_heads, token_at
 from .attention_maps import elsa_filters
-from .files import check_out, save_figure
-from .networks import Network, add_network_arguments, load_network, read_picture, sort_files
+from .networks import Network, add_network_arguments, block_of, load_network, read_picture, record, sort_files
 from .panels import FONT, colour_bar, grid_of_panels, mark, show_map, show_picture
-from .recording import block_of, record
 
 __all__ = ['add_arguments', 'draw_filters', 'run']
 

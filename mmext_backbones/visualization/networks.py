@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,67 @@ from ..weights.layouts import under
 from ..weights.loading import read
 from ..zoo import build_network
 
-__all__ = ['Network', 'add_network_arguments', 'draw_shapes', 'load_network', 'read_picture', 'sort_files']
+__all__ = [
+    'Call',
+    'Network',
+    'add_network_arguments',
+    'block_of',
+    'draw_shapes',
+    'load_network',
+    'read_picture',
+    'record',
+    'sort_files',
+]
 
 NETWORK_HELP = 'a backbone like swin_t, a config file, or a name like mmdet::path.py'
 PICTURES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
 SHAPES_SIZE = 224  # pixels, edge of the picture that is drawn where none is given
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of RGB
+
+
+@dataclass
+class Call:
+    """One call of a module: ``module(x, *context, **options)`` gave `output`."""
+
+    module: nn.Module
+    x: Tensor
+    context: tuple[Any, ...]
+    options: dict[str, Any]
+    output: Tensor
+
+
+@torch.no_grad()
+def record(backbone: nn.Module, image: Tensor, modules: Sequence[nn.Module]) -> list[Call]:
+    """The calls of `modules` while the backbone runs on an image batch [B, 3, H, W], in the order of `modules`."""
+    calls = {}
+
+    def note(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+        calls[module] = Call(module, args[0], args[1:], kwargs, output)
+
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.callback(module.register_forward_hook(note, with_kwargs=True).remove)
+        backbone(image)
+    return [calls[module] for module in modules]
+
+
+def block_of(backbone: nn.Module, stage: int, block: int) -> nn.Module:
+    """A block of one of our backbones; negative numbers count from the end.
+
+    Raises:
+        UserError: if there is no such block, or the backbone is another one.
+    """
+    if not isinstance(backbone, DenseBackbone):
+        raise UserError(
+            f'{type(backbone).__name__} is no backbone of this package: only of those the blocks are known. '
+            '`features` and `receptive-field` take any backbone.'
+        )
+    depths = [len(one.blocks) for one in backbone.stages]
+    if not -len(depths) <= stage < len(depths):
+        raise UserError(f'--stage {stage}: expected 0 to {len(depths) - 1}, the stages that are built')
+    if not -depths[stage] <= block < depths[stage]:
+        raise UserError(f'--block {block}: expected 0 to {depths[stage] - 1}, the blocks of stage {stage}')
+    return backbone.stages[stage].blocks[block]
 
 
 def add_network_arguments(parser: argparse.ArgumentParser, out: str) -> None:

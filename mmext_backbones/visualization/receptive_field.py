@@ -18,7 +18,8 @@ of MaxViT.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from textwrap import fill
 
 import cv2
@@ -29,27 +30,39 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..drawing.files import check_out, save_figure
 from ..layers import BiLSTM2D
 from ..utils.console import say
 from ..utils.errors import UserError
 from .attention_maps import ATTENTIONS, attention_name
-from .effective_field import Extent, extent, level_fields, mixer_field
-from .files import check_out, save_figure
 from .networks import (
     NETWORK_HELP,
     SHAPES_SIZE,
+    Call,
     Network,
     add_shared_arguments,
+    block_of,
     draw_shapes,
     load_network,
     read_picture,
+    record,
 )
 from .panels import FONT, colour_bar, grid_of_panels, show_map
-from .recording import block_of, record
 
-__all__ = ['Panel', 'add_arguments', 'draw_fields', 'level_panels', 'mixer_panels', 'run']
+__all__ = [
+    'Extent',
+    'Panel',
+    'add_arguments',
+    'draw_fields',
+    'extent',
+    'level_fields',
+    'level_panels',
+    'mixer_field',
+    'mixer_panels',
+    'run',
+]
 
 ALL_FAMILIES = ('swin_t', 'elsa_swin_t', 'maxvit_t', 'sequencer_s')
 DECADES = 4  # of the gradient that are told apart
@@ -57,6 +70,98 @@ NONE = '#8c8c8c'  # where the gradient is exactly 0
 LETTERS = 34  # of a line above a panel
 COLUMNS = 3  # of panels, where the networks have not as many of them
 BLOCKS = 2  # of a stage: every module of the four families is in the first two
+
+
+def level_fields(backbone: nn.Module, images: Iterable[Tensor]) -> list[np.ndarray]:
+    """G of every output level, [H, W] each, in pixels of the input.
+
+    Args:
+        backbone: In eval mode; any, whose outputs are maps [B, C, h, w].
+        images: Of one size, [1, 3, H, W] each.
+    """
+    totals, number = None, 0
+    for image in images:
+        x = image.clone().requires_grad_()
+        levels = backbone(x)
+        sums = [_positive(level[0, :, level.shape[2] // 2, level.shape[3] // 2]) for level in levels]
+        fields = [torch.autograd.grad(s, x, retain_graph=True)[0][0].abs().sum(dim=0).double() for s in sums]
+        totals = fields if totals is None else [a + b for a, b in zip(totals, fields, strict=True)]
+        number += 1
+    return [(total / number).numpy() for total in totals]
+
+
+def mixer_field(calls: Sequence[Call]) -> np.ndarray:
+    """G of one module between its input and its output, [H, W] in tokens.
+
+    Args:
+        calls: Of the module, one for each image.
+    """
+    total = 0
+    for call in calls:
+        x = call.x[:1].detach().clone().requires_grad_()
+        y = call.module(x, *call.context, **call.options)
+        _, H, W, _ = y.shape
+        total = total + torch.autograd.grad(_positive(y[0, H // 2, W // 2]), x)[0][0].abs().sum(dim=-1).double()
+    return (total / len(calls)).numpy()
+
+
+def _positive(y: Tensor) -> Tensor:
+    return y.clamp(min=0).sum()
+
+
+@dataclass
+class Extent:
+    """How far a field reaches.
+
+    Attributes:
+        half: Share of the area in the smallest set of places that holds half of the field.
+        most: The same for 95 % of it.
+        zero: Share of the area where the field is exactly 0.
+        row: How much of the row through the centre is in the set of 95 %, in places. The row is a band as wide as the
+            token at the centre.
+        column: The same, down.
+        diagonal: The same along both diagonals, their mean, in steps of one place across and one down.
+    """
+
+    half: float
+    most: float
+    zero: float
+    row: float
+    column: float
+    diagonal: float
+
+    @property
+    def crossness(self) -> float:
+        """Of axes to diagonals: 1 for an upright square, 1.4 for a disc; large for a cross."""
+        return (self.row + self.column) / 2 / max(self.diagonal, 1e-9)
+
+
+def extent(field: np.ndarray, centre: tuple[float, float], token: int = 1) -> Extent:
+    """The numbers of a field [H, W].
+
+    Args:
+        field: G, not all 0.
+        centre: Row and column of the middle of the token at the centre, in places: 0.5 for the middle of the first one.
+        token: Its edge in places.
+
+    Raises:
+        ValueError: for a field that is 0 everywhere.
+    """
+    total = field.sum()
+    if not total > 0:
+        raise ValueError('the field is 0 everywhere: the output does not depend on the input')
+    descending = np.sort(field, axis=None)[::-1]
+    held = np.cumsum(descending) / total
+    half, most = (int(np.searchsorted(held, share)) + 1 for share in (0.5, 0.95))
+    kept = field >= descending[min(most, field.size) - 1]
+    H, W = field.shape
+    down = np.arange(H)[:, None] + 0.5 - centre[0]
+    across = np.arange(W)[None] + 0.5 - centre[1]
+    bands = [np.broadcast_to(abs(offset) < token / 2, field.shape)
+             for offset in (down, across, down - across, down + across)]  # fmt: skip
+    # on a diagonal one step meets a band of this width in as many places as on an axis
+    row, column, falling, rising = ((kept & band).sum() / token for band in bands)
+    return Extent(half / field.size, most / field.size, float((field == 0).mean()), row, column, (falling + rising) / 2)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,7 +29,8 @@ from mmext_backbones.datasets.bad_data.images import file_fault
 from mmext_backbones.datasets.bad_data.kinds import KINDS, BadDataError, Fault, collect, record, stop
 from mmext_backbones.datasets.bad_data.report import check_splits, count_errors, report_lines, write_report
 from mmext_backbones.datasets.bad_data.runner import GuardedData, needs_masks
-from mmext_backbones.datasets.shapes.files import CLASSES, SEMANTIC_CLASSES, make_shapes
+from mmext_backbones.datasets.shapes.files import SEMANTIC_CLASSES, make_shapes
+from mmext_backbones.datasets.shapes.scenes import CLASSES
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.explain import explain
 

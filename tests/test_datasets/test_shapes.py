@@ -15,8 +15,6 @@ import pytest
 
 from mmext_backbones.datasets.shapes import files, scenes
 from mmext_backbones.datasets.shapes.files import (
-    CLASSES,
-    PALETTE,
     SEMANTIC_CLASSES,
     SEMANTIC_PALETTE,
     default_shapes_dir,
@@ -24,7 +22,7 @@ from mmext_backbones.datasets.shapes.files import (
     mask_to_rle,
     rle_to_mask,
 )
-from mmext_backbones.datasets.shapes.scenes import render_scene
+from mmext_backbones.datasets.shapes.scenes import CLASSES, PALETTE, render_scene
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {'size': (48, 64), 'num_train': 6, 'num_val': 3, 'seed': 5}

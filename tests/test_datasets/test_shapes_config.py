@@ -13,7 +13,8 @@ from mmengine.runner import Runner
 
 from mmext_backbones.config.editing import NOT_SET, Change, ConfigEditor, shorten, walk
 from mmext_backbones.datasets.shapes.config import task_of, use_shapes
-from mmext_backbones.datasets.shapes.files import CLASSES, SEMANTIC_CLASSES, make_shapes
+from mmext_backbones.datasets.shapes.files import SEMANTIC_CLASSES, make_shapes
+from mmext_backbones.datasets.shapes.scenes import CLASSES
 
 RESNET = {'type': 'ResNet', 'depth': 18, 'frozen_stages': 1, 'norm_eval': True, 'out_indices': (0, 1, 2, 3)}
 

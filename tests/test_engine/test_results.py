@@ -16,7 +16,8 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 
-from mmext_backbones.datasets.shapes.files import CLASSES, SEMANTIC_CLASSES, make_shapes
+from mmext_backbones.datasets.shapes.files import SEMANTIC_CLASSES, make_shapes
+from mmext_backbones.datasets.shapes.scenes import CLASSES
 from mmext_backbones.engine import setup, train
 from mmext_backbones.engine import test as testing
 from mmext_backbones.engine.evaluation.per_class import per_class_lines

@@ -7,7 +7,7 @@ from PIL import Image
 from mmext_backbones.drawing.files import write_label_map, write_picture
 from mmext_backbones.drawing.labels import place_labels, shorten_text, text_colour, the_font
 from mmext_backbones.inference import Prediction
-from mmext_backbones.inference.drawing import colours_of
+from mmext_backbones.inference.prediction import colours_of
 from mmext_backbones.utils.errors import UserError
 
 CLASSES = ('cat', 'dog', 'a name that is far too long for any panel at the side of a picture')

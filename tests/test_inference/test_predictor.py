@@ -15,7 +15,7 @@ from PIL import Image
 from mmext_backbones.datasets.shapes.files import rle_to_mask
 from mmext_backbones.engine.evaluation.tta import use_tta
 from mmext_backbones.inference import ImageError, Predictor
-from mmext_backbones.inference.building import class_names, read_config
+from mmext_backbones.inference.network import class_names, read_config
 from mmext_backbones.inference.prediction import category_ids, decode_mask, encode_mask
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.weights.safe_globals import allow_mmengine_checkpoints

@@ -9,8 +9,7 @@ from mmext_backbones.layers import ELSAAttention, PartitionAttention, WindowAtte
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.visualization.attention import TOLERANCE, draw_attention
 from mmext_backbones.visualization.attention_maps import ATTENTIONS, elsa_filters, token_attention
-from mmext_backbones.visualization.networks import Network, draw_shapes
-from mmext_backbones.visualization.recording import record
+from mmext_backbones.visualization.networks import Network, draw_shapes, record
 from tests.conftest import randomize
 from tests.test_backbones.test_contract import small
 

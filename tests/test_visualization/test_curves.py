@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from mmext_backbones.utils.errors import UserError
-from mmext_backbones.visualization.curves import draw_runs, smooth
-from mmext_backbones.visualization.runs import read_run
+from mmext_backbones.visualization.curves import draw_runs, read_run, smooth
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,8 +16,8 @@ from mmext_backbones.config.files import load_config
 from mmext_backbones.datasets.shapes.config import use_shapes
 from mmext_backbones.datasets.shapes.files import make_shapes
 from mmext_backbones.utils.errors import UserError
-from mmext_backbones.visualization import opening
-from mmext_backbones.visualization.model_inputs import (
+from mmext_backbones.visualization import configs
+from mmext_backbones.visualization.data import (
     describe_input,
     fit_annotations,
     hatch,
@@ -134,7 +134,7 @@ def test_mixed_classes_are_told():
 
 @pytest.fixture
 def draw(shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr(opening, 'make_default_shapes', lambda: shapes)
+    monkeypatch.setattr(configs, 'make_default_shapes', lambda: shapes)
     main = runpy.run_path(str(ROOT / 'tools' / 'visualize.py'), run_name='visualize')['main']
 
     def draw(config: str, *options: str) -> np.ndarray:

@@ -20,9 +20,9 @@ from mmext_backbones.visualization.networks import (
     draw_shapes,
     load_network,
     read_picture,
+    record,
     sort_files,
 )
-from mmext_backbones.visualization.recording import record
 
 from .test_attention import network
 

@@ -12,8 +12,8 @@ from mmengine.structures import InstanceData, PixelData
 
 from mmext_backbones.datasets.shapes.files import make_shapes
 from mmext_backbones.utils.errors import UserError
-from mmext_backbones.visualization import opening, predictions
-from mmext_backbones.visualization.image_scores import score_image
+from mmext_backbones.visualization import configs, predictions
+from mmext_backbones.visualization.predictions import score_image
 
 ROOT = Path(__file__).parents[2]
 BOX = [0.0, 0.0, 10.0, 10.0]
@@ -122,7 +122,7 @@ def shapes(tmp_path_factory):
 @pytest.fixture
 def draw(shapes, tmp_path, monkeypatch):
     """Runs the command with random weights; the scores of the pictures, and the sheet."""
-    monkeypatch.setattr(opening, 'make_default_shapes', lambda: shapes)
+    monkeypatch.setattr(configs, 'make_default_shapes', lambda: shapes)
     main = runpy.run_path(str(ROOT / 'tools' / 'visualize.py'), run_name='visualize')['main']
     kept = []
     keep = predictions._keep
@@ -135,7 +135,7 @@ def draw(shapes, tmp_path, monkeypatch):
         if not weights.exists():
             args = type('Args', (), {'config': str(config), 'shapes': True, 'cfg_options': None})
             torch.manual_seed(0)
-            torch.save({'state_dict': MODELS.build(opening.open_config(args).model).state_dict()}, weights)
+            torch.save({'state_dict': MODELS.build(configs.open_config(args).model).state_dict()}, weights)
         out = tmp_path / 'predictions.png'
         main(['predictions', str(config), str(weights), '--shapes', '--out', str(out), *options])
         return [(index, score.value) for index, score, _ in kept.pop()], cv2.imread(str(out))

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
-from mmext_backbones.visualization.effective_field import extent, level_fields
-from mmext_backbones.visualization.receptive_field import draw_fields, level_panels, mixer_panels
+from mmext_backbones.visualization.receptive_field import draw_fields, extent, level_fields, level_panels, mixer_panels
 
 from .test_attention import network
 
