@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from mmext_backbones.utils.files import PARTIAL, move_into_place, remove
+from mmext_backbones.utils.files import in_place
 
 from .tracing import Architecture, Kind
 
@@ -43,18 +43,12 @@ def draw(architecture: Architecture, title: str) -> Figure:
 
 def write_drawing(architecture: Architecture, title: str, path: Path) -> None:
     """Writes the picture whole, as .svg or .png. An SVG carries the data it was drawn from as its description."""
-    partial = path.with_name(path.name + PARTIAL)
     metadata = {}
     if path.suffix == '.svg':
         data = json.dumps(architecture.to_dict(), ensure_ascii=False)
         metadata = {'Title': title, 'Description': data, 'Date': None, 'Creator': None}
-    try:
-        with matplotlib.rc_context(SETTINGS):
-            draw(architecture, title).savefig(partial, format=path.suffix[1:], dpi=120, metadata=metadata)
-        move_into_place(partial, path)
-    except OSError:
-        remove(partial)
-        raise
+    with matplotlib.rc_context(SETTINGS), in_place(path) as partial:
+        draw(architecture, title).savefig(partial, format=path.suffix[1:], dpi=120, metadata=metadata)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from mmext_backbones.utils.files import write_whole
 
 from .session import LeftOut, Row
 from .timing import Spread
@@ -72,12 +73,7 @@ def growth_lines(growths: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def write_json(path: str | os.PathLike, found: Mapping[str, Any]) -> None:
     """Replaces the file in one move: whoever reads it during a run sees whole rows."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    with os.fdopen(handle, 'w') as file:
-        json.dump(found, file, indent=1)
-    os.chmod(name, 0o644)
-    os.replace(name, path)
+    write_whole(Path(path), json.dumps(found, indent=1))
 
 
 def _span(value: Spread, factor: float = 1.0) -> str:

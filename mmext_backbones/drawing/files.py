@@ -1,5 +1,6 @@
-"""Picture files that are whole or not there."""
+"""Pictures and maps of labels written to files, each whole or not at all."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -9,32 +10,36 @@ from PIL import Image
 
 from ..utils.console import say
 from ..utils.errors import UserError, did_you_mean
-from ..utils.files import PARTIAL, move_into_place, remove
+from ..utils.files import in_place
 
 __all__ = ['check_out', 'save_figure', 'save_picture', 'write_label_map', 'write_picture']
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
+def write_picture(path: Path, picture: np.ndarray, options: list[int] | None = None) -> None:
     """Writes a picture, uint8 [H, W, 3] in RGB, in the format of the suffix; folders on the way are made.
 
+    Args:
+        path: Of the file.
+        picture: To write.
+        options: Of OpenCV's encoder.
+
     Raises:
-        UserError: for a suffix that OpenCV knows no format of.
+        UserError: for a suffix that OpenCV knows no format of, or a picture that the format does not take.
     """
     try:
-        done, data = cv2.imencode(path.suffix, picture[..., ::-1])
+        done, data = cv2.imencode(path.suffix, picture[..., ::-1], options or [])
     except cv2.error:
-        done = False
+        raise UserError(
+            f'picture {str(path)!r}: its suffix names no format that can be written, take .png or .jpg.'
+        ) from None
     if not done:
-        raise UserError(f'picture {str(path)!r}: its suffix names no format that can be written, take .png or .jpg.')
-    partial = _partial(path)
-    try:
+        height, width = picture.shape[:2]
+        raise UserError(f'picture {str(path)!r}: {width} x {height} pixels cannot be written in this format.')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with in_place(path) as partial:
         partial.write_bytes(data.tobytes())
-        move_into_place(partial, path)
-    except OSError:
-        remove(partial)
-        raise
 
 
 def write_label_map(path: Path, labels: np.ndarray, palette: np.ndarray) -> None:
@@ -50,22 +55,13 @@ def write_label_map(path: Path, labels: np.ndarray, palette: np.ndarray) -> None
     else:
         image = Image.fromarray(labels.astype(np.uint8))
         image.putpalette(palette[:256].astype(np.uint8).tobytes())
-    partial = _partial(path)
-    try:
-        image.save(partial, format='PNG')
-        move_into_place(partial, path)
-    except OSError:
-        remove(partial)
-        raise
-
-
-def _partial(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(path.name + PARTIAL)
+    with in_place(path) as partial:
+        image.save(partial, format='PNG')
 
 
 def check_out(out: str) -> Path:
-    """The path of a picture, before anything is computed.
+    """The path of a picture that ``--out`` names, before anything is computed.
 
     Raises:
         UserError: for a suffix of no picture, or a folder that cannot be written.
@@ -77,43 +73,34 @@ def check_out(out: str) -> Path:
         raise UserError(f'--out {out}: there is a folder of this name. Name a file.')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = _partial(path)
-        partial.touch()
-        partial.unlink()
+        trial = path.with_name(f'{path.name}.trial')
+        trial.touch()
+        trial.unlink()
     except OSError as error:
         raise UserError(f'--out {out}: {path.parent} is no folder that can be written ({error.strerror}).') from error
     return path
 
 
-def save_picture(path: Path, image: np.ndarray) -> None:
-    """Writes RGB [H, W, 3] whole, and says where.
-
-    Raises:
-        UserError: if the picture cannot be written.
-    """
-    options = [cv2.IMWRITE_JPEG_QUALITY, 80] if path.suffix.lower() != '.png' else []
-    done, data = cv2.imencode(path.suffix, image[..., ::-1], options)
-    if not done:
-        raise UserError(f'{path}: a picture of {image.shape[1]} x {image.shape[0]} pixels cannot be written as such.')
-    _write(path, lambda partial: partial.write_bytes(data.tobytes()))
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """As `write_picture`, JPEG at quality 80; says where."""
+    _saying(path, lambda: write_picture(path, picture, _jpeg(path)))
 
 
 def save_figure(path: Path, figure: Figure, dpi: int = 110) -> None:
     """As `save_picture`, for one of matplotlib's."""
-    _write(path, lambda partial: figure.savefig(partial, dpi=dpi))
+
+    def write() -> None:
+        with in_place(path) as partial:
+            figure.savefig(partial, dpi=dpi)
+
+    _saying(path, write)
 
 
-def _write(path: Path, write) -> None:
+def _jpeg(path: Path) -> list[int]:
+    return [cv2.IMWRITE_JPEG_QUALITY, 80] if path.suffix.lower() != '.png' else []
+
+
+def _saying(path: Path, write: Callable[[], None]) -> None:
     said = 'replaced' if path.exists() else 'written'
-    partial = _partial(path)
-    try:
-        write(partial)
-        move_into_place(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write()
     say(f'{said:<12} {path}')
-
-
-def _partial(path: Path) -> Path:
-    """Its end stays that of a picture, from which the format follows."""
-    return path.with_name(f'{path.stem}{PARTIAL}{path.suffix}')

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then renamed; and what is done on a full disk."""
+"""Atomic file writes, locks, and full disks."""
 
 import contextlib
 import errno
@@ -18,7 +18,17 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ['PARTIAL', 'is_full', 'is_local', 'locked', 'move_into_place', 'remove', 'unless_full', 'write_whole']
+__all__ = [
+    'PARTIAL',
+    'in_place',
+    'is_full',
+    'is_local',
+    'locked',
+    'move_into_place',
+    'remove',
+    'unless_full',
+    'write_whole',
+]
 
 PARTIAL = '.partial'  # the end of the name of a file that is being written
 
@@ -37,15 +47,25 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _FULL
 
 
-def write_whole(path: Path, text: str) -> None:
-    """As `Path.write_text`; who reads, also after a kill or a power cut, finds the text of before or this one."""
-    partial = path.with_name(path.name + PARTIAL)
+@contextlib.contextmanager
+def in_place(path: Path) -> Iterator[Path]:
+    """Where to write what becomes `path` when the block ends: beside it, with the same suffix.
+
+    Who reads `path`, also after a kill or a power cut, finds what was there before or the new file, whole. If the block
+    raises, nothing of the new one is left.
+    """
+    partial = path.with_name(f'{path.stem}.{os.getpid()}{PARTIAL}{path.suffix}')
     try:
-        partial.write_text(text)
+        yield partial
         move_into_place(partial, path)
-    except OSError:
+    finally:
         remove(partial)
-        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """`Path.write_text` in UTF-8, see `in_place`."""
+    with in_place(path) as partial:
+        partial.write_text(text, encoding='utf-8')
 
 
 def move_into_place(partial: Path, path: Path) -> None:

@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..utils.files import in_place
 from . import swin
 from .fitting import WeightsError, check_values, guess, unwrap
 from .layouts import FAMILIES, OWN, recognise, under
@@ -87,9 +87,7 @@ def convert_file(source: str, target: str | os.PathLike, *, to: str = 'ours', fo
 def write(tensors: Mapping[str, Tensor], path: Path) -> str:
     """Write tensors in whole or not at all; the SHA-256 of the file."""
     tensors = {key: value.contiguous() for key, value in tensors.items()}
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    os.close(handle)
-    try:
+    with in_place(path) as partial:
         if path.suffix == '.safetensors':
             try:
                 from safetensors.torch import save_file
@@ -97,15 +95,7 @@ def write(tensors: Mapping[str, Tensor], path: Path) -> str:
                 raise ImportError(f'{path}: needs safetensors, pip install "mmext_backbones[hub]"') from error
 
             # views of one storage are refused there
-            save_file({key: value.clone() for key, value in tensors.items()}, name, metadata={'format': 'pt'})
+            save_file({key: value.clone() for key, value in tensors.items()}, partial, metadata={'format': 'pt'})
         else:
-            torch.save({'state_dict': tensors}, name)
-        digest = hashlib.sha256(Path(name).read_bytes()).hexdigest()
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return digest
+            torch.save({'state_dict': tensors}, partial)
+        return hashlib.sha256(partial.read_bytes()).hexdigest()

@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 
 from ...config.editing import shorten
 from ...registry import DATASETS
+from ...utils.files import write_whole
 from .classes import check_num_classes, class_folders
 from .dataset import leaves
 from .guard import guard_of
@@ -142,9 +143,4 @@ def write_report(report: dict[str, Any], path: str | os.PathLike) -> None:
     """Writes a report as JSON, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        part.write_text(json.dumps(report, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, json.dumps(report, indent=2, ensure_ascii=False) + '\n')

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from ...config.editing import walk
 from ...utils.console import say
 from ...utils.errors import UserError
+from ...utils.files import write_whole
 from .classes import check_num_classes, class_folders
 from .dataset import checked_annotations, leaves
 from .guard import guard_of
@@ -129,9 +130,7 @@ def telling_bad_data(runner: Runner) -> Iterator[None]:
         if found:
             path = bad_data_folder(runner) / 'report.json'
             report = {split: [fault._asdict() for fault in faults] for split, faults in found.items()}
-            part = path.with_suffix('.part')
-            part.write_text(json.dumps(report, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-            os.replace(part, path)
+            write_whole(path, json.dumps(report, indent=2, ensure_ascii=False) + '\n')
             for split, faults in found.items():
                 say(f'\nLeft out of the {split} data, images and annotations: {len(faults)}')
                 for fault in faults[:TOLD]:

@@ -9,7 +9,6 @@ import importlib
 import os
 import pickle
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from mmengine.structures import BaseDataElement
 
 from ...utils.errors import UserError, unreadable_checkpoint
+from ...utils.files import in_place
 from ...weights.fitting import WeightsError
 from ...weights.safe_reading import load_restricted
 
@@ -50,19 +50,8 @@ KEYS = ('iteration', 'data_batch', 'random_state', 'weights', 'config')
 def save_whole(content: Any, path: Path) -> None:
     """`torch.save` to a file that is either whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with in_place(path) as partial:
+        torch.save(content, partial)
 
 
 def read_batch(path: str | os.PathLike) -> dict[str, Any]:
