@@ -11,12 +11,11 @@ import contextlib
 import io
 import sys
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmext_backbones.config.files import load_config
-from mmext_backbones.config.options import apply_options
+from mmext_backbones.config.options import add_config_options, apply_options
 from mmext_backbones.datasets.bad_data.report import check_splits, count_errors, report_lines, write_report
 from mmext_backbones.datasets.bad_data.runner import needs_masks
 from mmext_backbones.datasets.shapes.config import use_shapes
@@ -36,9 +35,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--workers', type=int, default=0, help='processes that read (default: this one only)')
     parser.add_argument('--fast', action='store_true', help='look at annotations and files without decoding pictures')
     parser.add_argument('--shapes', action='store_true', help="look at the drawn shapes instead of the config's data")
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='config entries to override'
-    )
+    add_config_options(parser, 'config entries to override')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
     if args.workers < 0:

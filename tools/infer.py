@@ -16,8 +16,7 @@ import sys
 os.environ.setdefault('GOMP_SPINCOUNT', '5000')  # see tools/test.py
 
 try:
-    from mmengine.config import DictAction
-
+    from mmext_backbones.config.options import add_config_options
     from mmext_backbones.inference.command import infer
     from mmext_backbones.utils.cli import add_traceback_option, run_cli
 except ImportError as error:
@@ -42,13 +41,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--no-pictures', action='store_true', help='draw nothing, write the rest')
     parser.add_argument('--overwrite', action='store_true', help='replace the results of another run in the folder')
     parser.add_argument('--shapes', action='store_true', help='the weights come from a run with --shapes')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='config entries to override, applied after everything else',
-    )
+    add_config_options(parser, 'config entries to override, applied after everything else')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
     return infer(

@@ -11,9 +11,8 @@ import argparse
 import json
 import sys
 
-from mmengine.config import DictAction
-
 from mmext_backbones.analysis.cost import cost_table, model_cost
+from mmext_backbones.config.options import add_config_options
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.utils.console import quiet
 from mmext_backbones.utils.errors import UserError
@@ -25,13 +24,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('network', help='a backbone like swin_t, a config file, or a name like mmdet::path.py')
     parser.add_argument('--size', type=int, nargs=2, required=True, metavar=('H', 'W'), help='of the image in pixels')
     parser.add_argument('--json', action='store_true', help='print all numbers, unrounded, as JSON')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='arguments of the backbone, or entries of the config to override',
-    )
+    add_config_options(parser, 'arguments of the backbone, or entries of the config to override')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
     quiet()

@@ -16,7 +16,7 @@ from ..swap import SwapRefused
 from ..swap.rewiring import find_holder
 from ..utils.errors import UserError
 from ..weights.checkpoints import by_name_of, check_checkpoint, check_match
-from ..weights.fitting import WeightsError, unwrap
+from ..weights.fitting import unwrap
 from ..weights.loading import read
 from ..zoo import backbone_names, build_network
 from .describing import PREPROCESSING
@@ -95,7 +95,7 @@ def load_weights(parts: Parts, source: str) -> str:
         network = Network(parts.backbone, parts.neck)
         check_match(network, weights, source, shapes=False)
         weights, wanted = by_name_of(network, weights, source)
-    except (WeightsError, FileNotFoundError) as error:
+    except FileNotFoundError as error:
         raise UserError(str(error)) from error
     network.load_state_dict({key: value for key, value in weights.items() if key in network.state_dict()}, strict=False)
     return f'weights      {source}\nloaded       {len(wanted):4}  of backbone and neck'

@@ -22,7 +22,7 @@ from ..datasets.shapes.files import default_shapes_dir
 from ..engine.evaluation.tta import use_tta
 from ..utils.errors import UserError
 from ..weights.checkpoints import by_name_of, check_checkpoint, check_match, read_meta
-from ..weights.fitting import WeightsError, check_values, unwrap
+from ..weights.fitting import check_values, unwrap
 from ..weights.loading import check_address, read
 from .images import ImageReader
 
@@ -141,13 +141,10 @@ def _read_weights(weights: str) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     state = check_checkpoint(weights)
     if state is not None:
         return state, read_meta(weights)
-    try:
-        check_address(weights)
-        content = read(weights)
-        state = unwrap(content, weights)
-        check_values(state, weights)
-    except WeightsError as error:
-        raise UserError(f'weights {error}') from error
+    check_address(weights)
+    content = read(weights)
+    state = unwrap(content, weights)
+    check_values(state, weights)
     meta = content.get('meta') if isinstance(content, Mapping) else None
     return state, meta if isinstance(meta, Mapping) else {}
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..utils.errors import UserError, did_you_mean
-from .fitting import WeightsError, check_values, fit, unwrap
+from .fitting import check_values, fit, unwrap
 from .layouts import family_of, recognise
 from .loading import read_file
 
@@ -43,11 +43,8 @@ def check_checkpoint(path: str) -> dict | None:
     if not Path(path).is_file():
         known = [str(other) for other in Path(path).parent.glob('*.pth')]
         raise UserError(f'checkpoint {path!r}: there is no such file.{did_you_mean(path, known)}')
-    try:
-        weights = unwrap(read_file(path, 'cpu', mmap=True), path)
-        check_values(weights, path)
-    except WeightsError as error:
-        raise UserError(f'checkpoint {error}') from error
+    weights = unwrap(read_file(path, 'cpu', mmap=True), path)
+    check_values(weights, path)
     return weights
 
 
@@ -65,10 +62,7 @@ def check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes: 
             f'checkpoint {checkpoint!r} does not fit this model: {len(wrong)} of {len(wanted)} tensors are missing or '
             f'of another shape ({", ".join(wrong[:3])}{", ..." if len(wrong) > 3 else ""}). {hint}'
         )
-    try:
-        check_values(weights, f'checkpoint {checkpoint!r}', wanted)
-    except WeightsError as error:
-        raise UserError(str(error)) from error
+    check_values(weights, f'checkpoint {checkpoint!r}', wanted)
 
 
 def by_name_of(model: torch.nn.Module, weights: dict, checkpoint: str) -> tuple[dict, dict]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..utils.errors import UserError
 from .layouts import FAMILIES, OWN, recognise, under
 from .resize import resize_patch_kernel, resize_window_table
 
@@ -17,7 +18,7 @@ __all__ = ['Report', 'WeightsError', 'check_values', 'fit', 'guess', 'unwrap']
 FRESH = re.compile(r'norm\d\..*|upsample\..*|.*\.num_batches_tracked')
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """Weights that do not belong to the model, or not all of them."""
 
 

@@ -71,8 +71,8 @@ def read_batch(path: str | os.PathLike) -> dict[str, Any]:
             raise unreadable_checkpoint(str(path), error) from error
         what = f'refers to {name[0]}' if name else str(error)
         raise UserError(f'{path} is not read: it {what}, and a saved batch holds {HELD}.') from error
-    except WeightsError as error:
-        raise UserError(str(error)) from error
+    except WeightsError:  # TorchScript
+        raise
     except DAMAGED as error:
         raise unreadable_checkpoint(str(path), error) from error
     missing = [key for key in KEYS if not isinstance(content, Mapping) or key not in content]
