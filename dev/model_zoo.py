@@ -20,7 +20,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmext_backbones.analysis.cost import model_cost
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
-from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,7 +169,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--check', action='store_true', help='change nothing, fail where the page is out of date')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
-    quiet()
+    silence_libraries()
     logging.disable(logging.INFO)
     if args.costs:
         write_costs()

@@ -1,5 +1,6 @@
 """The doctor names what is broken and what helps, whatever is broken; fake libraries stand for the broken ones."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -10,9 +11,9 @@ import pytest
 from mmengine.registry import DefaultScope
 
 from mmext_backbones.doctor import __main__ as doctor
-from mmext_backbones.doctor import findings, machine, probing, showing, stacks
+from mmext_backbones.doctor import findings, machine, probing, stacks
 from mmext_backbones.doctor.findings import Finding, examine
-from mmext_backbones.utils import errors, remedies
+from mmext_backbones.utils import remedies
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.utils.explain import explain
 
@@ -404,10 +405,10 @@ def test_unknown_component_of_a_library_that_cannot_be_imported(monkeypatch, err
         raise error
 
     DefaultScope.get_instance('doctor', scope_name='mmdet')
-    monkeypatch.setattr(errors.importlib, 'import_module', fail)
+    monkeypatch.setattr(importlib, 'import_module', fail)
     assert words in explain(KeyError('MaskRCNN is not in the mmengine::model registry.'))
 
 
 def test_showing_of_nothing(capsys):
-    showing.show([])
+    doctor.show([])
     assert 'Nothing that matters is broken.' in capsys.readouterr().out

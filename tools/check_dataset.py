@@ -21,7 +21,7 @@ from mmext_backbones.datasets.bad_data.runner import needs_masks
 from mmext_backbones.datasets.shapes.config import use_shapes
 from mmext_backbones.datasets.shapes.files import make_default_shapes
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
-from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
 
 SPLITS = ('train', 'val', 'test')
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.workers < 0:
         raise UserError(f'--workers {args.workers}: expected 0 or more')
-    quiet()
+    silence_libraries()
     cfg = load_config(args.config)
     if cfg.get('model') is None:
         raise UserError(f'config {args.config!r} has no model: is it a part that other configs inherit?')

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmext_backbones.analysis.estimate_table import ROWS, Recipe, replace_table, table
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
-from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
 
 DOCS = Path(__file__).parents[1] / 'docs' / 'scaling.md'
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--docs', action='store_true', help=f'renew the table in {DOCS.name} instead')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
-    quiet()
+    silence_libraries()
     if args.docs:
         DOCS.write_text(replace_table(DOCS.read_text(), table(ROWS)))
         return

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from mmext_backbones.config.options import add_config_options
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
-from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
 
 try:
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     add_config_options(parser, 'arguments of the backbone, or entries of the config to override')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
-    quiet()
+    silence_libraries()
     warnings.filterwarnings('ignore', category=FutureWarning)  # torch's exporters warn of torch
     out = args.out or Path(Path(args.network.rpartition('::')[2]).stem + SUFFIXES[args.format])
     check_arguments(args, out)

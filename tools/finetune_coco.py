@@ -29,7 +29,7 @@ from mmext_backbones.engine.test import test
 from mmext_backbones.engine.train import train
 from mmext_backbones.finetune import OwnCoco, read_own_coco, write_own_config
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
-from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
 
 BASE = 'mmext_backbones::swin_t_maskrcnn_1x.py'
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     add_config_options(parser, 'config entries of the run to override')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
-    quiet()
+    silence_libraries()
     out = Path(args.out)
     config = out / 'config.py'
     if config.exists():

@@ -14,7 +14,7 @@ import sys
 from mmext_backbones.analysis.cost import cost_table, model_cost
 from mmext_backbones.config.options import add_config_options
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
-from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.zoo import build_network
 
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     add_config_options(parser, 'arguments of the backbone, or entries of the config to override')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
-    quiet()
+    silence_libraries()
     model = build_network(args.network, args.cfg_options)
     try:
         cost = model_cost(model, args.size)

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
-from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
 
 from .drawing import write_drawing
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--docs', action='store_true', help='renew the pages of docs/backbones instead')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
-    quiet()
+    silence_libraries()
     if args.docs:
         for path in renew(DOCS):
             print(f'Written: {path}')

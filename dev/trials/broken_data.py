@@ -37,14 +37,14 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
-from mmext_backbones.datasets.bad_data.kinds import KINDS, collect
+from mmext_backbones.datasets.bad_data.kinds import KINDS, read_faults
 from mmext_backbones.datasets.bad_data.report import check_splits
 from mmext_backbones.datasets.bad_data.runner import MODES, GuardedData, needs_masks
 from mmext_backbones.datasets.shapes.config import use_shapes
 from mmext_backbones.datasets.shapes.files import make_shapes
 from mmext_backbones.engine.runner import build_runner
 from mmext_backbones.utils.cli import run_cli
-from mmext_backbones.utils.console import quiet
+from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.explain import explain
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -239,7 +239,9 @@ def break_and_run(case: int, seed: int, clean: Path, folder: Path, limit: int) -
         ):
             wrong.append(f'{mode}: the message names no file: {text}')
         if mode == 'skip' and outcome == 'finished' and not real:
-            told = {split: {tuple(fault) for fault in found} for split, found in collect(log_dir / 'bad_data').items()}
+            told = {
+                split: {tuple(fault) for fault in found} for split, found in read_faults(log_dir / 'bad_data').items()
+            }
             if told != {split: found for split, found in errors.items() if found}:
                 wrong.append(f'skip: reported {told}, found {errors}')
     if digest(root) != before:
@@ -262,7 +264,7 @@ def run(number: int, seed: int, limit: int, cases: Sequence[int] | None = None) 
     Returns:
         Counts, and of each case that did not end as it should what was wrong.
     """
-    quiet()
+    silence_libraries()
     logging.disable(logging.WARNING)
     started = time.process_time()
     gc.freeze()  # mmengine collects garbage for each data set, among all that torch holds

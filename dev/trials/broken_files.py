@@ -268,9 +268,9 @@ def prepare(folder: Path) -> None:
     from mmext_backbones.config.options import KNOWN_KEYS
     from mmext_backbones.datasets.shapes.config import use_shapes
     from mmext_backbones.datasets.shapes.files import make_shapes
-    from mmext_backbones.utils.console import quiet
+    from mmext_backbones.utils.console import silence_libraries
 
-    quiet()
+    silence_libraries()
     make_shapes(folder / 'made', size=32, num_train=4, num_val=2)
     Path('source.py').write_text(CONFIG)
     cfg = load_config('source.py')

@@ -36,7 +36,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ['Cost', 'DEFINITION', 'Part', 'cost_table', 'model_cost']
+__all__ = ['DEFINITION', 'Cost', 'Part', 'cost_table', 'model_cost']
 
 DEFINITION = (
     '1 FLOP of the papers = 1 multiply-add (MAC) of a convolution, linear layer, product, LSTM or ELSA operator'

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from mmext_backbones.ops.padding import crop
 from mmext_backbones.ops.torch_versions import TOO_OLD_TO_COMPILE, is_compiling
 from mmext_backbones.weights.fitting import Report, WeightsError, check_values, fit, unwrap
-from mmext_backbones.weights.layouts import family_of, recognise, under
+from mmext_backbones.weights.layouts import family_of, find_layout, strip_prefix
 from mmext_backbones.weights.loading import read
 
 AUTOCAST_DTYPES = (None, 'bfloat16')
@@ -276,10 +276,10 @@ class DenseBackbone(BaseModule):
         or another shape is reported as torch does.
         """
         family = family_of(type(self))
-        mine = under(state_dict, prefix)
+        mine = strip_prefix(state_dict, prefix)
         if not prefix and any(isinstance(value, Mapping) for value in mine.values()):
             mine = unwrap(mine, 'the state dict')
-        if recognise(mine, family) is not None:
+        if find_layout(mine, family) is not None:
             tensors, report = fit(mine, self.state_dict(), family, 'the state dict')
             if report.converted or report.resized or set(tensors) - set(mine):
                 unexpected_keys += [prefix + key for key in report.unexpected]

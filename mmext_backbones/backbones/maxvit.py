@@ -40,7 +40,7 @@ from mmext_backbones.layers import (
     drop_path_schedule,
     same_conv,
 )
-from mmext_backbones.layers.functional import batch_norm_function, functional
+from mmext_backbones.layers.functional import batch_norm_call, can_fuse
 from mmext_backbones.registry import MODELS
 
 from .base import DenseBackbone, resolve_arch
@@ -62,9 +62,9 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
         norm, conv = self.norm1, self.conv2
-        if not functional(norm, self.act, conv):
+        if not can_fuse(norm, self.act, conv):
             return conv(self.act(norm(x.permute(0, 3, 1, 2)))).permute(0, 2, 3, 1)
-        return conv.after(batch_norm_function(norm, gelu=True), x, norm.weight, norm.bias)
+        return conv.after(batch_norm_call(norm, gelu=True), x, norm.weight, norm.bias)
 
 
 class MaxViTBlock(nn.Module):

@@ -41,10 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(broken)
 
 
-if __name__ == '__main__':
-    sys.exit(main())
-
-
 MARKS = {'ok': 'ok', 'note': 'note', 'problem': 'PROBLEM'}
 COLOURS = {'ok': 'green', 'note': 'yellow', 'problem': 'bold red'}
 
@@ -84,3 +80,7 @@ def _plain(findings: Sequence[Finding]) -> None:
         print(f'{finding.topic:{width}}  {MARKS[finding.level]:7}  {finding.text}')
         if finding.remedy:
             print(f'{"":{width}}           {finding.remedy}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -17,7 +17,7 @@ from ..registry import MODELS
 from ..utils.errors import UserError
 from ..utils.explain import ran_out
 
-__all__ = ['naming_memory_settings', 'settings']
+__all__ = ['explain_out_of_memory', 'settings']
 
 SIZES = ('scale', 'scales', 'crop_size', 'img_scale', 'size')
 SHARED_MEMORY = '/dev/shm'
@@ -29,7 +29,7 @@ WHAT = {
 
 
 @contextlib.contextmanager
-def naming_memory_settings(cfg: Config, split: str) -> Iterator[None]:
+def explain_out_of_memory(cfg: Config, split: str) -> Iterator[None]:
     """An error of memory becomes a message with the settings of this run.
 
     Args:

@@ -12,11 +12,11 @@ from ..mmcv_ops.showing import announce
 from ..utils.console import shorten_console
 from ..weights.fitting import unwrap
 from .processes import join_processes
-from .resume.runner import SteadyRun
-from .resume.starting import CarefulStart
+from .resume.runner import ResumableRun
+from .resume.starting import CheckedStart
 
 
-class _Run(GuardedData, SteadyRun, CarefulStart):
+class _Run(GuardedData, ResumableRun, CheckedStart):
     """For a Runner class. The environment, the config and the hooks go to the log file, not over the screen; a test
     leaves the config of the training where it is, in the folder that both share; and the file that weights come from
     may hold nothing but them, which averaging hooks do not expect."""

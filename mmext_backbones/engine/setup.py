@@ -13,11 +13,11 @@ from ..config.options import apply_options
 from ..config.values import check_config
 from ..datasets.shapes.config import use_shapes
 from ..datasets.shapes.files import make_default_shapes
-from ..utils.console import Chatter, quiet
+from ..utils.console import QuietStdout, silence_libraries
 from ..utils.errors import UserError
 from ..weights.checkpoints import check_checkpoint
 from .config_edits import fit_device, fit_processes, use_bf16, use_strategy
-from .memory import naming_memory_settings
+from .memory import explain_out_of_memory
 from .options import RunOptions
 from .processes import check_launcher
 
@@ -40,7 +40,7 @@ def prepare(config: str, options: RunOptions, strategy: str | None = None) -> Co
     Raises:
         UserError: if the config cannot be read or run, or an option does not fit it.
     """
-    quiet()
+    silence_libraries()
     check_launcher(options.launcher)
     cfg = load_config(config)
     if cfg.get('model') is None:
@@ -92,5 +92,5 @@ def watched(cfg: Config, kind: str) -> Iterator[None]:
         cfg: Of the run.
         kind: ``'train'`` or ``'test'``.
     """
-    with contextlib.redirect_stdout(Chatter(sys.stdout)), naming_memory_settings(cfg, kind):
+    with contextlib.redirect_stdout(QuietStdout(sys.stdout)), explain_out_of_memory(cfg, kind):
         yield

@@ -12,8 +12,8 @@ from mmengine.logging import MMLogger
 
 from ..config.data_paths import check_data
 from ..config.editing import ConfigEditor
-from ..datasets.bad_data.runner import telling_bad_data
-from ..utils.console import Chatter, say, shorten_console
+from ..datasets.bad_data.runner import report_bad_data
+from ..utils.console import QuietStdout, say, shorten_console
 from ..utils.errors import UserError
 from ..weights.checkpoints import check_checkpoint, check_match
 from .config_edits import PREDICTIONS_HOOK, fit_strategy, use_hooks
@@ -78,7 +78,7 @@ def test(config: str, checkpoint: str | None = None, **options: Any) -> dict[str
     say_changes(editor.changes, asked.shapes, skip=TRAINING_KEYS if given is None else TRAINING_KEYS + PREDICTING_KEYS)
     if given is not None:
         _log_to_file(cfg)
-        with contextlib.redirect_stdout(Chatter(sys.stdout)):
+        with contextlib.redirect_stdout(QuietStdout(sys.stdout)):
             metrics, per_class, num_images = evaluate_predictions(cfg, given)
     else:
         metrics, per_class, num_images = _run(cfg, checkpoint, state, asked.shapes)
@@ -117,11 +117,11 @@ def _run(
     cfg: Config, checkpoint: str | None, state: dict | None, shapes: bool
 ) -> tuple[dict[str, float], PerClass | None, int]:
     """Predicts and evaluates: the metrics, those of each class, and the number of images."""
-    with contextlib.redirect_stdout(Chatter(sys.stdout)):
+    with contextlib.redirect_stdout(QuietStdout(sys.stdout)):
         runner = build_runner(cfg, train=False)
     if state is not None:
         check_match(runner.model, state, checkpoint, shapes)
-    with watched(cfg, 'test'), telling_bad_data(runner):
+    with watched(cfg, 'test'), report_bad_data(runner):
         per_class = record_classes(runner.test_evaluator)
         num_images = len(runner.test_dataloader.dataset)
         return runner.test(), per_class, num_images

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from ..config.data_paths import check_data
 from ..config.editing import ConfigEditor
 from ..config.values import check_needed
-from ..datasets.bad_data.runner import telling_bad_data
+from ..datasets.bad_data.runner import report_bad_data
 from .config_edits import (
     CURVES_HOOK,
     INTERRUPTION_HOOKS,
@@ -62,7 +62,7 @@ def train(config: str, **options: Any) -> dict[str, float]:
     with watched(cfg, 'train'):
         runner = build_runner(cfg)
     say_plan(runner, cfg)
-    with watched(cfg, 'train'), telling_bad_data(runner):
+    with watched(cfg, 'train'), report_bad_data(runner):
         runner.train()
     metrics = _last_validation(runner)
     say_summary(cfg, metrics, started, config, asked.shapes)

@@ -15,7 +15,7 @@ from ..config.options import apply_options
 from ..swap import SwapRefused
 from ..swap.rewiring import find_holder
 from ..utils.errors import UserError
-from ..weights.checkpoints import by_name_of, check_checkpoint, check_match
+from ..weights.checkpoints import check_checkpoint, check_match, to_model_names
 from ..weights.fitting import unwrap
 from ..weights.loading import read
 from ..zoo import backbone_names, build_network
@@ -94,7 +94,7 @@ def load_weights(parts: Parts, source: str) -> str:
         weights = unwrap(read(source), source) if weights is None else weights
         network = Network(parts.backbone, parts.neck)
         check_match(network, weights, source, shapes=False)
-        weights, wanted = by_name_of(network, weights, source)
+        weights, wanted = to_model_names(network, weights, source)
     except FileNotFoundError as error:
         raise UserError(str(error)) from error
     network.load_state_dict({key: value for key, value in weights.items() if key in network.state_dict()}, strict=False)

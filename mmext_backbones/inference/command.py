@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..utils.console import quiet, say
+from ..utils.console import say, silence_libraries
 from ..utils.errors import UserError
 from .images import ImageError
 from .predictor import Predictor
@@ -60,7 +60,7 @@ def infer(
     """
     if not 0 <= threshold <= 1:
         raise UserError(f'--threshold {threshold}: expected a score from 0 to 1.')
-    quiet()
+    silence_libraries()
     folder = Path(out if out is not None else Path('predictions') / Path(config.rpartition('::')[2]).stem)
     sources = find_videos(inputs) if video else find_images(inputs, without=folder)
     run = {

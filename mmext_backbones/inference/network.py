@@ -21,7 +21,7 @@ from ..datasets.shapes.config import use_shapes
 from ..datasets.shapes.files import default_shapes_dir
 from ..engine.evaluation.tta import use_tta
 from ..utils.errors import UserError
-from ..weights.checkpoints import by_name_of, check_checkpoint, check_match, read_meta
+from ..weights.checkpoints import check_checkpoint, check_match, read_meta, to_model_names
 from ..weights.fitting import check_values, unwrap
 from ..weights.loading import check_address, read
 from .images import ImageReader
@@ -156,7 +156,7 @@ def _fill(model: nn.Module, state: dict[str, Tensor], weights: str, kind: str, s
     except UserError as error:
         other = _made_for(state, kind)
         raise UserError(f'{error}{f" It seems to be of a model for {other}, not {kind}." if other else ""}') from error
-    own, _ = by_name_of(model, state, weights)
+    own, _ = to_model_names(model, state, weights)
     target = getattr(model, 'module', model)  # of test-time augmentation
     names = target.state_dict().keys()
     load_state_dict(target, {key: value for key, value in own.items() if key in names}, logger='silent')

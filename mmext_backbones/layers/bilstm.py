@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmext_backbones.ops import bilstm2d
 
-from .functional import linear_plus
+from .functional import linear_add
 from .linear import linear
 
 PARAMETERS = [
@@ -88,4 +88,4 @@ class BiLSTM2D(nn.Module):
         skip = x if residual else None
         x = x if norm is None else norm(x)
         x = bilstm2d(x, self.rnn_v.tensors(), self.rnn_h.tensors(), backend=self.backend)
-        return linear_plus(x, self.proj, skip)
+        return linear_add(x, self.proj, skip)

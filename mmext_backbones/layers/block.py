@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .drop_path import DropPath
-from .functional import unheard
+from .functional import is_unobserved
 from .mlp import Mlp
 
 
@@ -40,7 +40,7 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """`context` goes to `attn`: what depends on the image, and no module should remember."""
-        if not self.drop_path.active and unheard(*self.children()):  # the sums join the products before them
+        if not self.drop_path.active and is_unobserved(*self.children()):  # the sums join the products before them
             x = self.attn(x, *context, norm=self.norm1, residual=True)
             return self.mlp(x, norm=self.norm2, residual=True)
         x = x + self.drop_path(self.attn(x, *context, norm=self.norm1))

@@ -9,7 +9,7 @@ from torch.nn.init import trunc_normal_
 from mmext_backbones.ops import elsa, product_conv
 
 from .conv import FilterConv2d
-from .functional import functional, linear_plus, norm_linear
+from .functional import can_fuse, linear_add, norm_then_linear
 from .linear import linear
 
 
@@ -55,7 +55,7 @@ class ELSAAttention(nn.Module):
     def forward(self, x: Tensor, norm: nn.LayerNorm | None = None, residual: bool = False) -> Tensor:
         """The attention of x, or of norm(x); x plus that where `residual` is set."""
         skip = x if residual else None
-        q, k, v = norm_linear(x, norm, self.qkv).split((self.qk_dims, self.qk_dims, x.shape[-1]), dim=-1)
+        q, k, v = norm_then_linear(x, norm, self.qkv).split((self.qk_dims, self.qk_dims, x.shape[-1]), dim=-1)
         logits = self.filter_proj(self.filter_act(self.filters(q, k)))  # [B, H, W, heads * k * k]
         x = elsa(
             v.permute(0, 3, 1, 2),
@@ -65,11 +65,11 @@ class ELSAAttention(nn.Module):
             kernel_size=self.kernel_size,
             backend=self.backend,
         )
-        return linear_plus(x.permute(0, 2, 3, 1), self.proj, skip, self.proj_drop)
+        return linear_add(x.permute(0, 2, 3, 1), self.proj, skip, self.proj_drop)
 
     def filters(self, q: Tensor, k: Tensor) -> Tensor:
         """What the filters are read from: the convolution of q * k, all [B, H, W, qk_dims]."""
         conv = self.filter_conv
-        if functional(conv):
+        if can_fuse(conv):
             return product_conv(q, k, conv.weight, conv.bias)
         return conv((q * k).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

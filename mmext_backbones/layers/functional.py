@@ -23,16 +23,16 @@ FUNCTIONAL: dict[type[nn.Module], Callable[[nn.Module], bool]] = {
 }
 
 
-def functional(*modules: nn.Module) -> bool:
+def can_fuse(*modules: nn.Module) -> bool:
     """Whether functions on the weights of these modules may stand for calls of them.
 
     Not where it could be noticed: for modules of other classes (synchronised norms, adapters, parametrised weights),
     under hooks, and while the network is recorded (by compilers, exporters, tracers, function transforms).
     """
-    return unheard(*modules) and all(map(_functional, modules))
+    return is_unobserved(*modules) and all(map(_functional, modules))
 
 
-def unheard(*modules: nn.Module) -> bool:
+def is_unobserved(*modules: nn.Module) -> bool:
     """Whether nobody hears what calls of these modules take and return: no hooks, and nothing records the network."""
     if is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
         return False
@@ -58,35 +58,35 @@ def _functional(module: nn.Module) -> bool:
     return known is not None and 'forward' not in own and known(module)
 
 
-def batch_norm_function(norm: nn.BatchNorm2d, gelu: bool = False) -> BatchNorm:
+def batch_norm_call(norm: nn.BatchNorm2d, gelu: bool = False) -> BatchNorm:
     """A call of a batch norm, counted as such, as a function of [B, H, W, C]; a GELU by tanh may follow."""
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     return BatchNorm(norm.running_mean, norm.running_var, norm.training, norm.momentum, norm.eps, gelu)
 
 
-def folds(*norms: nn.BatchNorm2d) -> bool:
+def can_fold_norms(*norms: nn.BatchNorm2d) -> bool:
     """Whether batch norms may be part of the convolutions beside them: by running statistics, without a gradient."""
     return not torch.is_grad_enabled() and not any(norm.training for norm in norms)
 
 
-def norm_linear(x: Tensor, norm: nn.LayerNorm | None, linear: nn.Linear) -> Tensor:
+def norm_then_linear(x: Tensor, norm: nn.LayerNorm | None, linear: nn.Linear) -> Tensor:
     """linear(norm(x)), of which x alone is kept for the backward pass; linear(x) without a norm."""
     if norm is None:
         return linear(x)
-    if not functional(norm, linear):
+    if not can_fuse(norm, linear):
         return linear(norm(x))
     return recompute(LayerNorm(norm.eps), Linear(), x, linear.weight, linear.bias, norm.weight, norm.bias)
 
 
-def linear_plus(x: Tensor, linear: nn.Linear, skip: Tensor | None = None, drop: nn.Module | None = None) -> Tensor:
+def linear_add(x: Tensor, linear: nn.Linear, skip: Tensor | None = None, drop: nn.Module | None = None) -> Tensor:
     """drop(linear(x)), or skip plus that: [..., C].
 
     Without dropout the product is added to skip and the bias; without a gradient in place, which spares a pass.
     """
     parts = [linear] if drop is None else [linear, drop]
     narrow = not x.is_meta and is_autocast_enabled(x.device.type)
-    if skip is None or narrow or skip.dtype != x.dtype or linear.bias is None or not functional(*parts):
+    if skip is None or narrow or skip.dtype != x.dtype or linear.bias is None or not can_fuse(*parts):
         for part in parts:
             x = part(x)
         return x if skip is None else skip + x

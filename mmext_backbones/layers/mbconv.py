@@ -9,7 +9,7 @@ from mmext_backbones.ops.padding import mean_pool
 from mmext_backbones.ops.recompute import GatedBatchNorm, squeeze_excite_gate
 
 from .conv import same_conv
-from .functional import batch_norm_function, folds, functional
+from .functional import batch_norm_call, can_fold_norms, can_fuse
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -55,7 +55,7 @@ class MBConv(nn.Module):
         self.act = nn.GELU('tanh')
 
     def forward(self, x: Tensor) -> Tensor:
-        if not functional(*self.children()):
+        if not can_fuse(*self.children()):
             x = x.permute(0, 3, 1, 2)  # [B, in_channels, H, W], channels last in memory
             x = self.act(self.norm1(self.conv1(self.pre_norm(x))))
             x = self.act(self.norm2(self.conv2(x)))
@@ -64,15 +64,15 @@ class MBConv(nn.Module):
         norm0, norm1, norm2, se = self.pre_norm, self.norm1, self.norm2, self.se
         # by name: while FSDP has the weights gathered, `parameters()` of a module finds none
         gate = (se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias)
-        if folds(norm0, norm1, norm2):
+        if can_fold_norms(norm0, norm1, norm2):
             x = gelu(self.conv1.folded(x, norm1, norm0), 'tanh', inplace=True)
             x = gelu(self.conv2.folded(x, norm2), 'tanh', inplace=True)
             x.mul_(squeeze_excite_gate(x.mean((1, 2)), *gate)[:, None, None])
             return F.linear(x, self.conv3.weight.flatten(1), self.conv3.bias)
 
-        x = self.conv1.after(batch_norm_function(norm0), x, norm0.weight, norm0.bias)
-        x = self.conv2.after(batch_norm_function(norm1, gelu=True), x, norm1.weight, norm1.bias)
-        gated = GatedBatchNorm(batch_norm_function(norm2, gelu=True))
+        x = self.conv1.after(batch_norm_call(norm0), x, norm0.weight, norm0.bias)
+        x = self.conv2.after(batch_norm_call(norm1, gelu=True), x, norm1.weight, norm1.bias)
+        gated = GatedBatchNorm(batch_norm_call(norm2, gelu=True))
         return self.conv3.after(gated, x, norm2.weight, norm2.bias, *gate)
 
 

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from mmext_backbones.ops.mlp import norm_mlp
 
-from .functional import functional
+from .functional import can_fuse
 from .linear import linear
 
 
@@ -31,7 +31,7 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor, norm: nn.LayerNorm, residual: bool = False) -> Tensor:
         """The perceptron of norm(x), or x plus that."""
         fc1, fc2 = self.fc1, self.fc2
-        if not functional(norm, *self.children()):
+        if not can_fuse(norm, *self.children()):
             y = self.drop(fc2(self.drop(self.act(fc1(norm(x))))))
             return x + y if residual else y
         return norm_mlp(

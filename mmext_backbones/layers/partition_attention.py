@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmext_backbones.ops import relative_position_index, window_attention
-from mmext_backbones.ops.caching import keep_last
+from mmext_backbones.ops.caching import cache_tensors
 
-from .functional import linear_plus, norm_linear
+from .functional import linear_add, norm_then_linear
 from .linear import linear
 
 
@@ -51,7 +51,7 @@ class PartitionAttention(nn.Module):
         """
         skip = x if residual else None
         x = window_attention(
-            norm_linear(x, norm, self.qkv),
+            norm_then_linear(x, norm, self.qkv),
             self.bias(window_size),
             num_heads=self.num_heads,
             window_size=window_size,
@@ -59,7 +59,7 @@ class PartitionAttention(nn.Module):
             grid=self.grid,
             backend=self.backend,
         )
-        return linear_plus(x, self.proj, skip)
+        return linear_add(x, self.proj, skip)
 
     def bias(self, window_size: tuple[int, int]) -> Tensor:
         """The bias of every token pair, query by key, [num_heads, N, N]."""
@@ -74,6 +74,6 @@ class PartitionAttention(nn.Module):
         return f'{"grid" if self.grid else "window"}, num_heads={self.num_heads}'
 
 
-@keep_last(16, lambda window_size, device: math.prod(window_size) ** 2)
+@cache_tensors(16, lambda window_size, device: math.prod(window_size) ** 2)
 def _key_minus_query(window_size: tuple[int, int], device: torch.device) -> Tensor:
     return relative_position_index(window_size).T.contiguous().to(device)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from mmext_backbones.ops.padding import zero_pad
 
 from .conv import PatchConv2d
-from .functional import norm_linear
+from .functional import norm_then_linear
 from .linear import linear
 
 
@@ -53,4 +53,4 @@ class PatchMerging(nn.Module):
         h, w = -(-H // 2), -(-W // 2)
         x = zero_pad(x, (0, 0, 0, 2 * w - W, 0, 2 * h - H))
         x = x.reshape(B, h, 2, w, 2, C).permute(0, 1, 3, 4, 2, 5).reshape(B, h, w, 4 * C)
-        return norm_linear(x, self.norm, self.reduction)
+        return norm_then_linear(x, self.norm, self.reduction)

@@ -6,7 +6,7 @@ from torch.nn.init import trunc_normal_
 
 from mmext_backbones.ops import relative_position_index, window_attention
 
-from .functional import linear_plus, norm_linear
+from .functional import linear_add, norm_then_linear
 from .linear import linear
 
 
@@ -63,7 +63,7 @@ class WindowAttention(nn.Module):
         H, W = x.shape[1:3]
         shift_size = self.shift_size if self.shift_single_window or max(H, W) > self.window_size else 0
         x = window_attention(
-            norm_linear(x, norm, self.qkv),
+            norm_then_linear(x, norm, self.qkv),
             self.bias(),
             num_heads=self.num_heads,
             window_size=(self.window_size, self.window_size),
@@ -73,7 +73,7 @@ class WindowAttention(nn.Module):
             dropout=self.attn_drop_rate if self.training else 0.0,
             backend=self.backend,
         )
-        return linear_plus(x, self.proj, skip, self.proj_drop)
+        return linear_add(x, self.proj, skip, self.proj_drop)
 
     def bias(self) -> Tensor:
         """The bias of every token pair, [num_heads, N, N], looked up afresh.

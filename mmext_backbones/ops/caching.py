@@ -13,7 +13,7 @@ Function = TypeVar('Function', bound=Callable)
 LIMIT = 2**22  # elements of a kept tensor: 16 MiB in float32, a shifted-window mask for a map of 290 x 290 tokens
 
 
-def keep_last(entries: int, elements: Callable[..., int]) -> Callable[[Function], Function]:
+def cache_tensors(entries: int, elements: Callable[..., int]) -> Callable[[Function], Function]:
     """functools.lru_cache for functions that make tensors: what has more than `LIMIT` elements is made anew each time.
 
     What is kept serves inference and training alike. A recorded network computes its own: a tensor of the recording has

@@ -12,7 +12,7 @@ section 3.2.
 import torch
 from torch import Tensor
 
-from .caching import keep_last
+from .caching import cache_tensors
 from .padding import zero_pad
 
 Size = tuple[int, int]
@@ -65,7 +65,7 @@ def grid_merge(groups: Tensor, window_size: Size, padded_size: Size) -> Tensor:
     return groups.view(B, H // h, W // w, h, w, C).permute(0, 3, 1, 4, 2, 5).reshape(B, H, W, C)
 
 
-@keep_last(32, lambda size, window_size, *_: (size[0] + window_size[0]) * (size[1] + window_size[1]))
+@cache_tensors(32, lambda size, window_size, *_: (size[0] + window_size[0]) * (size[1] + window_size[1]))
 def padding_mask(size: Size, window_size: Size, grid: bool, device: torch.device, shift_size: int = 0) -> Tensor | None:
     """What hides the padding of a partition from the tokens of the map: 0 for a token, -inf for a padded key.
 

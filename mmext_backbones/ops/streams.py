@@ -9,7 +9,9 @@ from torch import Tensor
 from .torch_versions import is_compiling
 
 
-def beside(x: Tensor, first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def on_two_streams(
+    x: Tensor, first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     """first(x) and second(x); on CUDA the second on a stream of its own, so that small kernels share the GPU.
 
     The second begins after everything that was queued before, and what the caller queues next waits for both. The

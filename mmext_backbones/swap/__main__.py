@@ -18,7 +18,7 @@ from ..config.files import load_config
 from ..config.writing import write_child
 from ..registry import SCOPE
 from ..utils.cli import add_traceback_option, run_cli
-from ..utils.console import quiet
+from ..utils.console import silence_libraries
 from ..utils.errors import UserError
 from ..zoo import known_network
 from . import DEFAULT, SwapRefused, swap_backbone
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--size', type=int, default=512, metavar='PIXELS', help='edge of the image to count costs on')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
-    quiet()
+    silence_libraries()
     try:
         network = known_network(args.backbone)
     except ValueError as error:

@@ -6,7 +6,7 @@ import os
 import warnings
 from typing import TextIO
 
-__all__ = ['Chatter', 'quiet', 'say', 'shorten_console']
+__all__ = ['QuietStdout', 'say', 'shorten_console', 'silence_libraries']
 
 LONG_RECORD = 12  # lines; longer log records go to the log file and leave one line on the screen
 
@@ -56,7 +56,7 @@ class _ShortRecords(logging.Filter):
         return text.count('\n') < LONG_RECORD and not text.startswith(self.noise)
 
 
-class Chatter(io.TextIOBase):
+class QuietStdout(io.TextIOBase):
     """A screen that leaves out what pycocotools prints around every evaluation; the numbers are in the log."""
 
     NOISE = (
@@ -95,7 +95,7 @@ class Chatter(io.TextIOBase):
         self.screen.flush()
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Silences what the libraries say about themselves at every start; warnings of this package stay."""
     for module in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torch', 'torchvision', 'pkg_resources'):
         for category in (DeprecationWarning, FutureWarning, UserWarning):

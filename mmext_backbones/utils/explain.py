@@ -116,7 +116,7 @@ def _broken_scope(name: str) -> str | None:
 
 def _library(error: BaseException) -> str | None:
     """A library that is missing, broken, or of a version that another one refuses; with the remedy."""
-    from .doctor.knowledge import diagnose
+    from .remedies import diagnose
 
     frames = _frames(error)
     while_importing = bool(frames) and frames[-1][0].f_code.co_name == '<module>'

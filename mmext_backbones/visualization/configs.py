@@ -15,7 +15,7 @@ from ..config.values import check_config
 from ..datasets.shapes.config import use_shapes
 from ..datasets.shapes.files import make_default_shapes
 from ..drawing.samples import can_draw
-from ..utils.console import quiet
+from ..utils.console import silence_libraries
 from ..utils.errors import UserError
 
 __all__ = ['add_config_arguments', 'build_drawer', 'build_loader', 'open_config', 'title_of']
@@ -33,7 +33,7 @@ def open_config(args: argparse.Namespace) -> Config:
     Raises:
         UserError: if it cannot be used.
     """
-    quiet()
+    silence_libraries()
     cfg = load_config(args.config)
     if cfg.get('model') is None:
         raise UserError(f'config {args.config!r} has no model: is it a part that other configs inherit?')

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from ..drawing.files import check_out, save_picture
 from ..drawing.samples import MAPS, add_caption, draw_sample, sheet
-from ..utils.console import Chatter
+from ..utils.console import QuietStdout
 from ..utils.errors import UserError
 from .configs import add_config_arguments, build_drawer, build_loader, open_config, title_of
 
@@ -221,7 +221,7 @@ def run(args: argparse.Namespace) -> None:
     drawer = build_drawer(cfg)
     if 'alpha' not in cfg.visualizer:
         drawer.alpha = ALPHA
-    with contextlib.redirect_stdout(Chatter(sys.stdout)):
+    with contextlib.redirect_stdout(QuietStdout(sys.stdout)):
         loader = build_loader(cfg, args.split, seed=args.seed)
     preprocessor = build_preprocessor(cfg)
     random.seed(args.seed), np.random.seed(args.seed), torch.manual_seed(args.seed)

@@ -17,10 +17,10 @@ from ..backbones.base import DenseBackbone
 from ..config.options import add_config_options
 from ..datasets.bad_data.images import unreadable
 from ..datasets.shapes.scenes import render_scene
-from ..utils.console import quiet, say
+from ..utils.console import say, silence_libraries
 from ..utils.errors import UserError
 from ..weights.fitting import unwrap
-from ..weights.layouts import under
+from ..weights.layouts import strip_prefix
 from ..weights.loading import read
 from ..zoo import build_network
 
@@ -154,7 +154,7 @@ def load_network(name: str, weights: str | None, options: dict[str, Any] | None 
     Raises:
         UserError: for a network or weights that cannot be had.
     """
-    quiet()
+    silence_libraries()
     torch.manual_seed(seed)
     model = build_network(name, options)
     backbone = getattr(model, 'backbone', model)
@@ -177,7 +177,7 @@ def _load(backbone: nn.Module, weights: str) -> str:
     if isinstance(backbone, DenseBackbone):
         return str(backbone.load_pretrained(weights))
     tensors = unwrap(read(weights), weights)
-    tensors = under(tensors, 'backbone.') or tensors
+    tensors = strip_prefix(tensors, 'backbone.') or tensors
     wanted = backbone.state_dict()
     wrong = [key for key, value in wanted.items() if key not in tensors or tensors[key].shape != value.shape]
     if wrong:

@@ -31,7 +31,7 @@ from ..config.data_paths import check_data
 from ..drawing.files import check_out, save_picture
 from ..drawing.samples import add_caption, draw_sides, sheet
 from ..engine.runner import build_runner
-from ..utils.console import Chatter, say
+from ..utils.console import QuietStdout, say
 from ..utils.errors import UserError
 from ..weights.checkpoints import check_checkpoint, check_match
 from .configs import add_config_arguments, build_drawer, open_config, title_of
@@ -186,7 +186,7 @@ def run(args: argparse.Namespace) -> None:
     for part in ('dataloader', 'cfg', 'evaluator'):
         cfg[f'test_{part}'] = cfg[f'{args.split}_{part}']
     cfg.load_from = args.weights
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(Chatter(sys.stdout)):
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(QuietStdout(sys.stdout)):
         cfg.work_dir, cfg.log_level = folder, 'ERROR'  # nobody needs the log
         cfg.visualizer, cfg.experiment_name = None, f'predictions_{time.time_ns()}'
         runner = build_runner(cfg, train=False)

@@ -8,7 +8,7 @@ import torch
 
 from ..utils.errors import UserError, did_you_mean
 from .fitting import check_values, fit, unwrap
-from .layouts import family_of, recognise
+from .layouts import family_of, find_layout
 from .loading import read_file
 
 
@@ -54,7 +54,7 @@ def check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes: 
     Raises:
         UserError: if some are missing or of another shape.
     """
-    weights, wanted = by_name_of(model, weights, checkpoint)
+    weights, wanted = to_model_names(model, weights, checkpoint)
     wrong = [key for key, value in wanted.items() if key not in weights or weights[key].shape != value.shape]
     if wrong:
         hint = 'It may come from another config' + ('.' if shapes else ', or from a run with --shapes.')
@@ -65,7 +65,7 @@ def check_match(model: torch.nn.Module, weights: dict, checkpoint: str, shapes: 
     check_values(weights, f'checkpoint {checkpoint!r}', wanted)
 
 
-def by_name_of(model: torch.nn.Module, weights: dict, checkpoint: str) -> tuple[dict, dict]:
+def to_model_names(model: torch.nn.Module, weights: dict, checkpoint: str) -> tuple[dict, dict]:
     """Weights of any known layout by the names of a model, and the tensors of the model but for counters.
 
     Raises:
@@ -78,7 +78,7 @@ def by_name_of(model: torch.nn.Module, weights: dict, checkpoint: str) -> tuple[
     published = model.own_weights(weights, f'checkpoint {checkpoint!r}') if hasattr(model, 'own_weights') else None
     if published is not None:
         weights = published
-    elif family is not None and recognise(weights, family) is not None:
+    elif family is not None and find_layout(weights, family) is not None:
         backbone, _ = fit(weights, model.backbone.state_dict(), family, f'checkpoint {checkpoint!r}')
         weights = {key: value for key, value in weights.items() if not key.startswith('backbone.')}
         weights |= {f'backbone.{key}': value for key, value in backbone.items()}

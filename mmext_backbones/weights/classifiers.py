@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from .fitting import Report, WeightsError, fit
-from .layouts import OWN, recognise, under
+from .layouts import OWN, find_layout, strip_prefix
 from .rules import Rule, convert
 
 # What stands beside the stages: the last norm, which a dense backbone does without, and the head.
@@ -47,12 +47,12 @@ def fit_classifier(
     Raises:
         WeightsError: if head or backbone do not fit, or a tensor is missing.
     """
-    found = recognise(state_dict, family) if family in HEADS else None
+    found = find_layout(state_dict, family) if family in HEADS else None
     if found is None or found[0].name == OWN or found[1].endswith('backbone.'):
         return None
     backbone = {key[len('backbone.') :]: value for key, value in wanted.items() if key.startswith('backbone.')}
     tensors, report = fit(state_dict, backbone, family, source)
-    mine = under(state_dict, found[1])
+    mine = strip_prefix(state_dict, found[1])
     rest = {key: value for key, value in mine.items() if re.match(r'(norm|head)\.', key)}
     tensors = {f'backbone.{key}': value for key, value in tensors.items()}
     report.ignored = [key for key in report.ignored if key.removeprefix(found[1]) not in rest]

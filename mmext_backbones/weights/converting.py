@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..utils.files import in_place
 from . import swin
-from .fitting import WeightsError, check_values, guess, unwrap
-from .layouts import FAMILIES, OWN, recognise, under
+from .fitting import WeightsError, check_values, describe_unknown, unwrap
+from .layouts import FAMILIES, OWN, find_layout, strip_prefix
 from .loading import read
 
 __all__ = ['TARGETS', 'convert_file', 'to_ours']
@@ -31,14 +31,14 @@ def to_ours(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tenso
     """
     for family in FAMILIES:
         try:
-            found = recognise(tensors, family)
+            found = find_layout(tensors, family)
             if found is None:
                 continue
             layout, prefix = found
-            return layout.to_ours(under(tensors, prefix)), family, layout.name, prefix
+            return layout.to_ours(strip_prefix(tensors, prefix)), family, layout.name, prefix
         except ValueError as error:
             raise WeightsError(f'{source}: {error}') from error
-    raise WeightsError(f'{source}: {guess(tensors)}')
+    raise WeightsError(f'{source}: {describe_unknown(tensors)}')
 
 
 def convert_file(source: str, target: str | os.PathLike, *, to: str = 'ours', force: bool = False) -> str:

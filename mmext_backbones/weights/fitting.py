@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import UserError
-from .layouts import FAMILIES, OWN, recognise, under
+from .layouts import FAMILIES, OWN, find_layout, strip_prefix
 from .resize import resize_patch_kernel, resize_window_table
 
-__all__ = ['Report', 'WeightsError', 'check_values', 'fit', 'guess', 'unwrap']
+__all__ = ['Report', 'WeightsError', 'check_values', 'describe_unknown', 'fit', 'unwrap']
 
 # what a file may lack: the norms of output maps and the pyramid are not in a classifier; counters matter to no one
 FRESH = re.compile(r'norm\d\..*|upsample\..*|.*\.num_batches_tracked')
@@ -150,16 +150,16 @@ def fit(
         WeightsError: if no layout of the family is recognised, or a recognised one has keys it should not have.
     """
     if prefix is not None:
-        state_dict = under(state_dict, prefix)
+        state_dict = strip_prefix(state_dict, prefix)
         if not state_dict:
             raise WeightsError(f'{source}: no key begins with prefix={prefix!r}')
     try:
-        found = recognise(state_dict, family)
+        found = find_layout(state_dict, family)
         if found is None:
-            raise WeightsError(f'{source} holds no weights of a {family}: {guess(state_dict)}')
+            raise WeightsError(f'{source} holds no weights of a {family}: {describe_unknown(state_dict)}')
         layout, inner = found
         report = Report(source, layout.name)
-        mine = under(state_dict, inner)
+        mine = strip_prefix(state_dict, inner)
         report.ignored += [key for key in state_dict if not key.startswith(inner)]
         converted = layout.to_ours(mine)
     except WeightsError:
@@ -219,10 +219,10 @@ def _is_unbuilt(key: str, wanted: Mapping[str, Tensor]) -> bool:
     return stage > max(built) or (stage == max(built) and match.group(2) == 'downsample')
 
 
-def guess(keys: Mapping[str, Tensor]) -> str:
+def describe_unknown(keys: Mapping[str, Tensor]) -> str:
     """What a stranger's file seems to be."""
     for family in FAMILIES:
-        found = recognise(keys, family)
+        found = find_layout(keys, family)
         if found is not None:
             return f'it is a {family} as {found[0].name} writes it'
     return f'its keys are of no known layout ({", ".join(list(keys)[:3])}, ...)'

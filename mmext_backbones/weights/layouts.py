@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import elsa_swin, maxvit, sequencer, swin
 
-__all__ = ['FAMILIES', 'OWN', 'Layout', 'family_of', 'recognise', 'under']
+__all__ = ['FAMILIES', 'OWN', 'Layout', 'family_of', 'find_layout', 'strip_prefix']
 
 OWN = 'mmext_backbones'
 
@@ -67,12 +67,12 @@ def family_of(cls: type) -> str | None:
     return next((base.__name__ for base in cls.__mro__ if base.__name__ in FAMILIES), None)
 
 
-def under(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def strip_prefix(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The entries whose keys begin with `prefix`, without it."""
     return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
 
 
-def recognise(keys: Iterable[str], family: str | None) -> tuple[Layout, str] | None:
+def find_layout(keys: Iterable[str], family: str | None) -> tuple[Layout, str] | None:
     """The layout of a state dict and the prefix under which the backbone stands in it; None for a stranger.
 
     A backbone of no known family (one that somebody added) knows its own layout alone, without a prefix.

@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader
 from mmext_backbones.datasets.bad_data import kinds as module
 from mmext_backbones.datasets.bad_data.classes import check_num_classes
 from mmext_backbones.datasets.bad_data.coco import check_categories, check_entries
-from mmext_backbones.datasets.bad_data.dataset import guarded_dataset, leaves
+from mmext_backbones.datasets.bad_data.dataset import guarded_dataset, inner_datasets
 from mmext_backbones.datasets.bad_data.guard import guard_of
 from mmext_backbones.datasets.bad_data.images import file_fault
-from mmext_backbones.datasets.bad_data.kinds import KINDS, BadDataError, Fault, collect, record, stop
+from mmext_backbones.datasets.bad_data.kinds import KINDS, BadDataError, Fault, log_faults, read_faults, stop
 from mmext_backbones.datasets.bad_data.report import check_splits, count_errors, report_lines, write_report
 from mmext_backbones.datasets.bad_data.runner import GuardedData, needs_masks
 from mmext_backbones.datasets.shapes.files import SEMANTIC_CLASSES, make_shapes
@@ -177,7 +177,7 @@ def test_every_fault_in_both_modes(name, task, root, tmp_path, capfd):
             read_all(cfg, 'skip', tmp_path / 'skip')
         return
     read = read_all(cfg, 'skip', tmp_path / 'skip')
-    told = collect(tmp_path / 'skip' / 'bad_data')
+    told = read_faults(tmp_path / 'skip' / 'bad_data')
     assert {fault.kind for faults in told.values() for fault in faults} == found
     assert set(told) <= {split, 'train' if task == 'classification' else split}
     if split == 'train':
@@ -210,7 +210,7 @@ def test_skip_is_the_same_in_every_process(root, tmp_path, capfd):
     assert read[0] == read[1]
     assert read[0][0] == '000000.png'
     assert set(read[0]) == {'000000.png', '000003.png'}
-    told = [collect(tmp_path / str(n) / 'bad_data') for n in (0, 2)]
+    told = [read_faults(tmp_path / str(n) / 'bad_data') for n in (0, 2)]
     assert told[0] == told[1]
     assert len(told[0]['train']) == 2
 
@@ -266,7 +266,7 @@ def test_wrappers_are_kept(root, tmp_path, capfd):
     assert len(built) == 16
     built = guarded_dataset(mix, 'train')
     assert type(built).__name__ == 'MultiImageMixDataset'
-    (leaf,) = leaves(built)
+    (leaf,) = inner_datasets(built)
     assert guard_of(leaf) is not None
     assert len(built) == 8
     (root / 'train' / '000000.png').write_bytes(b'')
@@ -413,11 +413,11 @@ def test_a_cut_jpeg_is_told_by_its_end(ending, tmp_path):
 
 def test_records_of_several_processes(tmp_path):
     faults = [Fault('missing', 'b.png', 'x'), Fault('empty', 'a.png', 'y')]
-    record(tmp_path / 'r', 'train', faults)
-    record(tmp_path / 'r', 'train', [])
+    log_faults(tmp_path / 'r', 'train', faults)
+    log_faults(tmp_path / 'r', 'train', [])
     (tmp_path / 'r' / 'rank1-1.jsonl').write_text('["train", "missing", "b.png", "x"]\n["train", "emp')
-    assert collect(tmp_path / 'r') == {'train': [Fault('missing', 'b.png', 'x'), Fault('empty', 'a.png', 'y')]}
-    assert collect(tmp_path / 'nowhere') == {}
+    assert read_faults(tmp_path / 'r') == {'train': [Fault('missing', 'b.png', 'x'), Fault('empty', 'a.png', 'y')]}
+    assert read_faults(tmp_path / 'nowhere') == {}
 
 
 def test_every_kind_says_what_to_do():

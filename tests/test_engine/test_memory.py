@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import ValLoop
 from torch.utils.data import DataLoader, Dataset
 
-from mmext_backbones.engine.memory import naming_memory_settings
+from mmext_backbones.engine.memory import explain_out_of_memory
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.explain import explain, ran_out
 
@@ -38,7 +38,7 @@ def config(**options):
 
 
 def message(error, cfg=None, split='train'):
-    with pytest.raises(UserError) as caught, naming_memory_settings(cfg or config(), split):
+    with pytest.raises(UserError) as caught, explain_out_of_memory(cfg or config(), split):
         raise error
     return str(caught.value)
 
@@ -97,7 +97,7 @@ def test_validation_is_told_from_training():
         def run(self):
             raise torch.cuda.OutOfMemoryError(CUDA)
 
-    with pytest.raises(UserError) as caught, naming_memory_settings(config(), 'train'):
+    with pytest.raises(UserError) as caught, explain_out_of_memory(config(), 'train'):
         Loop().run()
     text = str(caught.value)
     assert 'in the validation' in text
@@ -130,7 +130,7 @@ class Broken(Dataset):
 def test_a_worker_that_dies(end, what, setting):
     """Not simulated: torch's own messages for workers that end so."""
     end = int(end) if isinstance(end, signal.Signals) else end
-    with pytest.raises(UserError) as caught, naming_memory_settings(config(), 'train'):
+    with pytest.raises(UserError) as caught, explain_out_of_memory(config(), 'train'):
         list(DataLoader(Broken(end), num_workers=1))
     text = str(caught.value)
     assert text.startswith(what)
@@ -142,13 +142,13 @@ def test_a_limit_of_the_system():
     code = (
         'import resource, sys, numpy, torch\n'
         'from mmengine.config import Config\n'
-        'from mmext_backbones.engine.memory import naming_memory_settings\n'
+        'from mmext_backbones.engine.memory import explain_out_of_memory\n'
         'from mmext_backbones.utils.cli import run_cli\n'
         "cfg = Config({'model': {}, 'train_dataloader': {'batch_size': 4, 'num_workers': 0}})\n"
         'used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()\n'
         'resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))\n'
         'def main(argv, make):\n'
-        "    with naming_memory_settings(cfg, 'train'):\n"
+        "    with explain_out_of_memory(cfg, 'train'):\n"
         '        return [make() for _ in range(100)] and 0\n'
         'makers = (lambda: torch.ones(2**25), lambda: numpy.ones(2**25, numpy.float32), lambda: bytearray(2**27))\n'
         'sys.exit([run_cli(lambda argv: main(argv, make), []) for make in makers] != [2, 2, 2])\n'
@@ -162,9 +162,9 @@ def test_a_limit_of_the_system():
 
 
 def test_other_errors_keep_their_tracebacks():
-    with pytest.raises(RuntimeError, match='shapes'), naming_memory_settings(config(), 'train'):
+    with pytest.raises(RuntimeError, match='shapes'), explain_out_of_memory(config(), 'train'):
         raise RuntimeError('shapes do not agree')
-    with pytest.raises(UserError, match=r'^mine$'), naming_memory_settings(config(), 'train'):
+    with pytest.raises(UserError, match=r'^mine$'), explain_out_of_memory(config(), 'train'):
         raise UserError('mine') from MemoryError()
     assert ran_out(RuntimeError('x')) is None
     assert explain(MemoryError('x')) == 'the memory of this machine ran out: x'

@@ -7,7 +7,8 @@ import torch
 from mmengine.config import Config
 
 from mmext_backbones.config.editing import ConfigEditor
-from mmext_backbones.engine import processes, train
+from mmext_backbones.datasets.shapes import files
+from mmext_backbones.engine import processes
 from mmext_backbones.engine.config_edits import fit_strategy, step_batch, use_accumulation, use_scaled_lr, use_strategy
 from mmext_backbones.utils.errors import UserError
 
@@ -183,8 +184,8 @@ def test_one_process_draws_the_shapes(monkeypatch, tmp_path):
                 held.append(True)
         return path
 
-    monkeypatch.setattr(train, 'make_shapes', draw)
-    path = train.make_default_shapes()
+    monkeypatch.setattr(files, 'make_shapes', draw)
+    path = files.make_default_shapes()
     assert held == [True]
     with open(path.parent / '.lock') as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go

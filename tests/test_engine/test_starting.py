@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmext_backbones.engine.resume.starting import CarefulStart, check_resume
+from mmext_backbones.engine.resume.starting import CheckedStart, check_resume
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.weights import checkpoints
 from mmext_backbones.weights.fitting import WeightsError, check_values, unwrap
@@ -27,7 +27,7 @@ class ToyOfStarting(BaseModel):
         return {'loss': self.b(self.a(torch.stack(inputs))).sum()}
 
 
-class Careful(CarefulStart, Runner):
+class Careful(CheckedStart, Runner):
     pass
 
 

@@ -17,7 +17,7 @@ from mmext_backbones.layers import (
     TransformerBlock,
     WindowAttention,
 )
-from mmext_backbones.layers.functional import functional
+from mmext_backbones.layers.functional import can_fuse
 from tests.conftest import randomize
 from tests.torch_features import HALF_AUTOCAST, needs_compile
 
@@ -69,9 +69,9 @@ def test_agrees_with_the_modules(name, training):
     build, shape = BLOCKS[name]
     torch.manual_seed(0)
     block = randomize(build()).double().train(training)
-    assert functional(*block.children())
+    assert can_fuse(*block.children())
     plain = by_modules(block)
-    assert not functional(*plain.children())
+    assert not can_fuse(*plain.children())
     x = torch.randn(shape, dtype=torch.float64)
     expected = gradients(plain, x)
     for actual, wanted in zip(gradients(block, x), expected, strict=True):
@@ -174,9 +174,9 @@ def test_hooks_are_called(name):
 )
 def test_what_is_changed_is_called(change):
     block = MBConv(C, C, 1)
-    assert functional(*block.children())
+    assert can_fuse(*block.children())
     change(block)
-    assert not functional(*block.children())
+    assert not can_fuse(*block.children())
 
 
 def test_dropout_is_not_skipped():

@@ -110,7 +110,7 @@ def test_multispectral_and_narrow_images_under_autocast(cls, arch, in_channels, 
 def test_large_tensors_are_not_kept(monkeypatch):
     made = []
 
-    @caching.keep_last(2, lambda n: n)
+    @caching.cache_tensors(2, lambda n: n)
     def zeros(n):
         made.append(n)
         return torch.zeros(n)

@@ -243,7 +243,7 @@ def test_tta_where_the_config_says_nothing(model, wrapper):
 
 
 def test_chatter_is_left_out(capsys):
-    screen = screens.Chatter(sys.stdout)
+    screen = screens.QuietStdout(sys.stdout)
     print('creating index...', file=screen)
     print('a line that matters', file=screen)
     print('Done (t=0.1s)', file=screen)

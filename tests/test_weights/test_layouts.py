@@ -12,7 +12,7 @@ from torch import nn
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.weights import swin
 from mmext_backbones.weights.fitting import fit
-from mmext_backbones.weights.layouts import FAMILIES, family_of, recognise
+from mmext_backbones.weights.layouts import FAMILIES, family_of, find_layout
 from tests.conftest import randomize
 
 SWIN = {'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8)}
@@ -101,7 +101,7 @@ def test_round_trips_are_exact(cls, fabricate, name):
     options = {'patch_size': 8} if cls is Sequencer2D else {}
     state_dict = small(cls, **options).state_dict()
     foreign = fabricate(state_dict)
-    layout, prefix = recognise(foreign, cls.__name__)
+    layout, prefix = find_layout(foreign, cls.__name__)
     assert (layout.name, prefix) == (name, '')
     back = layout.convert(foreign)
     assert set(state_dict) >= set(back)
@@ -190,7 +190,7 @@ def test_swin_of_timm_gives_its_numbers():
 @pytest.mark.parametrize('cls', SMALL)
 def test_our_own_layout_is_left_alone(cls):
     state_dict = small(cls).state_dict()
-    layout, prefix = recognise(state_dict, cls.__name__)
+    layout, prefix = find_layout(state_dict, cls.__name__)
     assert (layout.convert, prefix) == (None, '')
     small(cls, seed=1).load_state_dict(state_dict)
     del state_dict[next(iter(state_dict))]
@@ -202,7 +202,7 @@ def test_our_own_layout_is_left_alone(cls):
 def test_a_family_takes_no_other(cls):
     for other in SMALL:
         if other is not cls:
-            assert recognise(small(other).state_dict(), cls.__name__) is None
+            assert find_layout(small(other).state_dict(), cls.__name__) is None
 
 
 def test_subclasses_are_of_the_family():
@@ -218,9 +218,9 @@ def test_two_networks_need_a_prefix():
     state_dict = small(SwinTransformer).state_dict()
     both = {f'{name}.{key}': value for name in ('student', 'teacher') for key, value in state_dict.items()}
     with pytest.raises(ValueError, match=r'under student\., teacher\.: name one by `prefix`'):
-        recognise(both, 'SwinTransformer')
+        find_layout(both, 'SwinTransformer')
     ema = state_dict | {f'ema.{key}': value for key, value in state_dict.items()}
-    assert recognise(ema, 'SwinTransformer')[1] == ''
+    assert find_layout(ema, 'SwinTransformer')[1] == ''
 
 
 # --------------------------------------------------------------------------------------------------------------------

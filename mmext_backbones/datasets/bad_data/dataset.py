@@ -19,10 +19,10 @@ from ...utils.errors import UserError
 from .classes import check_folders
 from .coco import check_categories, check_entries
 from .guard import Guard
-from .kinds import KINDS, BadDataError, Fault, record, stop
+from .kinds import KINDS, BadDataError, Fault, log_faults, stop
 from .scan import examine
 
-__all__ = ['checked_annotations', 'guarded_dataset', 'leaves']
+__all__ = ['checked_annotations', 'guarded_dataset', 'inner_datasets']
 
 
 @DATASETS.register_module(name='GuardedDataset')
@@ -57,7 +57,7 @@ def guarded_dataset(
         BadDataError: if the data set as a whole cannot be used, or, without `skip`, for a bad annotation.
     """
     built = ROOT_DATASETS.build(_lazy(deepcopy(dataset)))
-    for leaf in leaves(built):
+    for leaf in inner_datasets(built):
         if hasattr(leaf, 'prepare_data') and hasattr(leaf, 'full_init'):
             faults = _initialise(leaf, skip, masks, class_folders)
             leaf.prepare_data = Guard(leaf, split, skip, folder, faults)
@@ -68,14 +68,14 @@ def guarded_dataset(
     return built
 
 
-def leaves(dataset: Any) -> Iterator[Any]:
+def inner_datasets(dataset: Any) -> Iterator[Any]:
     """The data sets inside wrappers, or the data set itself."""
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     if inner == [None]:
         yield dataset
         return
     for child in inner:
-        yield from leaves(child)
+        yield from inner_datasets(child)
 
 
 def _lazy(dataset: dict) -> dict:
@@ -102,7 +102,7 @@ def _leave_out(leaf: Any, workers: int) -> None:
     if not bad:
         return
     if is_main_process() and guard.folder is not None:
-        record(guard.folder, guard.split, bad.values())
+        log_faults(guard.folder, guard.split, bad.values())
     if len(bad) == len(leaf):
         raise BadDataError(f'the {guard.split} data has no sample that can be used. The first one is {bad[0]}')
     guard.left_out = [leaf.get_data_info(index) for index in bad]

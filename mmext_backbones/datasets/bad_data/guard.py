@@ -9,7 +9,7 @@ from mmengine.dataset import BaseDataset, Compose
 from mmengine.dist import is_main_process
 
 from .images import file_fault, map_fault, unreadable
-from .kinds import KINDS, BadDataError, Fault, record, stop
+from .kinds import KINDS, BadDataError, Fault, log_faults, stop
 
 __all__ = ['Guard', 'guard_of']
 
@@ -43,7 +43,7 @@ class Guard:
         self.left_out: list[dict] = []
         self._recorded: set[Fault] = set()
         if skip and folder is not None and is_main_process():
-            record(folder, split, [fault for fault in faults if KINDS[fault.kind].level == 'error'])
+            log_faults(folder, split, [fault for fault in faults if KINDS[fault.kind].level == 'error'])
 
     def __call__(self, index: int) -> Any:
         tried = index
@@ -55,7 +55,7 @@ class Guard:
                 raise stop([fault]) from self._error
             if self.folder is not None and fault not in self._recorded:
                 self._recorded.add(fault)
-                record(self.folder, self.split, [fault])
+                log_faults(self.folder, self.split, [fault])
             # of its own generator: the one that pictures are changed by goes on as it would
             tried = int(np.random.default_rng([index, attempt]).integers(len(self.dataset)))
         raise BadDataError(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ...utils.errors import UserError
 
-__all__ = ['KINDS', 'BadDataError', 'Fault', 'Kind', 'collect', 'record', 'stop']
+__all__ = ['KINDS', 'BadDataError', 'Fault', 'Kind', 'log_faults', 'read_faults', 'stop']
 
 SHOWN = 3  # faults that a message names
 
@@ -137,7 +137,7 @@ def stop(faults: Sequence[Fault]) -> BadDataError:
 # What was left out, from all processes of a run
 
 
-def record(folder: str | os.PathLike, split: str, faults: Iterable[Fault]) -> None:
+def log_faults(folder: str | os.PathLike, split: str, faults: Iterable[Fault]) -> None:
     """Adds faults to this process' own file: processes never write to the same one."""
     lines = [json.dumps([split, *fault]) + '\n' for fault in faults]
     if not lines:
@@ -149,7 +149,7 @@ def record(folder: str | os.PathLike, split: str, faults: Iterable[Fault]) -> No
         file.write(''.join(lines))
 
 
-def collect(folder: str | os.PathLike) -> dict[str, list[Fault]]:
+def read_faults(folder: str | os.PathLike) -> dict[str, list[Fault]]:
     """The faults of each split that the processes recorded, each once, in order of their kinds and names."""
     found: dict[str, set[Fault]] = {}
     for path in sorted(Path(folder).glob('*.jsonl')):

@@ -13,7 +13,7 @@ from ...config.editing import shorten
 from ...registry import DATASETS
 from ...utils.files import write_whole
 from .classes import check_num_classes, class_folders
-from .dataset import leaves
+from .dataset import inner_datasets
 from .guard import guard_of
 from .kinds import KINDS, BadDataError, Fault
 from .scan import examine
@@ -66,7 +66,7 @@ def check_splits(
         guarded = {'type': 'mmext_backbones.GuardedDataset', 'dataset': dataset, 'split': 'train', 'skip': True}
         try:
             built = DATASETS.build({**guarded, 'masks': masks, 'class_folders': folders})
-            for leaf in leaves(built):
+            for leaf in inner_datasets(built):
                 guard = guard_of(leaf)
                 if guard is None:
                     continue

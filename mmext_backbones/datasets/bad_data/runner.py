@@ -20,11 +20,11 @@ from ...utils.console import say
 from ...utils.errors import UserError
 from ...utils.files import write_whole
 from .classes import check_num_classes, class_folders
-from .dataset import checked_annotations, leaves
+from .dataset import checked_annotations, inner_datasets
 from .guard import guard_of
-from .kinds import collect
+from .kinds import read_faults
 
-__all__ = ['MODES', 'GuardedData', 'needs_masks', 'telling_bad_data']
+__all__ = ['MODES', 'GuardedData', 'needs_masks', 'report_bad_data']
 
 MODES = ('stop', 'skip')
 TOLD = 5  # faults on the screen; the file has all
@@ -85,7 +85,7 @@ class GuardedData:
             'workers': dataloader.get('num_workers', 0),
         }
         loader = super().build_dataloader({**dataloader, 'dataset': guarded}, *args, **kwargs)
-        leaf = next(leaves(loader.dataset))
+        leaf = next(inner_datasets(loader.dataset))
         if split == 'train':
             self._class_folders = class_folders(leaf)
         metainfo = getattr(loader.dataset, 'metainfo', None) or {}
@@ -95,7 +95,7 @@ class GuardedData:
 
 def _leave_out_of_metrics(loop: Any) -> None:
     """COCO's metric reads the annotations itself: it must not count images that the data set is without."""
-    guards = [guard_of(leaf) for leaf in leaves(loop.dataloader.dataset)]
+    guards = [guard_of(leaf) for leaf in inner_datasets(loop.dataloader.dataset)]
     left_out = {info.get('img_id') for guard in guards if guard is not None for info in guard.left_out}
     for metric in loop.evaluator.metrics if left_out else ():
         coco = getattr(metric, '_coco_api', None)
@@ -121,12 +121,12 @@ def bad_data_folder(runner: Runner) -> Path:
 
 
 @contextlib.contextmanager
-def telling_bad_data(runner: Runner) -> Iterator[None]:
+def report_bad_data(runner: Runner) -> Iterator[None]:
     """Says what a run left out when it ends, however it ends; the whole list is in ``bad_data/report.json``."""
     try:
         yield
     finally:
-        found = collect(bad_data_folder(runner)) if is_main_process() else {}
+        found = read_faults(bad_data_folder(runner)) if is_main_process() else {}
         if found:
             path = bad_data_folder(runner) / 'report.json'
             report = {split: [fault._asdict() for fault in faults] for split, faults in found.items()}

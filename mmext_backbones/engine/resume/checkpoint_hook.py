@@ -34,7 +34,7 @@ class WholeCheckpointHook(CheckpointHook):
 
     An old checkpoint is removed after the new one is whole, and the file ``last_checkpoint`` is renewed between the
     two; so the disk needs room for one checkpoint more than `max_keep_ckpts` and `save_best` keep. That a checkpoint
-    itself is whole or not there is the runner's part, see `SteadyRun`.
+    itself is whole or not there is the runner's part, see `ResumableRun`.
 
     On a full disk, a periodic checkpoint is left out with a warning and training goes on to the next one; at the end
     of the training there is no next one, and the run fails.

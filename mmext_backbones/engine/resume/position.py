@@ -90,8 +90,8 @@ class PositionHook(Hook):
     """Starts a resumed training at the batch that comes next, also within an epoch.
 
     A validation that was due at the checkpoint and was not finished is made up for first. Its runner numbers the
-    batches of the training, see `SteadyRun`; batches of a loader that cannot number them are skipped by loading them in
-    an iteration-based loop, and an epoch begins anew in an epoch-based one, as mmengine does it.
+    batches of the training, see `ResumableRun`; batches of a loader that cannot number them are skipped by loading them
+    in an iteration-based loop, and an epoch begins anew in an epoch-based one, as mmengine does it.
     """
 
     priority = 'LOWEST'

@@ -22,10 +22,10 @@ from .batches import NumberedBatches, number_batches
 from .checkpoint_hook import NoRoom
 from .signals import LoaderProcesses, any_process, release_signals
 
-__all__ = ['SteadyRun']
+__all__ = ['ResumableRun']
 
 
-class SteadyRun:
+class ResumableRun:
     """For a Runner class, which comes after it among the bases.
 
     A checkpoint is written beside its place and renamed, so that it is whole or not there. Batches are numbered, so

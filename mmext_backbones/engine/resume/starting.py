@@ -16,11 +16,11 @@ from mmengine.dist import is_main_process
 
 from ...utils.console import say
 from ...utils.errors import UserError
-from ...weights.checkpoints import by_name_of, check_match
+from ...weights.checkpoints import check_match, to_model_names
 from ...weights.fitting import unwrap
 from ...weights.loading import read_file
 
-__all__ = ['CarefulStart', 'check_resume']
+__all__ = ['CheckedStart', 'check_resume']
 
 REMEDY = 'To start from its weights alone: --cfg-options load_from={path}, without --resume.'
 
@@ -54,7 +54,7 @@ def _no_resume(path: str, why: str) -> UserError:
     return UserError(f'checkpoint {path!r} cannot be resumed: {why}.\n{REMEDY.format(path=path)}')
 
 
-class CarefulStart:
+class CheckedStart:
     """For a Runner class: looks at what a checkpoint gave."""
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
@@ -73,7 +73,7 @@ class CarefulStart:
 
     def _check_some(self, weights: dict[str, torch.Tensor], path: str) -> None:
         """A start needs some weights that fit; how many did is said, for the others start from random values."""
-        weights, wanted = by_name_of(self.model, weights, path)
+        weights, wanted = to_model_names(self.model, weights, path)
         fit = [key for key, value in wanted.items() if key in weights and weights[key].shape == value.shape]
         if not fit:
             raise UserError(
@@ -88,7 +88,7 @@ class CarefulStart:
             )
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        _explained(filename, lambda: super(CarefulStart, self).resume(filename, *args, **kwargs))
+        _explained(filename, lambda: super(CheckedStart, self).resume(filename, *args, **kwargs))
         wrappers = self.optim_wrapper.values() if hasattr(self.optim_wrapper, 'values') else [self.optim_wrapper]
         for wrapper in wrappers:
             _check_moments(filename, getattr(wrapper, 'optimizer', None))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..dispatcher import chosen_backend
-from ..streams import beside
+from ..streams import on_two_streams
 from ..torch_versions import get_autocast_dtype, is_autocast_enabled
 from .cpu import bilstm2d_compiled, unavailable
 
@@ -76,7 +76,7 @@ def _torch(x: Tensor, vertical: Sequence[Tensor], horizontal: Sequence[Tensor]) 
     def rows(x: Tensor) -> Tensor:
         return _lstm(x.permute(2, 0, 1, 3).reshape(W, B * H, C), horizontal).view(W, B, H, -1).permute(1, 2, 0, 3)
 
-    return torch.cat(beside(x, columns, rows), dim=-1)
+    return torch.cat(on_two_streams(x, columns, rows), dim=-1)
 
 
 def _lstm(x: Tensor, weights: Sequence[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..caching import keep_last
+from ..caching import cache_tensors
 from ..dispatcher import chosen_backend
 from ..partition import Size, grid_merge, grid_partition, padding_mask, window_merge, window_partition
 from ..torch_versions import has_half_products
@@ -215,7 +215,7 @@ def relative_position_index(window_size: Size) -> Tensor:
     return offsets[..., 0] * (2 * w - 1) + offsets[..., 1]
 
 
-@keep_last(16, lambda padded_size, window_size, *_: math.prod((*padded_size, *window_size)))
+@cache_tensors(16, lambda padded_size, window_size, *_: math.prod((*padded_size, *window_size)))
 def shifted_window_mask(padded_size: Size, window_size: Size, shift_size: int, device: torch.device) -> Tensor:
     """What keeps tokens apart that only the roll brought together: float32 [windows, N, N], 0 or `MASKED`.
 
