@@ -3,13 +3,15 @@
 Importing the package registers everything it offers and needs torch and mmengine only.
 """
 
+import importlib
 import sys
 
 from .version import __version__
 
 # `python -m mmext_backbones.doctor` tells what is missing: this package must not need it first
 if not (sys.argv[:1] == ['-m'] and 'mmext_backbones.doctor' in sys.orig_argv):
-    from . import backbones, engine
+    from . import engine  # noqa: F401 (registers what plugs into mmengine)
+    from .backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
     from .config.bases import register_bases
     from .mmcv_ops import register_finder
     from .weights.loading import register_schemes
@@ -21,4 +23,22 @@ if not (sys.argv[:1] == ['-m'] and 'mmext_backbones.doctor' in sys.orig_argv):
     register_bases()
     register_finder()
 
-__all__ = ['__version__', 'backbones', 'engine']
+# the rest loads at its first use: it needs more than torch and mmengine, or time
+_LAZY = {'swap_backbone': 'swap', 'Predictor': 'inference', 'build_network': 'zoo'}
+
+__all__ = [
+    'ELSASwin',
+    'MaxViT',
+    'Predictor',
+    'Sequencer2D',
+    'SwinTransformer',
+    '__version__',
+    'build_network',
+    'swap_backbone',
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f'.{_LAZY[name]}', __name__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
