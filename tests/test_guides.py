@@ -26,6 +26,7 @@ from mmext_backbones.weights.fitting import WeightsError
 from mmext_backbones.weights.loading import read
 from tests.test_engine.toy import make_hooks, make_run
 from tests.test_weights.test_layouts import authors_swin
+from tests.torch_features import needs_kernels
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / 'docs' / f'{name}.md').read_text() for name in ('get_started', 'tutorial', 'faq', 'migration')}
@@ -158,6 +159,7 @@ def test_an_average_of_the_weights(tmp_path):
     assert not torch.equal(saved['state_dict'][key], runner.model.state_dict()[key])
 
 
+@needs_kernels
 def test_exporting(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arch = {'embed_dims': 16, 'depths': (2, 2), 'num_heads': (1, 2)}

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mmext_backbones.ops.window_attention import cpu
+
 try:
     from torch.fx.experimental import _config as fx_config
 except ImportError:  # torch 2.1
@@ -17,6 +19,10 @@ needs_compile = pytest.mark.skipif(
 )
 needs_one_recording = pytest.mark.skipif(
     not RECORDS_ONCE, reason='one recording for all sizes: torch 2.4 asks whether a map needs padding'
+)
+NO_KERNELS = cpu.unavailable()
+needs_kernels = pytest.mark.skipif(
+    NO_KERNELS is not None, reason=f'our operators are recorded by sizes where their kernels in C are not: {NO_KERNELS}'
 )
 needs_export = pytest.mark.skipif(not RECORDS_ONCE, reason='torch.export for a range of sizes needs torch 2.9')
 

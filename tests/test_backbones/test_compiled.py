@@ -8,12 +8,15 @@ import torch._dynamo
 
 from mmext_backbones.backbones import Sequencer2D
 from mmext_backbones.ops.torch_versions import TOO_OLD_TO_COMPILE
-from tests.torch_features import RECORDS_ONCE, needs_one_recording
+from tests.torch_features import RECORDS_ONCE, needs_kernels, needs_one_recording
 
 from .recording import FIRST, SIZES, picture, shallow, two_stages
 from .test_contract import each_class, gradients, loss
 
-pytestmark = pytest.mark.skipif(TOO_OLD_TO_COMPILE is not None, reason=str(TOO_OLD_TO_COMPILE))
+pytestmark = [
+    needs_kernels,
+    pytest.mark.skipif(TOO_OLD_TO_COMPILE is not None, reason=str(TOO_OLD_TO_COMPILE)),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import torch
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.layers import PartitionAttention
 from mmext_backbones.ops.window_attention import shifted_window_mask
-from tests.torch_features import RECORDS_ONCE, needs_export
+from tests.torch_features import RECORDS_ONCE, needs_export, needs_kernels
 
 from .recording import FIRST, SIZES, picture, two_stages
 
@@ -23,6 +23,7 @@ WAYS = [
 ]
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ('cls', 'strict'), [pytest.param(*way, id=f'{way[0].__name__}{"-strict" * way[1]}') for way in WAYS]
 )
