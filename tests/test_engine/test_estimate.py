@@ -11,6 +11,7 @@ from mmext_backbones.analysis.estimate_table import BEGIN, END, HEADER, ROWS, re
 from mmext_backbones.layers import PartitionAttention
 from mmext_backbones.utils.errors import UserError
 from tests.test_backbones.test_contract import SMALL, small
+from tests.torch_features import needs_kernels
 
 ROOT = Path(__file__).parents[2]
 SIZE = (64, 96)
@@ -31,6 +32,7 @@ def kept_of_numbers(model):
     return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in weights)
 
 
+@needs_kernels  # the estimate is of what the kernels keep
 @pytest.mark.parametrize('cls', SMALL)
 def test_activations_are_what_autograd_keeps(cls):
     # batch norms save scratch of their own beside what the shapes tell: a few numbers a channel; and where there are no
@@ -93,6 +95,7 @@ def test_docs_have_every_row():
     assert [line.split(' | ')[2] for line in lines.splitlines()] == [recipe.settings for recipe in ROWS]
 
 
+@needs_kernels
 @pytest.mark.parametrize('recipe', [ROWS[4], ROWS[-1]], ids=lambda recipe: Path(recipe.config).stem)
 def test_docs_are_current(recipe, monkeypatch):
     pytest.importorskip('mmdet' if 'maskrcnn' in recipe.config else 'mmpretrain')
