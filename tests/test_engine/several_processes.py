@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.config.editing import ConfigEditor
 from mmext_backbones.engine.config_edits import INTERRUPTION_HOOKS, fit_processes
 from mmext_backbones.engine.runner import build_runner
 
@@ -106,7 +107,7 @@ def run(
 ) -> dict:
     """Trains; the losses, and the weights of the last checkpoint."""
     cfg = config(work_dir, batch=batch, iters=iters, launcher=launcher, **entries)
-    fit_processes(cfg, launcher)
+    fit_processes(ConfigEditor(cfg), launcher)
     cfg.model = {'type': 'Regressor', **(model or {})}
     runner = build_runner(cfg)
     keep = KeepLosses()

@@ -18,7 +18,7 @@ from mmengine.structures import InstanceData, PixelData
 
 from mmext_backbones.datasets.shapes.files import SEMANTIC_CLASSES, make_shapes
 from mmext_backbones.datasets.shapes.scenes import CLASSES
-from mmext_backbones.engine import setup, train
+from mmext_backbones.engine import setup
 from mmext_backbones.engine import test as testing
 from mmext_backbones.engine.evaluation.per_class import per_class_lines
 from mmext_backbones.engine.evaluation.results import describe, results_name, write_results
@@ -385,7 +385,7 @@ def test_refused_before_anything_is_built(task, options, expected, folder, monke
         raise AssertionError('too late')
 
     for name in ('build_runner', 'evaluate_predictions'):
-        monkeypatch.setattr(train, name, build)
+        monkeypatch.setattr(testing, name, build)
     with pytest.raises(UserError, match=expected):
         testing.test(f'{task}.py', shapes=True, **options)
 
