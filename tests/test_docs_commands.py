@@ -273,9 +273,9 @@ def tool_of(command: Command) -> tuple[str, list[str]] | None:
     words = ['1' if word == 'N' else word for word in words]
     if words[:1] == ['srun']:
         words = words[1:]
-    if words[:2] == ['python', '-m'] and words[2].startswith('mmext_backbones.'):
+    if words[:2] == ['python', '-m'] and words[2].startswith(('mmext_backbones.', 'dev.')):
         return f'-m {words[2]}', words[3:]
-    if words[0] == 'python' and words[1].startswith('tools/'):
+    if words[0] == 'python' and words[1].startswith(('tools/', 'dev/')):
         return words[1], words[2:]
     if re.fullmatch(r'tools/\w+\.sh', words[0]):
         return words[0], words[1:]
