@@ -1,6 +1,7 @@
 """The rules of the house that a test can check: which part of the package may import which."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,12 @@ def part_of(path: Path) -> str:
     return path.parts[0].removesuffix('.py')
 
 
-def imports(path: Path) -> set[tuple[str, ...]]:
-    """Absolute dotted names of everything the file imports, at module level or, of this package, in functions too."""
+def imports(path: Path, everywhere: bool = False) -> set[tuple[str, ...]]:
+    """Absolute dotted names of everything the file imports at module level, or in its functions too."""
     found = set()
     folder = ('mmext_backbones', *path.parent.parts)
-    for node in ast.parse((PACKAGE / path).read_text()).body:
+    tree = ast.parse((PACKAGE / path).read_text())
+    for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.Import):
             found |= {tuple(alias.name.split('.')) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -60,7 +62,7 @@ def imports(path: Path) -> set[tuple[str, ...]]:
 @pytest.mark.parametrize('path', FILES, ids=str)
 def test_imports_run_one_way(path):
     part = part_of(path)
-    inside = {name[1] for name in imports(path) if name[0] == 'mmext_backbones' and len(name) > 1}
+    inside = {name[1] for name in imports(path, everywhere=True) if name[0] == 'mmext_backbones' and len(name) > 1}
     assert inside - {part} <= ALLOWED[part]
 
 
@@ -71,3 +73,14 @@ def test_no_openmmlab_toolbox_at_module_level(path):
 
 def test_every_part_is_ruled():
     assert {part_of(path) for path in FILES} == set(ALLOWED)
+
+
+def test_no_circle():
+    """No module imports itself by way of others, when it is loaded."""
+    names = {('mmext_backbones', *path.with_suffix('').parts): path for path in FILES}
+    names = {name[:-1] if name[-1] == '__init__' else name: path for name, path in names.items()}
+    graph = {}
+    for name, path in names.items():
+        found = {full if full in names else full[:-1] for full in imports(path)}
+        graph[name] = {each for each in found if each in names and each != name}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
