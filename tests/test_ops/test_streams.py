@@ -20,7 +20,7 @@ class Stream:
 
 def test_one_after_the_other_on_the_cpu():
     x = torch.ones(2)
-    first, second = streams.beside(x, lambda x: x + 1, lambda x: x + 2)
+    first, second = streams.on_two_streams(x, lambda x: x + 1, lambda x: x + 2)
     assert torch.equal(first, x + 1)
     assert torch.equal(second, x + 2)
 
@@ -47,7 +47,7 @@ def test_who_waits_for_whom_on_cuda(monkeypatch):
     monkeypatch.setattr(streams, '_other_stream', lambda device: other)
     monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: here)
     monkeypatch.setattr(torch.cuda, 'stream', on)
-    streams.beside(x, computing('first'), computing('second'))
+    streams.on_two_streams(x, computing('first'), computing('second'))
     assert log == [
         'other waits for here',
         'on other',
