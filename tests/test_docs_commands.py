@@ -48,7 +48,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'pip *': PERSON,
     'git *': PERSON,
     'source *': PERSON,
-    'python -c *': 'tests/test_bases.py::test_a_leaf_is_a_base_by_name',
+    'python -c *': 'tests/test_config/test_bases.py::test_a_leaf_is_a_base_by_name',
     'python -m build *': 'tests/test_packaging.py::test_a_release_is_whole_and_works_in_an_empty_environment',
     'python -': 'tests/test_inference/test_infer.py::test_a_video',
     'python -m pytest tests/test_backbones/test_contract.py --backbone *': (
@@ -85,7 +85,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'python -m dev.benchmark * --device cuda*': 'needs a GPU',
     'python -m dev.benchmark * --growth*': 'tests/test_dev/test_benchmark.py::test_growth',
     'python -m dev.benchmark *': 'tests/test_dev/test_benchmark.py::test_table_json_and_chart',
-    'python tools/estimate_scaling.py *': 'tests/test_engine/test_estimate.py::test_docs_are_current',
+    'python tools/estimate_scaling.py *': 'tests/test_analysis/test_estimate.py::test_docs_are_current',
     'python tools/replay.py *': (
         'tests/test_engine/test_nonfinite.py::test_nan_in_an_image_stops_before_the_weights_are_spoilt'
     ),

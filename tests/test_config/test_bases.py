@@ -13,7 +13,7 @@ import mmext_backbones  # noqa: F401  (the names are known from then on)
 from mmext_backbones.config.files import load_config
 from mmext_backbones.utils.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # one of every recipe, whose own files differ
 LEAVES = (
     'elsa_swin_t_maskrcnn_1x', 'swin_t_cascade_3x', 'swin_b_upernet_160k_in22k_640', 'maxvit_t_in1k',
