@@ -88,7 +88,7 @@ def build_network(name: str, options: Mapping[str, Any] | None = None) -> nn.Mod
     """Builds a backbone or the model of a config, with random weights.
 
     Args:
-        name: `swin_t`, any other of `backbone_names`, or a config as in `runs.load_config`.
+        name: `swin_t`, any other of `backbone_names`, or a config as in `config.files.load_config`.
         options: Arguments of the backbone, or dotted keys of the config, with values.
 
     Raises:

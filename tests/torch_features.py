@@ -20,7 +20,7 @@ needs_compile = pytest.mark.skipif(
 needs_one_recording = pytest.mark.skipif(
     not RECORDS_ONCE, reason='one recording for all sizes: torch 2.4 asks whether a map needs padding'
 )
-NO_KERNELS = cpu.unavailable()
+NO_KERNELS = cpu.why_not()
 needs_kernels = pytest.mark.skipif(
     NO_KERNELS is not None, reason=f'our operators are recorded by sizes where their kernels in C are not: {NO_KERNELS}'
 )

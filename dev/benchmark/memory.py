@@ -17,12 +17,12 @@ import torch
 from .case import Setting
 from .timing import DTYPES, Pass
 
-__all__ = ['peak', 'unavailable']
+__all__ = ['peak', 'why_not']
 
 SIDES = ('ours', 'peer')
 
 
-def unavailable(device: torch.device) -> str | None:
+def why_not(device: torch.device) -> str | None:
     """Why peaks cannot be measured here, or None."""
     if device.type == 'cpu' and not Path('/proc/self/clear_refs').exists():
         return 'the peak of a process is read from /proc/self, which is Linux'

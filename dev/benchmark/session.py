@@ -182,7 +182,7 @@ def _time(
 
 
 def _peaks(row: Row, setting: Setting, device: torch.device) -> dict[str, float] | None:
-    reason = memory.unavailable(device)
+    reason = memory.why_not(device)
     if reason:
         row.notes.append(f'no memory: {reason}')
         return None

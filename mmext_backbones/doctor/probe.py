@@ -125,7 +125,7 @@ def run_triton() -> dict[str, Any]:
 
     if not torch.cuda.is_available():
         return {'skipped': 'no GPU: the kernels in Triton are not used'}
-    why = gpu.unavailable(torch.device('cuda', 0), torch.float32)
+    why = gpu.why_not(torch.device('cuda', 0), torch.float32)
     if why is not None:
         raise RuntimeError(why)
     from mmext_backbones.ops import window_attention

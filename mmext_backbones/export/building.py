@@ -38,7 +38,7 @@ def build_parts(name: str, *, neck: bool = False, options: Mapping[str, Any] | N
     """Builds them with random weights.
 
     Args:
-        name: `swin_t` or another backbone, or a config as in `runs.load_config`.
+        name: `swin_t` or another backbone, or a config as in `config.files.load_config`.
         neck: With the neck of the config.
         options: Arguments of the backbone, or dotted keys of the config, with values.
 

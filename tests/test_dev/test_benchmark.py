@@ -243,8 +243,8 @@ def test_floor_is_the_longer_of_moving_and_computing():
 
 
 def test_peak_of_a_process_is_what_the_profiler_counts():
-    if memory.unavailable(CPU):
-        pytest.skip(memory.unavailable(CPU))
+    if memory.why_not(CPU):
+        pytest.skip(memory.why_not(CPU))
     case, peer = CASES['op:elsa'], CASES['op:elsa'].peers[0]
     setting = Setting(case.archs['tiny'], (128, 160), 1, 'stage 0')
     one = Pass(peer.build(setting), case.inputs(setting), 'forward', torch.float32)
@@ -272,7 +272,7 @@ def test_exponent_is_the_slope():
 
 
 def test_table_json_and_chart(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(memory, 'unavailable', lambda device: None)
+    monkeypatch.setattr(memory, 'why_not', lambda device: None)
     monkeypatch.setattr(memory, 'peak', lambda case, peer, arch, setting, side, *rest: {'ours': 20, 'peer': 50}[side])
     cases = ['elsa_swin', 'elsa_vs_swin', 'op:elsa']
     options = ['--arch', 'nano', '--size', 56, 70, '--rounds', 3, '--warmup', 1, '--mode', 'forward', BOTH]

@@ -13,7 +13,7 @@ from mmext_backbones.ops import bilstm2d
 from mmext_backbones.ops.bilstm2d import cpu
 from tests.torch_features import HALF_AUTOCAST, needs_compile
 
-NO_COMPILER = cpu.unavailable()
+NO_COMPILER = cpu.why_not()
 needs_compiler = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
 BACKENDS = [pytest.param('compiled', marks=needs_compiler), 'torch']
 

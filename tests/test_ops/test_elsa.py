@@ -16,7 +16,7 @@ from tests.torch_features import needs_compile
 
 VECTORS = np.load(Path(__file__).parents[1] / 'data' / 'elsa_op.npz')
 CASES = ('elsa_swin', 'general', 'dilated')
-NO_COMPILER = cpu.unavailable()
+NO_COMPILER = cpu.why_not()
 BACKENDS = [
     pytest.param('compiled', marks=pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')),
     'taps',

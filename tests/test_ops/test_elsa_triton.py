@@ -28,7 +28,7 @@ from tests.torch_features import (
 INTERPRETER = os.environ.get('TRITON_INTERPRET') == '1'
 DEVICE = 'cuda' if torch.cuda.is_available() and not INTERPRETER else 'cpu'
 HERE = INTERPRETER or DEVICE == 'cuda'
-NO_TRITON = gpu.unavailable(torch.device(DEVICE), torch.float32) if HERE else None
+NO_TRITON = gpu.why_not(torch.device(DEVICE), torch.float32) if HERE else None
 pytestmark = pytest.mark.skipif(NO_TRITON is not None, reason=f'triton: {NO_TRITON}')
 NAMES = ('out', 'grad_v', 'grad_logits', 'grad_ghost_mul', 'grad_ghost_add')
 
@@ -241,7 +241,7 @@ if not HERE:
 
 def test_without_triton_it_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, 'triton', None)
-    monkeypatch.setattr(gpu, '_unavailable', gpu._unavailable.__wrapped__)
+    monkeypatch.setattr(gpu, '_why_not', gpu._why_not.__wrapped__)
     with pytest.raises(RuntimeError, match="backend='triton': Triton cannot be imported"):
         run(random_inputs(1, 2, 4, 3, 3, 3), 2, 3)
 
@@ -257,7 +257,7 @@ def test_auto_on_cuda_takes_the_kernels_where_they_run_else_the_taps(reason, mon
             return function(*args, **(kwargs or {}))
 
     monkeypatch.delenv('MMEXT_ELSA_BACKEND', raising=False)
-    monkeypatch.setitem(elsa.__globals__, 'triton_unavailable', lambda device, dtype: reason)
+    monkeypatch.setitem(elsa.__globals__, 'gpu_why_not', lambda device, dtype: reason)
     with FakeTensorMode():
         v, logits, add = (torch.empty(s, device='cuda') for s in ((1, 8, 6, 6), (1, 18, 6, 6), (8, 3, 3)))
         with Record() as record:

@@ -13,7 +13,7 @@ from mmext_backbones.ops import product_conv
 from mmext_backbones.ops.product_conv import cpu
 from tests.conftest import randomize
 
-NO_COMPILER = cpu.unavailable()
+NO_COMPILER = cpu.why_not()
 needs_compiler = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
 # of q @ k summed over 49 taps of 8 channels; a weight's gradient sums over all tokens
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}

@@ -13,7 +13,7 @@ from mmext_backbones.ops import window_attention
 from mmext_backbones.ops.window_attention import cpu
 from tests.torch_features import needs_compile
 
-NO_COMPILER = cpu.unavailable()
+NO_COMPILER = cpu.why_not()
 needs_compiler = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
 FAST = [pytest.param('compiled', marks=needs_compiler), 'torch', 'gathered']
 # heads, head_dim, window, map, shift, grid, padding takes part

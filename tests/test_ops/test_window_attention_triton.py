@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmext_backbones.ops import grid_merge, grid_partition, window_merge, window_partition
 from mmext_backbones.ops.window_attention import gpu
-from mmext_backbones.ops.window_attention.gpu import unavailable
+from mmext_backbones.ops.window_attention.gpu import why_not
 from mmext_backbones.ops.window_attention.gpu import window_attention_triton as attention
 from tests.torch_features import compiled_kernel, needs_interpreter, needs_target, triton_version
 
@@ -167,7 +167,7 @@ def main(path):
         return graph.forward
 
     def reason_and_result(qkv, bias, padding):
-        assert unavailable(qkv.device, qkv.dtype, SMALL.head_dim, bias.shape[1]) is None
+        assert why_not(qkv.device, qkv.dtype, SMALL.head_dim, bias.shape[1]) is None
         return kernel(SMALL)(qkv, bias, padding)
 
     compiled = torch.compile(reason_and_result, backend=record, fullgraph=True)
@@ -187,14 +187,14 @@ def main(path):
     empty = torch.empty(0, *SMALL.size, qkv.shape[3], device=DEVICE)
     results['empty'] = with_gradients(kernel(SMALL), empty, bias, padding, grad[:0])
     limits = [{'dtype': torch.float64}, {'head_dim': 129}, {'tokens': 257}, {'tokens': 256, 'head_dim': 64}]
-    results['limits'] = [unavailable(DEVICE, **limit) for limit in limits]
+    results['limits'] = [why_not(DEVICE, **limit) for limit in limits]
     torch.save(results, path)
 
 
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
-    if DEVICE.type == 'cuda' and unavailable(DEVICE):
-        pytest.skip(unavailable(DEVICE))
+    if DEVICE.type == 'cuda' and why_not(DEVICE):
+        pytest.skip(why_not(DEVICE))
     if DEVICE.type == 'cpu' and triton_version() < (3, 1):
         pytest.skip(needs_interpreter.kwargs['reason'])
     path = tmp_path_factory.mktemp('triton') / 'results.pt'
@@ -262,10 +262,10 @@ import sys
 import torch
 import mmengine.runner  # which brings torch's compiler, in older versions
 before = set(sys.modules)
-from mmext_backbones.ops.window_attention.gpu import unavailable
+from mmext_backbones.ops.window_attention.gpu import why_not
 assert not {'triton', 'torch._dynamo'} & (set(sys.modules) - before)
 sys.modules['triton'] = None  # as if it were not installed
-print(unavailable(torch.device('cpu')))
+print(why_not(torch.device('cpu')))
 """
 
 
@@ -277,7 +277,7 @@ def test_triton_is_imported_at_its_first_use_and_its_absence_has_a_message():
 @pytest.mark.skipif(os.environ.get('TRITON_INTERPRET', '0') != '0', reason='TRITON_INTERPRET is set')
 def test_the_cpu_without_the_interpreter_is_refused():
     message = 'needs a tensor on a GPU, not on cpu' if triton_version() >= (3,) else 'is too old'
-    assert message in unavailable(torch.device('cpu'))
+    assert message in why_not(torch.device('cpu'))
     with pytest.raises(RuntimeError, match=message):
         kernel(SMALL)(*inputs(SMALL)[:3])
 
@@ -295,7 +295,7 @@ COMPILED = {
 def test_compiles_for_a_gpu_and_fits_its_memory(name, direction):
     """The interpreter takes what the compiler refuses, such as a variable that changes its shape in a loop."""
     capability, case = COMPILED[name]
-    assert 'needs a tensor' in unavailable(torch.device('cpu'))  # Triton has the kernels now
+    assert 'needs a tensor' in why_not(torch.device('cpu'))  # Triton has the kernels now
     qkv = torch.empty(case.batch, *case.size, 3 * case.heads * case.head_dim, dtype=case.dtype, device='meta')
     options = gpu._options(qkv, case.padded, case.heads, case.window, case.shift, case.grid)
     function = getattr(gpu, f'_{direction}_kernel')

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..dispatcher import chosen_backend
 from ..streams import on_two_streams
 from ..torch_versions import get_autocast_dtype, is_autocast_enabled
-from .cpu import bilstm2d_compiled, unavailable
+from .cpu import bilstm2d_compiled, why_not
 
 BACKENDS = ('auto', 'compiled', 'torch')
 ENVIRONMENT = 'MMEXT_BILSTM2D_BACKEND'  # what 'auto' stands for, where it is set
@@ -52,10 +52,10 @@ def bilstm2d(x: Tensor, vertical: Sequence[Tensor], horizontal: Sequence[Tensor]
     if backend == 'compiled' and not x.is_meta:
         if not cpu:
             raise RuntimeError(f"backend='compiled' runs on the CPU, x is on {x.device}")
-        if unavailable() is not None:
-            raise RuntimeError(f"backend='compiled': {unavailable()}")
+        if why_not() is not None:
+            raise RuntimeError(f"backend='compiled': {why_not()}")
     # the meta device has shapes only, the same from every backend: one node of the dispatcher
-    if backend != 'torch' and x.numel() > 0 and (x.is_meta or (cpu and unavailable() is None)):
+    if backend != 'torch' and x.numel() > 0 and (x.is_meta or (cpu and why_not() is None)):
         return _compiled(x, [*vertical, *horizontal])
     return _torch(x, vertical, horizontal)
 

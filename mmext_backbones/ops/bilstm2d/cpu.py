@@ -34,7 +34,7 @@ _KERNELS = Kernels(
 
 
 @constant_in_graphs
-def unavailable() -> str | None:
+def why_not() -> str | None:
     """Why the kernel cannot run here, or None. The first call on a machine compiles it."""
     return _KERNELS.why_not()
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from ..dispatcher import chosen_backend
 from ..torch_versions import is_compiling
 from .cpu import elsa_compiled
-from .cpu import unavailable as compiled_unavailable
+from .cpu import why_not as cpu_why_not
 from .export import elsa_shifts
 from .gpu import elsa_triton
-from .gpu import unavailable as triton_unavailable
+from .gpu import why_not as gpu_why_not
 from .taps import ELSATaps
 
 BACKENDS = ('auto', 'compiled', 'triton', 'taps', 'shifts', 'reference', 'node')
@@ -82,7 +82,7 @@ def elsa(
 
     if backend == 'auto':
         backend = 'compiled' if v.device.type == 'cpu' else 'triton'
-        if _unavailable(backend, v) is not None:
+        if _why_not(backend, v) is not None:
             backend = 'taps'
     if backend == 'shifts':
         return elsa_shifts(v, logits, mul, add, num_heads, kernel_size, dilation)
@@ -90,20 +90,20 @@ def elsa(
         B, _, H, W = v.shape
         attn = logits.reshape(B, num_heads, kernel_size**2, H, W).softmax(dim=2)
         return ELSATaps.apply(v, attn, mul, add, dilation)
-    reason = _unavailable(backend, v)
+    reason = _why_not(backend, v)
     if reason is not None:
         raise RuntimeError(f'backend={backend!r}: {reason}')
     run = elsa_triton if backend == 'triton' else elsa_compiled
     return run(v, logits, mul, add, num_heads, kernel_size, dilation)
 
 
-def _unavailable(backend: str, v: Tensor) -> str | None:
+def _why_not(backend: str, v: Tensor) -> str | None:
     """Why 'compiled', 'triton' or 'node' cannot run on `v`, or None."""
     if backend == 'node':
         return None if is_compiling() else 'it is for recorded networks'
     if backend == 'triton':
-        return triton_unavailable(v.device, v.dtype)
-    return compiled_unavailable() if v.device.type == 'cpu' else f'it runs on the CPU, v is on {v.device}'
+        return gpu_why_not(v.device, v.dtype)
+    return cpu_why_not() if v.device.type == 'cpu' else f'it runs on the CPU, v is on {v.device}'
 
 
 def elsa_reference(

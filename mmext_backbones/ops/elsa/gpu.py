@@ -26,15 +26,15 @@ THREAD_ELEMENTS = 64  # of it in a thread, at most
 
 
 @constant_in_graphs
-def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
+def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the kernels cannot run on tensors of this kind, or None."""
     if dtype not in DTYPES:
         return f'it takes float16, bfloat16 and float32, v is {dtype}'
-    return _unavailable(device)
+    return _why_not(device)
 
 
 @functools.cache
-def _unavailable(device: torch.device) -> str | None:
+def _why_not(device: torch.device) -> str | None:
     if device.type not in ('cuda', 'cpu'):
         return f'it runs on CUDA devices, v is on {device}'
     try:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..c_kernels import REALS
 from ..torch_versions import is_autocast_enabled
 from .cpu import GROUPS, KERNEL_SIZE, ProductConvCompiled
-from .cpu import unavailable as compiled_unavailable
+from .cpu import why_not as cpu_why_not
 
 BACKENDS = ('auto', 'compiled', 'torch')
 
@@ -39,7 +39,7 @@ def product_conv(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None = Non
         RuntimeError: where 'compiled' is asked for and cannot run; the reason is in the message.
     """
     _check(q, k, weight, bias, backend)
-    reason = _unavailable(q, k, weight, bias) if backend != 'torch' else None
+    reason = _why_not(q, k, weight, bias) if backend != 'torch' else None
     if backend == 'compiled' and reason is not None:
         raise RuntimeError(f"backend='compiled': {reason}")
     if backend == 'torch' or reason is not None:
@@ -54,7 +54,7 @@ def product_conv_reference(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | 
     return F.conv2d(product, weight, bias, padding=padding, groups=groups).permute(0, 2, 3, 1)
 
 
-def _unavailable(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
+def _why_not(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
     """Why 'compiled' cannot run on these tensors, or None."""
     tensors = [tensor for tensor in (q, k, weight, bias) if tensor is not None]
     devices, dtypes = {tensor.device.type for tensor in tensors}, {tensor.dtype for tensor in tensors}
@@ -66,7 +66,7 @@ def _unavailable(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None) -> s
         return 'under autocast the convolution is in the lower precision'
     if weight.shape[1] not in GROUPS or weight.shape[2:] != KERNEL_SIZE:
         return f'it has groups of 4 or 8 channels and 7 x 7 taps, weight has shape {tuple(weight.shape)}'
-    return 'the map is empty' if q.numel() == 0 else compiled_unavailable()
+    return 'the map is empty' if q.numel() == 0 else cpu_why_not()
 
 
 def _check(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> None:

@@ -23,7 +23,7 @@ from ..caching import cache_tensors
 from ..dispatcher import chosen_backend
 from ..partition import Size, grid_merge, grid_partition, padding_mask, window_merge, window_partition
 from ..torch_versions import has_half_products
-from .cpu import unavailable, window_attention_compiled
+from .cpu import why_not, window_attention_compiled
 from .export import window_attention_gathered
 
 BACKENDS = ('auto', 'compiled', 'triton', 'torch', 'gathered', 'reference')
@@ -86,7 +86,7 @@ def window_attention(
         backend = 'torch' if dropout else _fastest(qkv, bias)
     if backend in ('torch', 'reference'):
         return _in_windows(qkv, bias, **options, dropout=dropout, fused=backend == 'torch')
-    reason = 'it has no dropout' if dropout else None if backend == 'gathered' else _obstacle(backend, qkv, bias)
+    reason = 'it has no dropout' if dropout else None if backend == 'gathered' else _why_not(backend, qkv, bias)
     if reason is not None:
         raise RuntimeError(f'backend={backend!r}: {reason}')
     if backend == 'gathered':
@@ -100,24 +100,24 @@ def window_attention(
 
 def _fastest(qkv: Tensor, bias: Tensor) -> str:
     for name in ('compiled', 'triton'):
-        if _obstacle(name, qkv, bias) is None:
+        if _why_not(name, qkv, bias) is None:
             return name
     return 'torch'
 
 
-def _obstacle(backend: str, qkv: Tensor, bias: Tensor) -> str | None:
+def _why_not(backend: str, qkv: Tensor, bias: Tensor) -> str | None:
     """Why 'compiled' or 'triton' cannot take `qkv`, or None."""
     device = 'cpu' if backend == 'compiled' else 'cuda'
     if qkv.device.type != device:
         return f'it runs on {device}, qkv is on {qkv.device}'
     if backend == 'compiled':
-        return unavailable()
+        return why_not()
     try:
         from . import gpu as triton
     except ImportError as error:
         return str(error)
     num_heads, N, _ = bias.shape
-    return triton.unavailable(qkv.device, qkv.dtype, qkv.shape[3] // 3 // num_heads, N)
+    return triton.why_not(qkv.device, qkv.dtype, qkv.shape[3] // 3 // num_heads, N)
 
 
 def _in_windows(

@@ -282,7 +282,7 @@ def _interpreted() -> bool:
 
 
 @constant_in_graphs
-def _cannot_run_on(device: torch.device) -> str | None:
+def _why_not_on(device: torch.device) -> str | None:
     if (problem := _load_triton()) is not None:
         return problem
     if _interpreted():
@@ -302,7 +302,7 @@ def _largest_block(device: torch.device) -> int:
     return MAX_BLOCK if shared >= SHARED else MAX_BLOCK // 2
 
 
-def unavailable(
+def why_not(
     device: torch.device | None = None, dtype: torch.dtype = torch.float32, head_dim: int = 1, tokens: int = 1
 ) -> str | None:
     """Why the kernels cannot run on `device` (None: the current GPU) for `qkv` of this type, or None.
@@ -314,7 +314,7 @@ def unavailable(
         tokens: of a window, N.
     """
     device = torch.device('cuda') if device is None else device
-    if (problem := _cannot_run_on(device)) is not None:
+    if (problem := _why_not_on(device)) is not None:
         return problem
     if dtype not in DTYPES:
         return f'no kernel for {dtype}'
@@ -375,7 +375,7 @@ def _processors(device: torch.device) -> int:
 def _runs(qkv: Tensor, num_heads: int, window_size: Size) -> tuple[int, tuple[int, ...]]:
     """The number of runs of windows, and what the kernels need to know of map and runs."""
     B, H, W, C3 = qkv.shape
-    problem = unavailable(qkv.device, qkv.dtype, C3 // 3 // num_heads, window_size[0] * window_size[1])
+    problem = why_not(qkv.device, qkv.dtype, C3 // 3 // num_heads, window_size[0] * window_size[1])
     if problem is not None:
         raise RuntimeError(f'window_attention_triton: {problem}')
     rows, cols = -(-H // window_size[0]), -(-W // window_size[1])  # of windows, or of tokens of a cell
@@ -473,7 +473,7 @@ def window_attention_triton(
         [B, H, W, C], dense, in the type of `qkv`.
 
     Raises:
-        RuntimeError: where `unavailable` knows a reason.
+        RuntimeError: where `why_not` knows a reason.
     """
     options = num_heads, tuple(window_size), scale, shift_size, grid
     return WindowAttentionFunction.apply('window_attention_triton', qkv, bias, padding, *options)
