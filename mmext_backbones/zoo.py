@@ -1,4 +1,4 @@
-"""The backbones by short names: `swin_t` and the like -> class, arch, published weights, normalisation; and built."""
+"""The backbones by names like `swin_t`: class, arch, published weights and normalisation; and how to build them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

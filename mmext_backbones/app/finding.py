@@ -1,4 +1,4 @@
-"""Models that can be tried: what trainings have left in their work dirs, and what a person names by its paths."""
+"""Lists the trained models that the page offers: those in work dirs, and those named on the command line."""
 
 import os
 from collections.abc import Sequence

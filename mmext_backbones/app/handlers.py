@@ -1,4 +1,4 @@
-"""What the page does when something is pressed, moved or typed: without the page."""
+"""The handlers of the page's events. They know nothing of gradio."""
 
 import logging
 import traceback

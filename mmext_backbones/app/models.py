@@ -1,4 +1,4 @@
-"""The models that are in memory: a bounded number of them, the least recently used ones making room."""
+"""A cache of loaded models that drops the least recently used."""
 
 import gc
 import threading

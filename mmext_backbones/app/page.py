@@ -1,4 +1,4 @@
-"""What the page looks like, and which handler answers what. The only file here, with `serving`, that knows gradio."""
+"""The layout of the page, and which handler serves which event. Only this file and `serving` know gradio."""
 
 from collections.abc import Sequence
 from pathlib import Path

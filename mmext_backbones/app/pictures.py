@@ -1,4 +1,4 @@
-"""The pictures of the page: those that a person brings, and drawn ones for who has none."""
+"""The pictures of the page: uploads, and drawn examples."""
 
 import itertools
 from pathlib import Path

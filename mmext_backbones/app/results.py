@@ -1,4 +1,4 @@
-"""What is said beside a picture: how much was found, of what, and how long it took. HTML, names escaped."""
+"""The text beside a picture: how much was found, of what, and how long it took. HTML, names escaped."""
 
 import html
 from collections import Counter

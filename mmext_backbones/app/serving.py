@@ -1,4 +1,4 @@
-"""From a command line to a page that is served, from this machine to this machine unless asked otherwise."""
+"""The command line of the page, and the server; only this machine is served unless asked otherwise."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""Configs of installed packages as bases of other people's: ``_base_ = 'mmext_backbones::elsa_swin_t_maskrcnn_1x.py'``.
+"""Configs of installed packages as bases: ``_base_ = 'mmext_backbones::elsa_swin_t_maskrcnn_1x.py'``.
 
 mmengine finds a package by the name of its distribution, which is not the same everywhere: ``mmseg`` is of
 mmsegmentation, or of a fork. Here packages are found as modules, which have the same name in all of them.

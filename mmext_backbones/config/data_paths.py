@@ -1,4 +1,4 @@
-"""Whether the files that a config names as data are there."""
+"""Checks that the files which a config names as data exist."""
 
 import os
 from collections.abc import Sequence

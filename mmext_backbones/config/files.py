@@ -1,4 +1,4 @@
-"""Reading configs, and saying where one is wrong: the file, the line, the nearest names.
+"""Reads configs; errors name the file, the line and the nearest known names.
 
 mmengine reads a config by running it, in several ways, from copies, base after base. Its errors tell what failed and
 rarely where, so the file and the line are looked up in the traceback.

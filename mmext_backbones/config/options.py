@@ -1,4 +1,4 @@
-"""The command-line option --cfg-options."""
+"""The command-line option --cfg-options: parsed, and applied to a config."""
 
 import argparse
 import ast

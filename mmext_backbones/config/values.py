@@ -1,4 +1,4 @@
-"""What a run reads from a config itself, looked at before anything is built: the kind of each value, and its range.
+"""Checks the values that a run reads from a config itself: their kinds and ranges.
 
 mmengine and the toolboxes find a wrong one late and far from its name. The values of components (a backbone's, a
 transform's) are theirs to check; `errors` says which component refused.

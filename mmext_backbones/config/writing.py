@@ -1,4 +1,4 @@
-"""A config as the short child of another: what differs, written as a person would."""
+"""Writes a config as the short child of another: only what differs."""
 
 import keyword
 import math

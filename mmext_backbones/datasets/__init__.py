@@ -1,1 +1,1 @@
-"""The synthetic Shapes data."""
+"""Data: the synthetic Shapes data, and faults of any data set."""

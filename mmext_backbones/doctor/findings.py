@@ -1,4 +1,4 @@
-"""From facts to findings: one for each thing that was looked at, with a remedy where something is wrong."""
+"""Turns facts about an installation into findings, each with a remedy where something is wrong."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Charts of training curves: one form for what a training leaves behind and for several trainings side by side."""
+"""Charts of training curves, of one training or several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

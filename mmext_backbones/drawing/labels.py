@@ -1,4 +1,4 @@
-"""Text on pictures: a font of any size, and places for labels that do not cover each other."""
+"""Text on pictures: a font of any size, and places where labels do not cover each other."""
 
 import functools
 import importlib.util

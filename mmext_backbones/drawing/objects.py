@@ -1,4 +1,4 @@
-"""Boxes and masks on a picture, each with its label beside it, where no label covers another."""
+"""Draws boxes and masks on a picture, with labels that do not cover each other."""
 
 import colorsys
 from collections.abc import Sequence

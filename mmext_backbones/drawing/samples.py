@@ -1,4 +1,4 @@
-"""Samples as pictures: what a data set or a model says of an image.
+"""Draws data samples: ground truth or predictions of an image.
 
 Boxes with masks are drawn by `objects`, all else by the visualizer of the config. Images, boxes and masks are brought
 to one size first, so that the labels stay legible on small images.

@@ -1,4 +1,4 @@
-"""Batch norm in short runs."""
+"""A hook for the momentum of batch norm in short runs."""
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner

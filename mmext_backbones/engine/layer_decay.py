@@ -1,4 +1,4 @@
-"""Learning rates that decay from layer to layer towards the image."""
+"""Layer-wise learning-rate decay."""
 
 import inspect
 import logging

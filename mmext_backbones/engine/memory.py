@@ -1,4 +1,4 @@
-"""Memory that ran out, told as settings: which of this run's can be lowered, what they are now, and to what."""
+"""When memory runs out: the settings of this run that save some, their values now, and what to try."""
 
 import contextlib
 import inspect

@@ -1,4 +1,4 @@
-"""Hooks that draw: loss and metric curves, and predictions beside the ground truth.
+"""Hooks that draw loss and metric curves, and predictions beside the ground truth.
 
 Both write one PNG in the work dir, renewed after each validation, so that a run that is cut short leaves its picture.
 They know no library: what they draw follows from what the run recorded and what the model predicted.

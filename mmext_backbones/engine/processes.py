@@ -1,4 +1,4 @@
-"""Runs of several processes: what the launchers and mmengine leave open, on GPUs and on the CPU.
+"""Distributed runs: checks of the launcher, and gloo groups on the CPU, which mmengine does not start.
 
 mmengine (0.10.7) starts processes for GPUs only: it asks for a CUDA device before it joins a group, and hands the
 number of one to every wrapper of a model. Without a GPU the group is joined here, with gloo, and the wrappers get no

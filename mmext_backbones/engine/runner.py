@@ -1,4 +1,4 @@
-"""The runner of a config."""
+"""Builds the runner of a config."""
 
 import logging
 from typing import Any

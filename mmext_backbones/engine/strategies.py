@@ -1,4 +1,4 @@
-"""Sharding the weights, gradients and optimizer of a model over processes: what FlexibleRunner needs beside mmengine.
+"""FSDP for mmengine's FlexibleRunner: weights, gradients and optimizer state sharded over processes.
 
 `wrap_blocks` is the policy that splits a model into the blocks of our backbones. `FSDPStrategy` is mmengine's, brought
 to work: as it stands in mmengine 0.10.7, under torch 2.1 and later,

@@ -1,4 +1,4 @@
-"""What a run prints about itself: the changes of its config, what it trains on, what it ends with."""
+"""What a run prints about itself: changes of its config, its data and schedule, its results."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""From the name of a backbone or a config, and weights, to what is exported."""
+"""Builds the network to be exported, from the name of a backbone or a config, and weights."""
 
 import inspect
 from collections.abc import Mapping

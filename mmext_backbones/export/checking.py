@@ -1,4 +1,4 @@
-"""Whether a file computes what the network does, and how fast."""
+"""Compares an exported file with its network, in numbers and speed."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""What a file says about itself."""
+"""The metadata of an exported file."""
 
 import json
 from collections.abc import Mapping

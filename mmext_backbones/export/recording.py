@@ -1,4 +1,4 @@
-"""A network as one recorded graph: which form of each operator stands in it, and which sizes it is for."""
+"""Records a network as one graph: which form each operator takes, and for which sizes."""
 
 import contextlib
 import copy

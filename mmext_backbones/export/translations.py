@@ -1,4 +1,4 @@
-"""What of our networks the ONNX exporter does not know, in ONNX operators: recurrences as LSTM, ELSA as a Loop.
+"""ONNX operators for what the exporter does not know: recurrences as LSTM, ELSA as a Loop.
 
 PyTorch's exporters unroll an LSTM to the length it was recorded with, and ELSA's sum over kernel_size**2 taps would be
 as many slices, products and sums. In ONNX the first is one operator, the second a Loop with a body of seven.

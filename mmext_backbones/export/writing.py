@@ -1,4 +1,4 @@
-"""From a backbone to a file that was run beside it."""
+"""Exports a backbone to a file, and runs the file to check it."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

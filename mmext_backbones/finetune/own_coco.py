@@ -1,4 +1,4 @@
-"""A person's own COCO file, made ready for a training: read, looked at, split, and written anew beside the run.
+"""Prepares a person's own COCO file for a training: reads, checks, splits and writes it beside the run.
 
 What is given stays as it is. The copies have what exporters often leave out or number otherwise, and mmdet or
 pycocotools need: `area` and `iscrowd` of every annotation, ids from 1 (pycocotools takes a match with annotation 0 for

@@ -1,4 +1,4 @@
-"""A config for a person's own data: the child of a recipe, with all that follows from the data.
+"""Writes a config for a person's own data: the child of a recipe, with what follows from the data.
 
 What follows from the number of images (epochs, warm-up, steps of the learning rate) is a rule of thumb of ours, stated
 beside the numbers; the config is a person's to change.

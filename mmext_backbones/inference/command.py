@@ -1,4 +1,4 @@
-"""Predictions for many pictures or videos, from names of files to a folder of results: behind tools/infer.py."""
+"""Predicts many pictures or videos, and writes a folder of results: behind tools/infer.py."""
 
 import sys
 from collections.abc import Mapping, Sequence

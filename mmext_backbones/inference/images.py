@@ -1,4 +1,4 @@
-"""Pictures as the data pipeline of a config reads them, from a file or from an array."""
+"""Reads pictures with the data pipeline of a config, from a file or an array."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""From a config and a file of weights to a network that predicts, and to all it needs for that."""
+"""Builds a network that predicts, from a config and a file of weights."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What a network says about one picture."""
+"""The prediction of one picture, drawn and as JSON."""
 
 import os
 from collections import Counter

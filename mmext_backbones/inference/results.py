@@ -1,4 +1,4 @@
-"""What a run of `infer` leaves in its folder, whole or not at all.
+"""Writes the folder of results of tools/infer.py.
 
 run.json          what was predicted with what: see `Results.write`
 predictions.json  of a detection COCO's result format; else a list with an entry for each picture

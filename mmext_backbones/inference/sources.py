@@ -1,4 +1,4 @@
-"""Which files a person means by files, folders and patterns."""
+"""Expands files, folders and patterns to the pictures and videos they name."""
 
 import glob
 import os

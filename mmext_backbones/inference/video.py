@@ -1,4 +1,4 @@
-"""Videos, frame by frame."""
+"""Reads and writes videos frame by frame."""
 
 from collections.abc import Iterator
 from pathlib import Path

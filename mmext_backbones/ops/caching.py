@@ -1,4 +1,4 @@
-"""Tensors that follow from sizes, kept from call to call in bounded memory."""
+"""Caches tensors that follow from sizes, in bounded memory."""
 
 import functools
 from collections.abc import Callable

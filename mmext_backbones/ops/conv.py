@@ -1,4 +1,4 @@
-"""Convolution and its gradients, kept from kernels that compute them wrongly."""
+"""Convolution and its gradients, without the oneDNN kernels that compute them wrongly."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Operators of PyTorch's dispatcher: compilers, exporters and the counter of costs see a kernel of ours as one node.
+"""Registers our kernels with PyTorch's dispatcher: compilers, exporters and counters see each as one node.
 
 `torch.library.custom_op` and `triton_op` would do the same, but their first call imports 100 MB of compiler.
 """

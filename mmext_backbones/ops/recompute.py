@@ -1,4 +1,4 @@
-"""Linear layers and convolutions that do not keep their input, but what it is cheaply made from.
+"""Linear layers and convolutions that recompute their input in the backward pass instead of keeping it.
 
 A network alternates costly products (a linear layer, a convolution) with cheap maps (a norm, a GELU, a gate). For the
 gradient of its weights a product keeps its input, and the cheap map before it keeps its own: two to four copies of the

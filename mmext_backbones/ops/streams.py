@@ -1,4 +1,4 @@
-"""Two computations at once on a GPU."""
+"""Runs two computations at once on a GPU."""
 
 from collections.abc import Callable
 from functools import cache

@@ -1,4 +1,4 @@
-"""What torch before 2.4 lacks or spells otherwise, under the names of current versions.
+"""Equivalents of what torch before 2.4 lacks or spells otherwise.
 
 On a current torch these are its own functions, which its compiler knows.
 """

@@ -1,4 +1,4 @@
-"""Writes a config anew with one of our backbones: a short child of the original, built and run once.
+"""The command line of the swap: writes a short child of a config, after building and running it once.
 
 python tools/swap_backbone.py my_config.py --backbone elsa_swin_t
 python tools/swap_backbone.py mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py --backbone swin_b -o dino_swin_b.py

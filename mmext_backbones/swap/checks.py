@@ -1,4 +1,4 @@
-"""Whether a swapped model runs, and what it costs beside the one before."""
+"""Checks that a swapped model runs, and compares its cost with the one before."""
 
 import copy
 import warnings

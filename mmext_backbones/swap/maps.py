@@ -1,4 +1,4 @@
-"""Which maps a part of a model returns: channels and strides, found by running it on shapes alone."""
+"""Finds which maps a part of a model returns, their channels and strides, by running it on shapes alone."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence

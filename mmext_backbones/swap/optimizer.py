@@ -1,4 +1,4 @@
-"""The optimizer that the new backbone is trained with: AdamW, and no weight decay where its family has none."""
+"""Fits the optimizer to the new backbone: AdamW, and no weight decay where its family has none."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Who takes a backbone's maps in a model, and what they must state when the maps are others.
+"""Finds what takes a backbone's maps in a model, and changes what it states about them.
 
 A model is a chain: backbone, neck (or necks), heads. Whoever comes first behind the backbone states the channels of its
 maps; a neck that lets them through to the heads is found by running it, before and after, on shapes.

@@ -1,4 +1,4 @@
-"""What a run says: on the screen only what a person needs, the rest in the log file."""
+"""What a run prints: only what a person needs; the rest goes to the log file."""
 
 import io
 import logging

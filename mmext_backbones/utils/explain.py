@@ -1,4 +1,4 @@
-"""From an exception to one message for a person.
+"""Turns an exception into one message for a person.
 
 `explain` recognises a few mistakes that surface deep inside the libraries: an unreadable image, an unknown component,
 an unknown key of a component, a damaged checkpoint, a library that cannot be imported. It answers None for everything

@@ -1,4 +1,4 @@
-"""What fits together, and what helps against the errors that people meet: tables, and how they are read."""
+"""Which versions fit together, and what helps against the errors that people meet."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Where a token looks: the attention weights of one block, over the picture.
+"""Draws where a token looks: the attention weights of one block, over the picture.
 
     python tools/visualize.py attention swin_t --stage 0 --block 1 --point 60 80
     python tools/visualize.py attention configs/maxvit_t_maskrcnn_1x.py work_dirs/.../epoch_12.pth cat.jpg --stage 2

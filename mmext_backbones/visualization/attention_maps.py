@@ -1,4 +1,4 @@
-"""The attention weights of one token, from the weights and the input of its module.
+"""Computes the attention weights of one token, from the weights and the input of its module.
 
 The modules never hold these weights: their operators are fused. Here the formulas of `ops.window_attention` and
 `ops.elsa` are followed as they stand, for a single query, down to the output of the module, so that a picture of the

@@ -1,4 +1,4 @@
-"""The config that a subcommand is about, from the command line to one that can be built."""
+"""Opens the config that a subcommand is about."""
 
 import argparse
 from pathlib import Path

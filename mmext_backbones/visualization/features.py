@@ -1,4 +1,4 @@
-"""The maps that a backbone gives to a neck or head, level by level.
+"""Draws the maps that a backbone gives to a neck or head, level by level.
 
     python tools/visualize.py features elsa_swin_t
     python tools/visualize.py features configs/swin_t_upernet_160k.py work_dirs/.../iter_160000.pth street.jpg

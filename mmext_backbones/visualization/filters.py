@@ -1,4 +1,4 @@
-"""The filters of an ELSA block: those it computes at points of a picture, and those it has learnt.
+"""Draws the filters of an ELSA block: dynamic ones at points of a picture, and static ones.
 
     python tools/visualize.py filters elsa_swin_t elsa_swin_t.pth cat.jpg --stage 1
     python tools/visualize.py filters configs/elsa_swin_t_maskrcnn_1x.py work_dirs/.../iter_310.pth --point 60 80

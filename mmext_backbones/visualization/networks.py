@@ -1,4 +1,4 @@
-"""The network and the picture that a subcommand looks into: from the command line to tensors."""
+"""Builds the network and reads the picture that a subcommand looks into; records what its modules compute."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""Panels of a figure: pictures, maps of tokens over them, and what is marked on them."""
+"""Panels of a figure: pictures, maps of tokens over them, and marks."""
 
 from collections.abc import Sequence
 from textwrap import fill

@@ -1,4 +1,4 @@
-"""What an output depends on: effective receptive fields of networks side by side.
+"""Draws effective receptive fields of networks side by side.
 
     python tools/visualize.py receptive-field
     python tools/visualize.py receptive-field --mixers

@@ -1,4 +1,4 @@
-"""Files of weights from one layout to another, without a model."""
+"""Converts files of weights from one layout to another, without a model."""
 
 import hashlib
 import os

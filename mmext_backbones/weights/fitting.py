@@ -1,4 +1,4 @@
-"""A state dict of any known layout made to fit a backbone, and a report of what became of every tensor."""
+"""Fits a state dict of any known layout to a backbone, with a report of what became of every tensor."""
 
 import re
 from collections.abc import Mapping

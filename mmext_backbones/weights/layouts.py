@@ -1,4 +1,4 @@
-"""Whose state dict is this? Every layout that a backbone accepts, told by its keys.
+"""Recognises the layout of a state dict by its keys, for every layout that a backbone accepts.
 
 Nothing here depends on a file's name or on what a user says. A layout is a marker, a key that it always has and no
 other layout has, and the conversion of all its keys to ours.

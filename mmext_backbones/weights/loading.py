@@ -1,4 +1,4 @@
-"""Where weights come from: files, addresses and hubs, always read safely, see `safe_reading`.
+"""Loads weights from files, addresses and hubs, always safely, see `safe_reading`.
 
 `register_schemes` teaches mmengine's CheckpointLoader two addresses and replaces its readers of files:
 

@@ -1,4 +1,4 @@
-"""Tensors of one size made into tensors of another."""
+"""Resizes tensors of position biases and embeddings."""
 
 import torch
 import torch.nn.functional as F

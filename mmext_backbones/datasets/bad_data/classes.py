@@ -1,4 +1,4 @@
-"""Whether the data and the model mean the same classes."""
+"""Checks that the data and the model have the same classes."""
 
 import re
 from collections.abc import Sequence

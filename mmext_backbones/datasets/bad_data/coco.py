@@ -1,4 +1,4 @@
-"""The entries of a COCO file, looked at before mmdet reads them.
+"""Checks the entries of a COCO file before mmdet reads them.
 
 mmdet drops what it cannot use without a word (a box of NaN, an unknown category), fails on some (a missing key) and
 passes the rest on: a box that is infinitely wide, a mask of another size, a polygon that lets pycocotools allocate

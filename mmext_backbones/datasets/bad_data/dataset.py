@@ -1,4 +1,4 @@
-"""Data sets that name what is wrong with them, and can do without it.
+"""A data set around another that names what is wrong with its samples, and can leave them out.
 
 `GuardedDataset` builds any data set of mmdet, mmseg or mmpretrain and stands guard at the two places where data comes
 in: a COCO file is checked when it is read (`coco_entries`), and each sample when the loader's process prepares it

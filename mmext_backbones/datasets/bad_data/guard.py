@@ -1,4 +1,4 @@
-"""What stands guard before the samples of a data set, where the loader's process prepares them."""
+"""Per-sample validation in the DataLoader worker."""
 
 import functools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Image files, looked at without decoding them where that is enough."""
+"""Checks image files, without decoding them where that is enough."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: every kind, how it is dealt with, and what a person can do about it.
+"""The kinds of faults of a data set: how each is dealt with, and what a person can do about it.
 
 An error stops a run, or, where it was asked for, its image or annotation is left out, counted and reported. A note is
 harmless: the libraries cope with it, and it is only told by `tools/check_dataset.py`.

@@ -1,4 +1,4 @@
-"""A config's data, looked at before a training: the work behind tools/check_dataset.py."""
+"""Checks the data of a config before a training, and writes a report: behind tools/check_dataset.py."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a run does with data that cannot be used: stop there, or leave it out and say so at the end.
+"""A runner that stops at data it cannot use, or leaves it out and says so at the end.
 
 The config's ``bad_data``, ``'stop'`` or ``'skip'``, decides; `datasets.guarded` does the work.
 """

@@ -1,4 +1,4 @@
-"""Every sample of a guarded data set, looked at once."""
+"""Reads every sample of a guarded data set once."""
 
 import contextlib
 import random

@@ -1,4 +1,4 @@
-"""Any detection, segmentation or classification config, rewritten to run on the Shapes data.
+"""Rewrites any detection, segmentation or classification config to run on the Shapes data.
 
 `use_shapes` edits an mmengine config in place and answers with a list of `Change`: every value that is no longer
 what the config said. The model keeps its structure; what changes is the data, the numbers that follow from it

@@ -1,4 +1,4 @@
-"""Predictions on disk: written by a test, and evaluated again without a model.
+"""Saves predictions of a test, and evaluates saved ones without a model.
 
 What is written follows from the name the user gives:
 

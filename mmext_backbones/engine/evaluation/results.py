@@ -1,4 +1,4 @@
-"""What a test measured, class by class: on the screen, and as a JSON file beside the checkpoint.
+"""The results of a test, class by class: a table, and a JSON file beside the checkpoint.
 
 The file ``<checkpoint>.<config>[_shapes][.tta].json`` holds one object:
 

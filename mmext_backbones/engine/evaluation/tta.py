@@ -1,4 +1,4 @@
-"""What a config needs for test-time augmentation: the views of a picture, and the model that merges them."""
+"""Adds test-time augmentation to a config: the views of a picture, and the model that merges them."""
 
 import re
 from copy import deepcopy

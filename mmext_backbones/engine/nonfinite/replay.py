@@ -1,4 +1,4 @@
-"""Runs a saved batch again and says which module first gives a value that is not finite.
+"""Runs a saved batch again and finds the module that first gives a value that is not finite.
 
 First with a look at what goes into and comes out of every module, forwards and backwards; then, if a gradient was at
 fault, with autograd's anomaly detection, which names the operation and the line. Both runs draw the random numbers of

@@ -1,4 +1,4 @@
-"""A batch that gave a non-finite value, on disk: written in whole or not at all, read without running anything.
+"""A batch that gave a non-finite value, saved to a file and read back without running code.
 
 A file holds plain values, tensors, arrays of numbers, and the data samples of the toolboxes. `safe_reading` reads it,
 which is told of the data samples, boxes and masks below, as far as their toolboxes are installed.

@@ -1,4 +1,4 @@
-"""Optimizer wrappers that look at losses and gradients before they step.
+"""Optimizer wrappers that check losses and gradients before they step.
 
 A step with one non-finite gradient spoils every weight, and the loss that is logged tells it only afterwards. `guard`
 gives a wrapper of mmengine's a class that checks between the backward pass and the step, and leaves the step out.

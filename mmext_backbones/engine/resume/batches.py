@@ -1,4 +1,4 @@
-"""Batches by number: which images they hold, and how these are changed at random, follows from the seed and the number.
+"""Numbered batches: the images of a batch, and their augmentation, follow from the seed and its number.
 
 A training that is resumed asks for batch 1000 and gets what the unbroken one had: from any number of loader processes,
 and without loading the 1000 before it.

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, whatever ends the process while one is written."""
+"""A checkpoint hook that never leaves half a file."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Going on where a training stopped: which checkpoint, and the place in the data it stands for."""
+"""Finds the checkpoint to resume from, and the place in the data that it stands for."""
 
 import itertools
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A resumed run draws the random numbers that the unbroken one would have drawn."""
+"""A hook that keeps the random state, so that a resumed run draws the numbers of an unbroken one."""
 
 import random
 from typing import Any

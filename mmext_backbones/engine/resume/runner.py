@@ -1,4 +1,4 @@
-"""A runner whose trainings can be interrupted at any moment and go on."""
+"""A runner whose trainings can be interrupted at any moment and resumed."""
 
 import functools
 import logging

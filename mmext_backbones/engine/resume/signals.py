@@ -1,4 +1,4 @@
-"""A training that is asked to stop ends its iteration, writes a checkpoint and exits with a code of its own."""
+"""A hook that ends a training at a signal: the iteration is finished, a checkpoint written."""
 
 import ctypes
 import multiprocessing

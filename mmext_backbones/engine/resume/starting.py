@@ -1,4 +1,4 @@
-"""Starting from a checkpoint, where mmengine asks little of it.
+"""Checks of the checkpoint that a run starts from, which mmengine does not make.
 
 mmengine loads what fits and logs the rest, takes the place in the training for granted, and runs the text of the config
 that a checkpoint carries, to look up a number of GPUs. Here a training that goes on needs a whole checkpoint, one that

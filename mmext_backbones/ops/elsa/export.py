@@ -1,4 +1,4 @@
-"""The ELSA operator in operators that every exporter knows, at sizes that it need not know.
+"""The ELSA operator from operators that every exporter knows, for any size.
 
 One tap after the other reads a shifted view of the padded map; the static filters are a depthwise convolution. It needs
 the memory of a few maps, where the reference needs kernel_size**2 of them. Autograd differentiates it, and keeps every

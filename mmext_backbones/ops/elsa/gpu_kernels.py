@@ -1,4 +1,4 @@
-"""Triton kernels of the ELSA operator; formula in `elsa.py`, launched from `elsa_triton.py`. Importing needs Triton.
+"""Triton kernels of the ELSA operator; formula in `__init__.py`, launched from `gpu.py`. Importing needs Triton.
 
 Maps are [B, H, W, ...] with dense last dimensions. A program has one head of one tile of TILE_Y x TILE_X pixels and
 goes through the taps a row of the kernel at a time, on blocks [ROW, P, D]: the taps of the row (padded to a power of

@@ -1,4 +1,4 @@
-"""Window and grid attention as an operator of the dispatcher with its gradients, whichever kernels compute it."""
+"""Window and grid attention as an operator of the dispatcher with its gradients, for any kernels."""
 
 from collections.abc import Callable, Sequence
 

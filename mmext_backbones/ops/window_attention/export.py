@@ -1,4 +1,4 @@
-"""Window and grid attention in operators that every exporter knows, at sizes that it need not know.
+"""Window and grid attention from operators that every exporter knows, for any size.
 
 Which token stands at which place of which window follows from arithmetic on ranges: one gather cuts and rolls the map
 and fills it up, another puts it together and crops it. No view is taken whose strides would lead to a question about
