@@ -176,8 +176,8 @@ def _run_two_stage(model: nn.Module, x: Tensor) -> None:
     model.rpn_head(features)
     rois = model.roi_head
     for kind, number in (('bbox', BOX_ROIS), ('mask', MASK_ROIS)):
-        extractors = _listed(getattr(rois, f'{kind}_roi_extractor', None))
-        for extractor, head in zip(extractors, _listed(getattr(rois, f'{kind}_head', None)), strict=True):
+        extractors = listed(getattr(rois, f'{kind}_roi_extractor', None))
+        for extractor, head in zip(extractors, listed(getattr(rois, f'{kind}_head', None)), strict=True):
             edges = extractor.roi_layers[0].output_size
             edges = edges if isinstance(edges, Sequence) else (edges, edges)
             regions = features[0].new_empty(number * len(x), extractor.out_channels, *edges)
@@ -186,7 +186,8 @@ def _run_two_stage(model: nn.Module, x: Tensor) -> None:
             head(regions)
 
 
-def _listed(modules: nn.Module | None) -> list[nn.Module]:
+def listed(modules: nn.Module | None) -> list[nn.Module]:
+    """Heads as a list, whether a model has none, one or several."""
     if modules is None:
         return []
     return list(modules) if isinstance(modules, nn.ModuleList) else [modules]

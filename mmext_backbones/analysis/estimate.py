@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..zoo import block_classes
-from .cost import model_cost
+from .cost import listed, model_cost
 
 __all__ = ['STATES', 'Estimate', 'estimate']
 
@@ -208,7 +208,7 @@ def _train_forward(model: nn.Module, x: Tensor) -> Any:
         return _train_two_stage(model, x)
     if hasattr(model, 'decode_head'):
         features = model.extract_feat(x)
-        heads = [model.decode_head, *_listed(getattr(model, 'auxiliary_head', None))]
+        heads = [model.decode_head, *listed(getattr(model, 'auxiliary_head', None))]
         enlarge = functools.partial(F.interpolate, size=x.shape[-2:], mode='bilinear')
         return [F.log_softmax(enlarge(head(features)).float(), 1) for head in heads]
     return model(x, mode='tensor') if not hasattr(model, 'head') else model.head(model.extract_feat(x))
@@ -224,16 +224,10 @@ def _train_two_stage(model: nn.Module, x: Tensor) -> list[Any]:
         'mask': lambda sampler: int(sampler.num * sampler.pos_fraction),
     }
     for kind, count in counts.items():
-        extractors = _listed(getattr(rois, f'{kind}_roi_extractor', None))
-        heads = _listed(getattr(rois, f'{kind}_head', None))
+        extractors = listed(getattr(rois, f'{kind}_roi_extractor', None))
+        heads = listed(getattr(rois, f'{kind}_head', None))
         for extractor, head, cfg in zip(extractors, heads, samplers * len(heads), strict=False):
             edges = extractor.roi_layers[0].output_size
             regions = features[0].new_empty(count(cfg.sampler) * len(x), extractor.out_channels, *edges)
             outs.append(head(regions.requires_grad_()))
     return outs
-
-
-def _listed(modules: nn.Module | None) -> list[nn.Module]:
-    if modules is None:
-        return []
-    return list(modules) if isinstance(modules, nn.ModuleList) else [modules]

@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from ..utils.errors import UserError
 
-__all__ = ['check_config', 'check_needed']
+__all__ = ['TASKS', 'check_config', 'check_needed']
 
 
 class _Kind(NamedTuple):
@@ -119,6 +119,8 @@ for _split in ('train', 'val', 'test'):
     KINDS[f'{_split}_dataloader.collate_fn'] = DICT
     KINDS[f'{_split}_dataloader.dataset.pipeline'] = COMPONENTS
 
+# what a library's models do, by default_scope
+TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 NEEDED = ('train_dataloader', 'train_cfg', 'optim_wrapper')
 TOGETHER = [(f'{split}_dataloader', f'{split}_cfg', f'{split}_evaluator') for split in ('val', 'test')]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config.files import load_config
 from ..config.options import apply_options
-from ..config.values import check_config
+from ..config.values import TASKS, check_config
 from ..datasets.shapes.config import use_shapes
 from ..datasets.shapes.files import default_shapes_dir
 from ..engine.evaluation.tta import use_tta
@@ -26,9 +26,8 @@ from ..weights.fitting import check_values, unwrap
 from ..weights.loading import check_address, read
 from .images import ImageReader
 
-__all__ = ['KINDS', 'Network', 'build', 'class_names', 'find_device', 'read_config']
+__all__ = ['TASKS', 'Network', 'build', 'class_names', 'find_device', 'read_config']
 
-KINDS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}  # by default_scope
 WHOSE = {  # parts of a network that tell what it is for
     'segmentation': r'(decode_head|auxiliary_head)\.',
     'detection': r'(rpn_head|roi_head|bbox_head|bbox_head_\w+|panoptic_head|mask_head)\.',
@@ -71,9 +70,9 @@ def read_config(config: str | os.PathLike | Config, *, shapes: bool, options: Ma
     if cfg.get('model') is None:
         raise UserError(f'config {name!r} has no model: is it a part that other configs inherit?')
     check_config(cfg)
-    if cfg.get('default_scope') not in KINDS:
+    if cfg.get('default_scope') not in TASKS:
         raise UserError(
-            f'config {name!r}: default_scope={cfg.get("default_scope")!r}, and only configs of {", ".join(KINDS)} can '
+            f'config {name!r}: default_scope={cfg.get("default_scope")!r}, and only configs of {", ".join(TASKS)} can '
             'predict here.'
         )
     if shapes:
@@ -117,7 +116,7 @@ def build(cfg: Config, weights: str, *, device: torch.device, tta: bool, shapes:
     Raises:
         UserError: if the weights cannot be read or are not the model's, or the pipeline or the views cannot be used.
     """
-    kind = KINDS[cfg.default_scope]
+    kind = TASKS[cfg.default_scope]
     if kind == 'classification':
         cfg.model.pop('train_cfg', None)  # mixing of pictures, which changes and tells how they are prepared
     state, meta = _read_weights(weights)

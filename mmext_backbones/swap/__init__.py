@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
 from ..config.editing import type_name
+from ..config.values import TASKS
 from ..zoo import Network, known_network
 from .backbone_config import backbone_config
 from .optimizer import fit_optimizer
@@ -18,7 +19,6 @@ from .rewiring import SwapRefused, find_holder, levels_of, network_maps, out_ind
 __all__ = ['DEFAULT', 'SwapRefused', 'swap_backbone']
 
 DEFAULT = 'default'
-SCOPES = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 
 
 def swap_backbone(cfg: Config, name: str, *, weights: str | None = DEFAULT, keep_optimizer: bool = False) -> Config:
@@ -61,7 +61,7 @@ def task_of(cfg: Config, holder: Mapping) -> str:
         return 'segmentation'
     if type_name(holder) in ('ImageClassifier', 'TimmClassifier', 'HuggingFaceClassifier'):
         return 'classification'
-    return SCOPES.get(cfg.get('default_scope'), 'detection')
+    return TASKS.get(cfg.get('default_scope'), 'detection')
 
 
 def _swap(cfg: Config, network: Network, weights: str | None, keep_optimizer: bool) -> None:

@@ -3,7 +3,9 @@
 import difflib
 from collections.abc import Sequence
 
-__all__ = ['UserError', 'did_you_mean', 'unreadable_checkpoint']
+__all__ = ['UserError', 'did_you_mean', 'few', 'unreadable_checkpoint']
+
+FEW = 6  # names that a message lists
 
 
 class UserError(Exception):
@@ -14,6 +16,11 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     """`' Did you mean ...?'` with the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f' Did you mean {near[0]!r}?' if near else ''
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names, and dots if there are more."""
+    return ', '.join(names[:FEW]) + (', ...' if len(names) > FEW else '')
 
 
 def unreadable_checkpoint(path: str, reason: object) -> UserError:

@@ -1,4 +1,4 @@
-"""Resizes tensors of position biases and embeddings."""
+"""Resizes kernels of patch embeddings and tables of relative position biases."""
 
 import torch
 import torch.nn.functional as F

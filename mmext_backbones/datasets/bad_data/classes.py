@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ...config.editing import walk
+from ...utils.errors import few
 from .kinds import BadDataError
 
 __all__ = ['check_folders', 'check_num_classes', 'class_folders']
-
-FEW = 6  # names that a message lists
 
 
 def check_num_classes(cfg: dict, classes: Sequence[str] | None, split: str) -> None:
@@ -42,7 +41,7 @@ def check_num_classes(cfg: dict, classes: Sequence[str] | None, split: str) -> N
     options = ' '.join(f'{path}={len(classes)}' for path in wrong)
     told = ', '.join(f'{path} is {number}' for path, number in wrong.items())
     raise BadDataError(
-        f'the {split} data has {len(classes)} classes ({_few(classes)}), and {told}.\n'
+        f'the {split} data has {len(classes)} classes ({few(classes)}), and {told}.\n'
         f'If the data is right, set --cfg-options {options}\n'
         f'If the model is right, name its classes in the config: {split}_dataloader.dataset.metainfo.classes',
         'classes',
@@ -87,25 +86,21 @@ def check_folders(dataset: Any, others: Sequence[str] | None = None) -> None:
     where, classes = dataset.img_prefix, dataset.metainfo.get('classes')
     if classes is not None and len(classes) != len(folders):
         raise BadDataError(
-            f'{where!r} has {len(folders)} class folders ({_few(folders)}), and the config names {len(classes)} '
+            f'{where!r} has {len(folders)} class folders ({few(folders)}), and the config names {len(classes)} '
             f'classes.\nSet metainfo=dict(classes=[...]) of every data set in the config to the {len(folders)} names, '
             f'in the alphabetical order of their folders, and model.head.num_classes={len(folders)}.',
             'classes',
         )
     if classes is not None and set(classes) == set(folders) and list(classes) != folders:
         raise BadDataError(
-            f'{where!r}: classes are numbered in the alphabetical order of their folders ({_few(folders)}), and the '
-            f'config has another ({_few(classes)}). Write them in that order.',
+            f'{where!r}: classes are numbered in the alphabetical order of their folders ({few(folders)}), and the '
+            f'config has another ({few(classes)}). Write them in that order.',
             'classes',
         )
     if others is not None and folders != list(others):
         odd = sorted(set(folders) ^ set(others))
         raise BadDataError(
-            f'{where!r} has other class folders than the training data ({_few(odd)}): classes are numbered by their '
+            f'{where!r} has other class folders than the training data ({few(odd)}): classes are numbered by their '
             'folders, so each split needs all of them. An empty folder will do.',
             'classes',
         )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ', '.join(names[:FEW]) + (', ...' if len(names) > FEW else '')

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from ...utils.errors import few
 from .kinds import BadDataError, Fault
 
 __all__ = ['check_categories', 'check_entries']
 
 EDGE = 1.0  # pixels that a box may lie over the edge without a note
-FEW = 6  # names that a message lists
 
 
 def check_categories(data: dict, path: str, classes: Sequence[str] | None, ordered: bool = True) -> None:
@@ -49,19 +49,19 @@ def check_categories(data: dict, path: str, classes: Sequence[str] | None, order
     if classes is None:
         return
     missing = [name for name in classes if name not in names]
-    told = f'It has {len(names)}: {_few(names)}.'
+    told = f'It has {len(names)}: {few(names)}.'
     if missing:
         raise BadDataError(
             f'{path!r}: {len(missing)} of the {len(classes)} classes of the config are no categories of this file: '
-            f'{_few(missing)}.\n{told}\nSet metainfo=dict(classes=...) of every data set in the config to those that '
+            f'{few(missing)}.\n{told}\nSet metainfo=dict(classes=...) of every data set in the config to those that '
             'are to be learned, and num_classes of the heads of the model to their number.',
             'classes',
         )
     order = [name for name in names if name in classes]
     if ordered and order != list(classes):
         raise BadDataError(
-            f"{path!r}: mmdet numbers the classes in the file's order ({_few(order)}), and the config has another "
-            f'({_few(classes)}). Write them in the same order.',
+            f"{path!r}: mmdet numbers the classes in the file's order ({few(order)}), and the config has another "
+            f'({few(classes)}). Write them in the same order.',
             'classes',
         )
 
@@ -261,7 +261,3 @@ def _finite(value: Any) -> bool:
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, (int, str)) or (isinstance(value, float) and value.is_integer())
-
-
-def _few(names: Sequence[str]) -> str:
-    return ', '.join(names[:FEW]) + (', ...' if len(names) > FEW else '')

@@ -16,12 +16,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
 from ...config.editing import NOT_SET, Change, ConfigEditor, plain, set_num_classes, shorten, type_name, walk
+from ...config.values import TASKS
 from .files import SEMANTIC_CLASSES, SEMANTIC_PALETTE
 from .scenes import CLASSES, PALETTE
 
 __all__ = ['num_cpus', 'task_of', 'use_shapes']
-
-TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 
 # The schedule, for a full-size backbone from scratch on two CPU cores.
 ITERS = 310
