@@ -10,7 +10,7 @@ from .version import __version__
 
 # `python -m mmext_backbones.doctor` tells what is missing: this package must not need it first
 if not (sys.argv[:1] == ['-m'] and 'mmext_backbones.doctor' in sys.orig_argv):
-    from . import engine  # noqa: F401 (registers what plugs into mmengine)
+    from . import backbones, engine  # noqa: F401 (engine registers what plugs into mmengine)
     from .backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
     from .config.bases import register_bases
     from .mmcv_ops import register_finder

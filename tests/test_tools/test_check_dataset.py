@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mmext_backbones.datasets.shapes import files
 from mmext_backbones.datasets.shapes.files import make_shapes
 from mmext_backbones.engine import train
 from mmext_backbones.utils.cli import run_cli
@@ -74,7 +75,7 @@ def test_check_dataset(config, capsys, tmp_path):
 
 
 def test_check_shapes(config, capsys, monkeypatch, tmp_path):
-    monkeypatch.setitem(train.__dict__, 'make_default_shapes', lambda: tmp_path / 'set')
+    monkeypatch.setattr(files, 'make_default_shapes', lambda: tmp_path / 'set')
     assert check(config, '--shapes', '--split', 'val') == 0
     assert 'val: 5 samples' in capsys.readouterr().out
 
