@@ -43,7 +43,8 @@ class Network:
         cls: the registered class.
         arch: its architecture.
         weights: the address of its published weights, or None.
-        mean, std: of the RGB images the weights expect.
+        mean: of the RGB images the weights expect, in 0 to 255.
+        std: of the same.
     """
 
     name: str
