@@ -6,13 +6,13 @@ the rest (our hooks, the seed, where checkpoints come from) is set on its config
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
-from ..config.editing import ConfigEditor, walk
+from ..config.editing import ConfigEditor, type_name, walk
 from ..config.files import load_config
 from ..registry import MODELS
 from ..utils.console import say
@@ -76,7 +76,7 @@ def fit_strategy(editor: ConfigEditor, launcher: str, *, train: bool) -> None:
         UserError: if a strategy cannot be had here, or not with something else that the config asks for.
     """
     cfg = editor.cfg
-    kind = str((cfg.get('strategy') or {}).get('type', '')).rpartition('.')[2]
+    kind = type_name(cfg.get('strategy'))
     if kind not in ('FSDPStrategy', 'DeepSpeedStrategy'):
         return
     if not train:
@@ -221,7 +221,7 @@ def use_trackers(editor: ConfigEditor, trackers: Sequence[str] | None = None) ->
     if 'none' in trackers and len(trackers) > 1:
         raise UserError(f'--track {" ".join(trackers)}: none goes with no other tracker.')
     backends = _backends(cfg)
-    added, present = [], list(backends)
+    wanted = list(backends)
     for name in trackers:
         if name == 'none':
             continue
@@ -230,28 +230,23 @@ def use_trackers(editor: ConfigEditor, trackers: Sequence[str] | None = None) ->
         if cfg.get('resume'):
             backend['resume_from'] = cfg.load_from
         # ours is there already in the config that an earlier training left: of another checkpoint, perhaps
-        named = [theirs in (_class_name(each), each.get('name')) for each in present]
-        if any(named):
-            place = named.index(True)
-            if _class_name(present[place]) == _class_name(backend):
-                backends[place] = backend
+        place = next((i for i, each in enumerate(backends) if theirs in (type_name(each), each.get('name'))), None)
+        if place is not None:
+            if type_name(backends[place]) == type_name(backend):
+                wanted[place] = backend
             continue
         if importlib.util.find_spec(package) is None:
             if asked:
                 raise UserError(f'--track {name}: {package} is not installed. pip install {package}')
             say(f'{package} is not installed: this training leaves no event files (pip install {package}).')
             continue
-        added.append(backend)
-    if not added and backends == present:
+        wanted.append(backend)
+    if wanted == backends:
         return
     if cfg.get('visualizer') is None:
-        editor.set('visualizer', {'type': 'Visualizer', 'vis_backends': [{'type': 'LocalVisBackend'}, *added]})
+        editor.set('visualizer', {'type': 'Visualizer', 'vis_backends': [{'type': 'LocalVisBackend'}, *wanted]})
     else:
-        editor.set('visualizer.vis_backends', [*backends, *added])
-
-
-def _class_name(backend: Mapping[str, Any]) -> str:
-    return str(backend.get('type')).rpartition('.')[2]
+        editor.set('visualizer.vis_backends', wanted)
 
 
 def _backends(cfg: Config) -> list[dict]:

@@ -8,20 +8,13 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
-from mmext_backbones.config.editing import ConfigEditor
 from mmext_backbones.engine import config_edits
 from mmext_backbones.registry import MODELS
 from mmext_backbones.utils.errors import UserError
 from tests.test_backbones.test_contract import SMALL, image, loss, small
+from tests.test_engine.edits import edited
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-
-
-def edited(edit, cfg, *args, **kwargs) -> list:
-    """The changes that an edit leaves behind."""
-    editor = ConfigEditor(cfg)
-    edit(editor, *args, **kwargs)
-    return editor.changes
 
 
 def types_inside(model, x):

@@ -6,18 +6,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmext_backbones.config.editing import ConfigEditor
 from mmext_backbones.datasets.shapes import files
 from mmext_backbones.engine import processes
 from mmext_backbones.engine.config_edits import fit_strategy, step_batch, use_accumulation, use_scaled_lr, use_strategy
 from mmext_backbones.utils.errors import UserError
-
-
-def edited(edit, cfg, *args, **kwargs) -> list:
-    """The changes that an edit leaves behind."""
-    editor = ConfigEditor(cfg)
-    edit(editor, *args, **kwargs)
-    return editor.changes
+from tests.test_engine.edits import edited
 
 
 def config(**entries):

@@ -6,21 +6,14 @@ import pytest
 from mmengine.config import Config
 from mmengine.visualization import TensorboardVisBackend
 
-from mmext_backbones.config.editing import ConfigEditor
 from mmext_backbones.engine import config_edits
 from mmext_backbones.engine.config_edits import use_trackers
 from mmext_backbones.registry import VISBACKENDS
 from mmext_backbones.utils.errors import UserError
+from tests.test_engine.edits import edited
 
 LOCAL = {'type': 'LocalVisBackend'}
 TENSORBOARD = {'type': 'mmext_backbones.TensorBoardBackend', 'name': 'TensorboardVisBackend'}
-
-
-def edited(edit, cfg, *args, **kwargs) -> list:
-    """The changes that an edit leaves behind."""
-    editor = ConfigEditor(cfg)
-    edit(editor, *args, **kwargs)
-    return editor.changes
 
 
 def config(backends: object = None, **entries: object) -> Config:
