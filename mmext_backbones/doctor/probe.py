@@ -112,7 +112,7 @@ def run_mmcv_ops() -> dict[str, Any]:
 
 
 def run_kernels() -> dict[str, Any]:
-    import mmext_backbones.ops  # noqa: F401
+    import mmext_backbones  # noqa: F401 (every kernel of the package is listed when its module loads)
     from mmext_backbones.ops.c_kernels import KERNELS
 
     return {'kernels': {one.name: one.why_not() for one in KERNELS}}

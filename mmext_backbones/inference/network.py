@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
 from mmengine.runner import load_state_dict
 from torch import Tensor, nn
 
+from ..config.editing import type_name
 from ..config.files import load_config
 from ..config.options import apply_options
 from ..config.values import TASKS, check_config
@@ -182,20 +183,15 @@ def _dataset(cfg: Config) -> Any:
     return dataset
 
 
-def _name(step: Mapping) -> str:
-    kind = step['type']
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
-
-
 def _makes_views(pipeline: Sequence[Mapping]) -> bool:
-    return any(_name(step) == 'TestTimeAug' for step in pipeline)
+    return any(type_name(step) == 'TestTimeAug' for step in pipeline)
 
 
 def _pipeline(steps: Sequence[Mapping]) -> tuple[ImageReader, Callable[[dict], dict]]:
     """A pipeline in two: its first transform, which reads a file, and the rest without what reads annotations."""
     first, *rest = steps
-    if _name(first) != 'LoadImageFromFile':
-        raise UserError(f'the test pipeline of the config begins with {_name(first)}: expected LoadImageFromFile.')
+    if type_name(first) != 'LoadImageFromFile':
+        raise UserError(f'the test pipeline of the config begins with {type_name(first)}: expected LoadImageFromFile.')
     # where the config's own data lie matters to no other picture
     first = {key: value for key, value in first.items() if key not in ('backend_args', 'file_client_args')}
     return ImageReader(TRANSFORMS.build(first)), Compose(_without_annotations(rest))
@@ -204,9 +200,9 @@ def _pipeline(steps: Sequence[Mapping]) -> tuple[ImageReader, Callable[[dict], d
 def _without_annotations(steps: Sequence[Mapping]) -> list[dict]:
     kept = []
     for step in steps:
-        if re.fullmatch(r'Load\w*Annotations', _name(step)):
+        if re.fullmatch(r'Load\w*Annotations', type_name(step)):
             continue
-        if _name(step) == 'TestTimeAug':
+        if type_name(step) == 'TestTimeAug':
             branches = [_without_annotations(branch) for branch in step['transforms']]
             step = {**step, 'transforms': [branch for branch in branches if branch]}
         kept.append(dict(step))
