@@ -134,9 +134,10 @@ def model_cost(model: nn.Module, inputs: Sequence[int] | Tensor) -> Cost:
         try:
             _run(model, inputs.to('meta'))
         except Exception as error:
+            reason = str(error).partition(' This could be because')[0]  # torch before 2.4 goes on with its backends
             raise RuntimeError(
                 f'{type(model).__name__} cannot be counted: {counter.module or "it"} does not run on tensors without '
-                f'numbers (the meta device): {error}'
+                f'numbers (the meta device): {reason}'
             ) from error
     return Cost(tuple(inputs.shape), counter.parts, dict(counter.not_counted), tuple(_not_run(model, counter.called)))
 

@@ -22,6 +22,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..registry import FUNCTIONS, STRATEGIES
+from ..utils.errors import UserError
 from ..zoo import block_classes
 
 __all__ = ['FSDPStrategy', 'wrap_blocks']
@@ -53,6 +54,7 @@ class FSDPStrategy(BaseFSDPStrategy):
 
     Raises:
         ValueError: if `use_orig_params` is False: groups of parameters could not be told apart.
+        UserError: on the CPU with a torch whose FSDP needs a GPU (2.1).
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class FSDPStrategy(BaseFSDPStrategy):
         if not model_wrapper['use_orig_params']:
             raise ValueError('use_orig_params=False: expected True, which keeps the groups of the optimizer')
         if get_device() == 'cpu':
+            _check_sharding_on_cpu()
             model_wrapper.setdefault('device_id', torch.device('cpu'))
         self._optimizer_cfg: Any = None
         super().__init__(model_wrapper=model_wrapper, state_dict_cfg=state_dict_cfg, **kwargs)
@@ -112,6 +115,17 @@ class FSDPStrategy(BaseFSDPStrategy):
             self.model, self.optim_wrapper.optimizer, state_dict
         )
         self.optim_wrapper.load_state_dict({**sharded, **extras})
+
+
+def _check_sharding_on_cpu() -> None:
+    """FSDP asks for streams with a priority; torch 2.1's stand-in for the CPU takes no argument."""
+    try:
+        torch.cpu.Stream(priority=0)
+    except TypeError:
+        raise UserError(
+            f'FSDP of torch {torch.__version__} shards a model on GPUs only: take torch 2.2 or later, or train without '
+            '--strategy fsdp'
+        ) from None
 
 
 def _named(state_dict: dict, names: list[str]) -> dict:

@@ -7,10 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmext_backbones.engine import strategies
 from mmext_backbones.engine.strategies import FSDPStrategy
+from mmext_backbones.utils.errors import UserError
 from mmext_backbones.zoo import block_classes
 from tests.test_engine import several_processes
 
+try:
+    torch.cpu.Stream(priority=0)
+    SHARDS_ON_CPU = True
+except TypeError:  # torch 2.1
+    SHARDS_ON_CPU = False
+needs_shards = pytest.mark.skipif(not SHARDS_ON_CPU, reason=f'FSDP of torch {torch.__version__} needs a GPU')
 FSDP = {'runner_type': 'FlexibleRunner', 'strategy': {'type': 'mmext_backbones.FSDPStrategy'}}
 OTHERS = ('ELSASwin', 'MaxViT', 'Sequencer2D')
 ACCUMULATED = {'iters': 40, 'accumulate': 2, 'param_scheduler': None}
@@ -43,10 +51,15 @@ def runs(tmp_path_factory):
         model = {'model': {'backbone': backbone}, 'iters': 10}
         done[f'one, {backbone}'] = several_processes.run(folder / f'one {backbone}', batch=4, **model)
         jobs[f'fsdp, {backbone}'] = {'batch': 2, **model, **FSDP}
+    if not SHARDS_ON_CPU:
+        jobs = {'ddp': jobs['ddp']}
     in_two_processes(jobs, folder)
     done |= torch.load(folder / 'results.pth')
-    half = folder / 'fsdp' / 'iter_10.pth'
-    done['one, resumed from fsdp'] = several_processes.run(folder / 'back', batch=4, resume=True, load_from=str(half))
+    if SHARDS_ON_CPU:
+        half = folder / 'fsdp' / 'iter_10.pth'
+        done['one, resumed from fsdp'] = several_processes.run(
+            folder / 'back', batch=4, resume=True, load_from=str(half)
+        )
     torch.set_num_threads(threads)
     return done
 
@@ -78,19 +91,22 @@ def test_it_learns(runs):
     assert sum(runs['one']['losses'][-4:]) < 0.6 * sum(runs['one']['losses'][:4])
 
 
-@pytest.mark.parametrize('name', ['ddp', 'fsdp', 'fsdp, checkpointed'])
+@pytest.mark.parametrize(
+    'name', ['ddp', *(pytest.param(x, marks=needs_shards) for x in ('fsdp', 'fsdp, checkpointed'))]
+)
 def test_two_processes_are_one_with_twice_the_batch(runs, name):
     assert len(runs[name]['losses']) == 20
     assert runs[name]['losses'] == pytest.approx(runs['one']['losses'], rel=0, abs=CLOSE['atol'])
     torch.testing.assert_close(weights(runs[name]), weights(runs['one']), **CLOSE)
 
 
+@needs_shards
 @pytest.mark.parametrize('backbone', OTHERS)
 def test_every_backbone_in_shards(runs, backbone):
     torch.testing.assert_close(weights(runs[f'fsdp, {backbone}']), weights(runs[f'one, {backbone}']), **CLOSE)
 
 
-@pytest.mark.parametrize('name', ['accumulated', 'fsdp, accumulated'])
+@pytest.mark.parametrize('name', ['accumulated', pytest.param('fsdp, accumulated', marks=needs_shards)])
 def test_accumulated_batches_are_one_batch(runs, name):
     losses = runs[name]['losses']
     steps = [(first + second) / 2 for first, second in zip(losses[::2], losses[1::2], strict=True)]
@@ -98,12 +114,14 @@ def test_accumulated_batches_are_one_batch(runs, name):
     torch.testing.assert_close(weights(runs[name]), weights(runs['one, even rate']), **CLOSE)
 
 
+@needs_shards
 @pytest.mark.parametrize('name', ['fsdp, resumed', 'fsdp, resumed from one', 'one, resumed from fsdp'])
 def test_a_run_goes_on_with_or_without_shards(runs, name):
     assert runs[name]['losses'] == pytest.approx(runs['one']['losses'][10:], rel=0, abs=CLOSE['atol'])
     torch.testing.assert_close(weights(runs[name]), weights(runs['one']), **CLOSE)
 
 
+@needs_shards
 def test_a_sharded_run_leaves_a_plain_checkpoint(runs):
     """Loaded by a plain model with every key, and the optimizer's options are those of the plain run."""
     model = several_processes.Regressor()
@@ -120,6 +138,16 @@ def test_a_sharded_run_leaves_a_plain_checkpoint(runs):
 
 def test_units_are_the_blocks_of_every_backbone():
     assert {cls.__name__ for cls in block_classes()} == {'TransformerBlock', 'MaxViTBlock'}
+
+
+def test_a_torch_that_shards_on_gpus_only_is_named(monkeypatch):
+    class NoPriority:
+        pass
+
+    monkeypatch.setattr(strategies, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(torch.cpu, 'Stream', NoPriority)
+    with pytest.raises(UserError, match=r'^FSDP of torch .* on GPUs only: take torch 2.2 or later, or train'):
+        FSDPStrategy()
 
 
 def test_flat_parameters_are_refused():
