@@ -20,7 +20,7 @@ from ..weights.fitting import unwrap
 from ..weights.loading import read
 from ..zoo import backbone_names, build_network
 from .describing import PREPROCESSING
-from .recording import Network
+from .recording import BackboneWithNeck
 
 __all__ = ['Parts', 'build_parts', 'load_weights']
 
@@ -92,7 +92,7 @@ def load_weights(parts: Parts, source: str) -> str:
         if parts.neck is None:
             return str(parts.backbone.load_pretrained(source))
         weights = unwrap(read(source), source) if weights is None else weights
-        network = Network(parts.backbone, parts.neck)
+        network = BackboneWithNeck(parts.backbone, parts.neck)
         check_match(network, weights, source, shapes=False)
         weights, wanted = to_model_names(network, weights, source)
     except FileNotFoundError as error:

@@ -7,14 +7,16 @@ from typing import Any
 import torch
 
 from ..version import __version__
-from .recording import Network
+from .recording import BackboneWithNeck
 
 PREFIX = 'mmext_backbones.'
 PREPROCESSING = ('mean', 'std', 'bgr_to_rgb', 'to_rgb', 'pad_size_divisor')
 _PROBE = 256  # pixels: edge of the image that shows the strides
 
 
-def describe(network: Network, size: tuple[int, int] | None, extra: Mapping[str, Any] | None = None) -> dict[str, str]:
+def describe(
+    network: BackboneWithNeck, size: tuple[int, int] | None, extra: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """Metadata of a file, every value as JSON.
 
     Args:

@@ -25,7 +25,7 @@ _RECORDED = (1056, 1120)  # 33 x 35 tokens of stride 32: more than one window, w
 _LOCK = threading.Lock()  # PyTorch's switches of a recording are those of the process
 
 
-class Network(nn.Module):
+class BackboneWithNeck(nn.Module):
     """A backbone and, where there is one, a neck: [B, in_channels, H, W] -> a tuple of maps."""
 
     def __init__(self, backbone: DenseBackbone, neck: nn.Module | None = None) -> None:
@@ -38,7 +38,7 @@ class Network(nn.Module):
         return tuple(maps if self.neck is None else self.neck(maps))
 
 
-def prepare(backbone: nn.Module, neck: nn.Module | None = None) -> Network:
+def prepare(backbone: nn.Module, neck: nn.Module | None = None) -> BackboneWithNeck:
     """A copy in eval mode that shares all tensors: the modules themselves stay as they are, in any thread.
 
     Raises:
@@ -47,7 +47,7 @@ def prepare(backbone: nn.Module, neck: nn.Module | None = None) -> Network:
     """
     if not isinstance(backbone, DenseBackbone):
         raise TypeError(f'{type(backbone).__name__} is no backbone of mmext_backbones: only those are exported')
-    network = shared_copy(Network(backbone, neck))
+    network = shared_copy(BackboneWithNeck(backbone, neck))
     for name in ('autocast_dtype', 'out_dtype'):
         value = getattr(backbone, name)
         if value not in (None, 'float32'):
@@ -60,7 +60,9 @@ def prepare(backbone: nn.Module, neck: nn.Module | None = None) -> Network:
     return network
 
 
-def record(network: Network, size: tuple[int, int] | None, batch: int | None, *, onnx: bool) -> ExportedProgram:
+def record(
+    network: BackboneWithNeck, size: tuple[int, int] | None, batch: int | None, *, onnx: bool
+) -> ExportedProgram:
     """The graph of a network in inference, for one size or for all.
 
     Args:
@@ -92,13 +94,13 @@ def record(network: Network, size: tuple[int, int] | None, batch: int | None, *,
         ) from error
 
 
-def shared_copy(network: Network) -> Network:
+def shared_copy(network: BackboneWithNeck) -> BackboneWithNeck:
     """Other modules over the same tensors, in eval mode."""
     tensors = [*network.parameters(), *network.buffers()]
     return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}).eval()
 
 
-def _in_recordable_forms(network: Network, onnx: bool) -> Network:
+def _in_recordable_forms(network: BackboneWithNeck, onnx: bool) -> BackboneWithNeck:
     for parent in list(network.modules()):
         for name, module in parent.named_children():
             if isinstance(module, (WindowAttention, PartitionAttention)):
@@ -114,7 +116,7 @@ def _in_recordable_forms(network: Network, onnx: bool) -> Network:
     return network
 
 
-def _named(network: Network) -> str:
+def _named(network: BackboneWithNeck) -> str:
     parts = [network.backbone] if network.neck is None else [network.backbone, network.neck]
     return ' with '.join(type(part).__name__ for part in parts)
 
@@ -126,7 +128,7 @@ def _reason(error: TorchUserError) -> str:
 
 
 @contextlib.contextmanager
-def _loops(network: Network, onnx: bool) -> Iterator[None]:
+def _loops(network: BackboneWithNeck, onnx: bool) -> Iterator[None]:
     """Keeps an LSTM of PyTorch a loop, which is unrolled otherwise to the length it was recorded with."""
     if onnx or not any(isinstance(module, BiLSTM2D) for module in network.modules()):
         yield

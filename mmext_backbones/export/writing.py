@@ -13,7 +13,7 @@ from torch import nn
 from ..utils.files import PARTIAL, move_into_place, remove
 from .checking import TOLERANCE, Difference, ParityError, Run, check_parity, differences, sizes_to_check
 from .describing import describe
-from .recording import Network, prepare, record
+from .recording import BackboneWithNeck, prepare, record
 
 ONNX_LIMIT = 2**31 - 2**26  # bytes of weights in a file: protobuf ends at 2 GiB
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
@@ -40,7 +40,7 @@ class Exported:
     differences: list[Difference]
     metadata: dict[str, str]
     run: Run
-    network: Network
+    network: BackboneWithNeck
 
 
 def export_onnx(
@@ -171,7 +171,7 @@ def run_torch(path: Path) -> Run:
 
 
 def _export(
-    network: Network,
+    network: BackboneWithNeck,
     path: Path,
     write: Callable[[Path, dict[str, str]], int],
     load: Callable[[Path], Run],

@@ -21,7 +21,16 @@ from ..drawing.files import check_out, save_figure
 from ..utils.console import say
 from ..utils.errors import UserError
 from .attention_maps import ATTENTIONS, TokenAttention, attention_name, token_attention
-from .networks import Call, Network, add_network_arguments, block_of, load_network, read_picture, record, sort_files
+from .networks import (
+    Call,
+    ViewedBackbone,
+    add_network_arguments,
+    block_of,
+    load_network,
+    read_picture,
+    record,
+    sort_files,
+)
 from .panels import colour_bar, grid_of_panels, mark, outline, show_map, show_picture
 
 __all__ = ['add_arguments', 'add_place_arguments', 'choose_heads', 'draw_attention', 'run', 'token_at']
@@ -59,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def draw_attention(
-    network: Network,
+    network: ViewedBackbone,
     picture: np.ndarray,
     stage: int,
     block: int,

@@ -24,7 +24,7 @@ from ..backbones.base import DenseBackbone
 from ..drawing.files import check_out, save_figure
 from ..utils.console import say
 from ..utils.errors import UserError
-from .networks import Network, add_network_arguments, load_network, read_picture, record, sort_files
+from .networks import ViewedBackbone, add_network_arguments, load_network, read_picture, record, sort_files
 from .panels import FONT, colour_bar, grid_of_panels, show_map, show_picture
 
 __all__ = ['Level', 'add_arguments', 'components', 'draw_features', 'levels_of', 'run']
@@ -69,7 +69,7 @@ class Level:
         return f'stride {self.stride}, {h} x {w}, {C} channels'
 
 
-def levels_of(network: Network, picture: np.ndarray) -> list[Level]:
+def levels_of(network: ViewedBackbone, picture: np.ndarray) -> list[Level]:
     """The output maps for a picture, finest first."""
     image, backbone = network.prepare(picture), network.backbone
     indices = getattr(backbone, 'out_indices', ())
@@ -113,7 +113,7 @@ def components(level: Tensor) -> tuple[np.ndarray, float]:
     return colours.reshape(*level.shape[1:], 3), share
 
 
-def draw_features(network: Network, picture: np.ndarray, channels: int = 0) -> Figure:
+def draw_features(network: ViewedBackbone, picture: np.ndarray, channels: int = 0) -> Figure:
     """A figure with a column for each level."""
     levels = levels_of(network, picture)
     say('\n'.join(_table(levels)))

@@ -20,7 +20,7 @@ from ..utils.console import say
 from ..utils.errors import UserError
 from .attention import add_place_arguments, choose_heads, token_at
 from .attention_maps import elsa_filters
-from .networks import Network, add_network_arguments, block_of, load_network, read_picture, record, sort_files
+from .networks import ViewedBackbone, add_network_arguments, block_of, load_network, read_picture, record, sort_files
 from .panels import FONT, colour_bar, grid_of_panels, mark, show_map, show_picture
 
 __all__ = ['add_arguments', 'draw_filters', 'run']
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def draw_filters(
-    network: Network,
+    network: ViewedBackbone,
     picture: np.ndarray,
     stage: int,
     block: int,

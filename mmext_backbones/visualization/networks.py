@@ -26,7 +26,7 @@ from ..zoo import build_network
 
 __all__ = [
     'Call',
-    'Network',
+    'ViewedBackbone',
     'add_network_arguments',
     'block_of',
     'draw_shapes',
@@ -114,7 +114,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser, out: str) -> None:
 
 
 @dataclass
-class Network:
+class ViewedBackbone:
     """A backbone in eval mode, without gradients of its weights, in float32.
 
     Attributes:
@@ -142,7 +142,9 @@ class Network:
         return x.float()
 
 
-def load_network(name: str, weights: str | None, options: dict[str, Any] | None = None, seed: int = 0) -> Network:
+def load_network(
+    name: str, weights: str | None, options: dict[str, Any] | None = None, seed: int = 0
+) -> ViewedBackbone:
     """Builds a network and loads the weights of its backbone; its other parts are not looked at.
 
     Args:
@@ -170,7 +172,7 @@ def load_network(name: str, weights: str | None, options: dict[str, Any] | None 
     backbone.eval()  # of mmdet's ResNet it returns None
     backbone.requires_grad_(False)
     short = Path(name).stem if name.endswith('.py') else name
-    return Network(f'{short}, {said}', backbone, getattr(model, 'data_preprocessor', None))
+    return ViewedBackbone(f'{short}, {said}', backbone, getattr(model, 'data_preprocessor', None))
 
 
 def _load(backbone: nn.Module, weights: str) -> str:

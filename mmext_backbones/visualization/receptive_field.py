@@ -41,7 +41,7 @@ from .networks import (
     NETWORK_HELP,
     SHAPES_SIZE,
     Call,
-    Network,
+    ViewedBackbone,
     add_shared_arguments,
     block_of,
     draw_shapes,
@@ -53,7 +53,7 @@ from .panels import FONT, colour_bar, grid_of_panels, show_map
 
 __all__ = [
     'Extent',
-    'Panel',
+    'FieldPanel',
     'add_arguments',
     'draw_fields',
     'extent',
@@ -205,7 +205,7 @@ def run(args: argparse.Namespace) -> None:
     save_figure(out, draw_fields(rows, title, 'tokens' if args.mixers else 'pixels'), dpi=90)
 
 
-class Panel:
+class FieldPanel:
     """One field and what is said of it.
 
     Attributes:
@@ -221,7 +221,7 @@ class Panel:
         self.extent = extent(field, tuple((edge // 2 + 0.5) * token for edge in size), token)
 
 
-def level_panels(network: Network, images: Sequence[Tensor]) -> list[Panel]:
+def level_panels(network: ViewedBackbone, images: Sequence[Tensor]) -> list[FieldPanel]:
     """The fields of all output levels, in pixels."""
     backbone = network.backbone
     with torch.no_grad():
@@ -229,12 +229,12 @@ def level_panels(network: Network, images: Sequence[Tensor]) -> list[Panel]:
     strides = getattr(backbone, 'out_strides', [round(images[0].shape[2] / size[0]) for size in sizes])
     fields = level_fields(backbone, _bar(images, network.name))
     return [
-        Panel(f'level {i}, stride {stride}', field, stride, size)
+        FieldPanel(f'level {i}, stride {stride}', field, stride, size)
         for i, (field, stride, size) in enumerate(zip(fields, strides, sizes, strict=True))
     ]
 
 
-def mixer_panels(network: Network, images: Sequence[Tensor], stage: int) -> list[Panel]:
+def mixer_panels(network: ViewedBackbone, images: Sequence[Tensor], stage: int) -> list[FieldPanel]:
     """The fields of the different attention or LSTM modules of a stage, in tokens.
 
     Raises:
@@ -251,11 +251,11 @@ def mixer_panels(network: Network, images: Sequence[Tensor], stage: int) -> list
     panels = []
     for name, of_module in zip(modules, zip(*calls, strict=True), strict=True):
         H, W = of_module[0].x.shape[1:3]
-        panels.append(Panel(f'{name} ({H} x {W} tokens)', mixer_field(of_module), 1, (H, W)))
+        panels.append(FieldPanel(f'{name} ({H} x {W} tokens)', mixer_field(of_module), 1, (H, W)))
     return panels
 
 
-def draw_fields(rows: dict[str, Sequence[Panel]], title: str, unit: str) -> Figure:
+def draw_fields(rows: dict[str, Sequence[FieldPanel]], title: str, unit: str) -> Figure:
     """A figure of the fields of several networks, by name: a row each where all have as many, else one after the other.
 
     Args:

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from mmext_backbones.config.editing import NOT_SET, Change, ConfigEditor, shorten, walk
-from mmext_backbones.datasets.shapes.config import task_of, use_shapes
+from mmext_backbones.datasets.shapes.config import shapes_task, use_shapes
 from mmext_backbones.datasets.shapes.files import SEMANTIC_CLASSES, make_shapes
 from mmext_backbones.datasets.shapes.scenes import CLASSES
 
@@ -179,7 +179,7 @@ def test_classification(name, edge, data_dir):
 )
 def test_refusals_say_why(name, reason):
     with pytest.raises(ValueError, match=reason):
-        task_of(load(name))
+        shapes_task(load(name))
 
 
 def test_refuses_other_libraries_and_bad_numbers(data_dir):

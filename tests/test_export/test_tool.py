@@ -10,7 +10,7 @@ import torch
 
 from mmext_backbones.export import ParityError
 from mmext_backbones.export.building import build_parts, load_weights
-from mmext_backbones.export.recording import Network
+from mmext_backbones.export.recording import BackboneWithNeck
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.utils.errors import UserError
 
@@ -43,7 +43,8 @@ def random_checkpoint(config, path):
     parts = build_parts(str(config), neck=True)
     torch.manual_seed(3)
     weights = {
-        name: torch.randn_like(value) * 0.05 for name, value in Network(parts.backbone, parts.neck).state_dict().items()
+        name: torch.randn_like(value) * 0.05
+        for name, value in BackboneWithNeck(parts.backbone, parts.neck).state_dict().items()
     }
     torch.save({'state_dict': weights}, path)
     return weights
@@ -68,7 +69,7 @@ def test_backbone_and_neck_with_weights(config, tmp_path, capsys):
     assert json.loads(facts['mmext_backbones.channels']) == [8, 8, 8]
     assert json.loads(facts['mmext_backbones.strides']) == [4, 8, 16]
     parts = build_parts(str(config), neck=True)
-    network = Network(parts.backbone, parts.neck).eval()
+    network = BackboneWithNeck(parts.backbone, parts.neck).eval()
     network.load_state_dict(weights)
     x = torch.randn(2, 3, 75, 50)
     with torch.no_grad():

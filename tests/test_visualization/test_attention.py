@@ -9,7 +9,7 @@ from mmext_backbones.layers import ELSAAttention, PartitionAttention, WindowAtte
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.visualization.attention import TOLERANCE, draw_attention
 from mmext_backbones.visualization.attention_maps import ATTENTIONS, elsa_filters, token_attention
-from mmext_backbones.visualization.networks import Network, draw_shapes, record
+from mmext_backbones.visualization.networks import ViewedBackbone, draw_shapes, record
 from tests.conftest import randomize
 from tests.test_backbones.test_contract import small
 
@@ -27,7 +27,7 @@ UNIT = 1e-9  # float64, sums in another order
 def network(cls):
     options = {} if cls is Sequencer2D else {'out_indices': (0, 1)}
     backbone = randomize(small(cls, ARCHS[cls], **options)).eval().requires_grad_(False)
-    return Network(cls.__name__, backbone)
+    return ViewedBackbone(cls.__name__, backbone)
 
 
 def modules_of(backbone):

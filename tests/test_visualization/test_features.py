@@ -16,7 +16,7 @@ from mmext_backbones.visualization.filters import draw_filters
 from mmext_backbones.visualization.networks import (
     MEAN,
     STD,
-    Network,
+    ViewedBackbone,
     draw_shapes,
     load_network,
     read_picture,
@@ -48,7 +48,7 @@ def test_levels_are_the_outputs_of_the_backbone(cls):
 def test_a_backbone_of_somebody_else_will_do():
     conv = nn.Conv2d(3, 8, 4, stride=4)
     conv.forward = lambda x: (nn.functional.conv2d(x, conv.weight, conv.bias, 4),)
-    (level,) = levels_of(Network('conv', conv), draw_shapes(0, 48))
+    (level,) = levels_of(ViewedBackbone('conv', conv), draw_shapes(0, 48))
     assert level.name == 'stride 4, 12 x 12, 8 channels'
     assert level.before is None
 
@@ -152,7 +152,7 @@ def test_a_detector_of_mmdet_will_do():
 def test_a_classifier_has_the_preprocessing_that_stands_beside_its_model():
     pytest.importorskip('mmpretrain')
     one = load_network(str(ROOT / 'configs' / 'swin_t_in1k.py'), None)
-    bare = Network('bare', one.backbone)
+    bare = ViewedBackbone('bare', one.backbone)
     torch.testing.assert_close(one.prepare(draw_shapes(0, 32)), bare.prepare(draw_shapes(0, 32)))
 
 

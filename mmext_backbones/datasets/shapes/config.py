@@ -20,7 +20,7 @@ from ...config.values import TASKS
 from .files import SEMANTIC_CLASSES, SEMANTIC_PALETTE
 from .scenes import CLASSES, PALETTE
 
-__all__ = ['num_cpus', 'task_of', 'use_shapes']
+__all__ = ['num_cpus', 'shapes_task', 'use_shapes']
 
 # The schedule, for a full-size backbone from scratch on two CPU cores.
 ITERS = 310
@@ -79,7 +79,7 @@ def use_shapes(
             raise ValueError(f'{name}={value!r}: expected a positive integer')
     if num_workers is None:
         num_workers = min(2, max(0, num_cpus() - 2))
-    task = task_of(cfg)
+    task = shapes_task(cfg)
     editor = ConfigEditor(cfg)
     root = Path(data_dir)
 
@@ -98,7 +98,7 @@ def use_shapes(
     return editor.changes
 
 
-def task_of(cfg: Config) -> str:
+def shapes_task(cfg: Config) -> str:
     """``'detection'``, ``'segmentation'`` or ``'classification'``.
 
     Raises:
