@@ -40,3 +40,31 @@ def test_import_needs_torch_and_mmengine_only():
         "print(len(ELSASwin('tiny')(torch.zeros(1, 3, 32, 32))))\n"
     )
     assert run(code) == '4'
+
+
+def test_import_changes_these_names_of_other_libraries_and_no_more():
+    """The list of CONTRIBUTING.md, "What we change in other libraries"."""
+    code = (
+        'import sys\n'
+        'import torch, torch.serialization, mmengine, mmengine.runner, mmengine.hub.hub, mmengine._strategy\n'
+        'def names():\n'
+        '    found = {}\n'
+        '    for module, value in list(sys.modules.items()):\n'
+        "        if module.partition('.')[0] not in ('torch', 'torchvision', 'mmengine', 'numpy'):\n"
+        '            continue\n'
+        '        for name, of_module in list(vars(value).items()):\n'
+        '            found[module, name] = id(of_module)\n'
+        '            if isinstance(of_module, type) and of_module.__module__ == module:\n'
+        '                found |= {(module, name, x): id(y) for x, y in list(vars(of_module).items())}\n'
+        '    return found\n'
+        'before = names()\n'
+        'import mmext_backbones\n'
+        'after = names()\n'
+        "print(*sorted('.'.join(key) for key in before if before[key] != after.get(key)))\n"
+    )
+    changed = set(run(code).split()) - {'torch._weights_only_unpickler._marked_safe_globals_set'}  # by its own function
+    assert changed == {
+        'mmengine.config.config._get_package_and_cfg_path',
+        'mmengine.hub.hub._get_package_and_cfg_path',
+        'mmengine.runner.checkpoint.load_from_http',
+    }
