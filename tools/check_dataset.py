@@ -14,6 +14,7 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmext_backbones.config.dialect import refuse_old_config
 from mmext_backbones.config.files import load_config
 from mmext_backbones.config.options import add_config_options, apply_options
 from mmext_backbones.datasets.bad_data.report import check_splits, count_errors, report_lines, write_report
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f'--workers {args.workers}: expected 0 or more')
     silence_libraries()
     cfg = load_config(args.config)
+    refuse_old_config(cfg, args.config)
     if cfg.get('model') is None:
         raise UserError(f'config {args.config!r} has no model: is it a part that other configs inherit?')
     if args.shapes:

@@ -8,7 +8,10 @@ from typing import Any
 from mmengine.config import Config
 
 from ..utils.errors import UserError
-from .editing import walk
+from .editing import type_name, walk
+
+MAPS = ('seg', 'depth', 'panoptic')  # keys of data_prefix
+FETCHED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')  # mmpretrain's
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> None:
@@ -20,7 +23,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
     missing = []
     for split in splits:
         for source in (f'{split}_dataloader', f'{split}_evaluator'):
-            for path in _paths(cfg.get(source)):
+            for path in _paths(cfg.get(source), cfg.get('default_scope')):
                 if not path.exists() and path not in missing:
                     missing.append(path)
     if not missing:
@@ -34,17 +37,43 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
     )
 
 
-def _paths(node: Any) -> list[Path]:
-    """Files and folders that loaders and evaluators name, through wrappers and lists."""
+def _paths(node: Any, scope: str | None) -> list[Path]:
+    """Files and folders that loaders and evaluators name and read, through wrappers and lists."""
     found = []
     for _, item in walk(node):
+        if not _is_local(item):
+            continue
         root = item.get('data_root') or ''
         ann_file, prefix = item.get('ann_file'), item.get('data_prefix')
-        parts = [ann_file, *(prefix.values() if isinstance(prefix, dict) else [prefix])]
-        names = [os.path.join(root, part) for part in parts if isinstance(part, str) and part]
-        names += [root] if root and not names else []
-        found += [Path(name) for name in names if '://' not in name]
+        prefixes = prefix if isinstance(prefix, dict) else {'': prefix}
+        read = [value for key, value in prefixes.items() if _is_read(key, item.get('pipeline'), scope)]
+        names = [os.path.join(root, part) for part in (ann_file, *read) if isinstance(part, str) and part]
+        names += [root] if root and not any((ann_file, *prefixes.values())) and not _fetches(item) else []
+        found += [Path(name) for name in names if isinstance(name, str) and '://' not in name]
     return found
+
+
+def _is_local(item: dict) -> bool:
+    """Whether names are files of this machine: another backend has its own names."""
+    backends = [item.get(key) for key in ('backend_args', 'file_client_args')]
+    return all(each.get('backend', 'local') in ('local', 'disk') for each in backends if isinstance(each, dict))
+
+
+def _is_read(key: str, pipeline: Any, scope: str | None) -> bool:
+    """Whether a step of a pipeline reads what lies under a prefix. Those of maps are often inherited and not read."""
+    if not key.startswith(MAPS):
+        return True
+    for _, step in walk(pipeline):
+        name = type_name(step)
+        semantic = scope == 'mmseg' or str(step.get('type')).startswith('mmseg')
+        if step.get('with_seg') or name == 'LoadPanopticAnnotations' or (semantic and name == 'LoadAnnotations'):
+            return True
+    return False
+
+
+def _fetches(item: dict) -> bool:
+    """Whether a data set fetches what is not there."""
+    return type_name(item) in FETCHED and item.get('download', True)
 
 
 def _first_missing(path: Path) -> Path:

@@ -54,6 +54,12 @@ RANDOMNESS = _Kind(
 SCHEDULES = _Kind(
     'a dict with a type, or a list of them, or a dict of lists', lambda v: DICT.holds(v) or COMPONENTS.holds(v)
 )
+# Compose takes functions, and a data set of one's own may take pipelines by name
+PIPELINE = _Kind(
+    'a list of dicts, each with a type',
+    lambda v: DICT.holds(v) or (_is_list(v) and all(COMPONENT.holds(each) or callable(each) for each in v)),
+)
+COLLATE = _Kind('a dict', lambda v: DICT.holds(v) or callable(v))
 LOADER = _Kind('a dict with a dataset', lambda v: DICT.holds(v) and DICT.holds(v.get('dataset')))
 
 # None is as good as no entry
@@ -116,8 +122,8 @@ for _split in ('train', 'val', 'test'):
     KINDS[f'{_split}_dataloader.drop_last'] = BOOLEAN
     KINDS[f'{_split}_dataloader.sampler'] = DICT
     KINDS[f'{_split}_dataloader.batch_sampler'] = DICT
-    KINDS[f'{_split}_dataloader.collate_fn'] = DICT
-    KINDS[f'{_split}_dataloader.dataset.pipeline'] = COMPONENTS
+    KINDS[f'{_split}_dataloader.collate_fn'] = COLLATE
+    KINDS[f'{_split}_dataloader.dataset.pipeline'] = PIPELINE
 
 # what a library's models do, by default_scope
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..config.dialect import refuse_old_config
 from ..config.editing import ConfigEditor, walk
 from ..config.files import load_config
 from ..config.options import apply_options
@@ -43,6 +44,7 @@ def prepare(config: str, options: RunOptions, strategy: str | None = None) -> Co
     silence_libraries()
     check_launcher(options.launcher)
     cfg = load_config(config)
+    refuse_old_config(cfg, config)
     if cfg.get('model') is None:
         raise UserError(f'config {config!r} has no model: is it a part that other configs inherit?')
     editor = ConfigEditor(cfg)
@@ -58,7 +60,7 @@ def prepare(config: str, options: RunOptions, strategy: str | None = None) -> Co
     check_config(cfg)
     fit_device(editor, options.launcher)
     fit_processes(editor, options.launcher)
-    if cfg.default_scope == 'mmpretrain':
+    if cfg.get('default_scope') == 'mmpretrain':
         for split in ('train', 'val', 'test'):
             loader = cfg.get(f'{split}_dataloader')
             if loader is not None:

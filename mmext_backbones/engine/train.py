@@ -7,9 +7,12 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..config.data_paths import check_data
+from ..config.dialect import old_keys
 from ..config.editing import ConfigEditor
 from ..config.values import check_needed
 from ..datasets.bad_data.runner import report_bad_data
+from ..utils.attempts import attempt
+from ..utils.console import say
 from .config_edits import (
     CURVES_HOOK,
     INTERRUPTION_HOOKS,
@@ -58,6 +61,7 @@ def train(config: str, **options: Any) -> dict[str, float]:
     _edit(editor, asked)
     _check(cfg)
     fit_seed(editor)
+    _warn_of_old_keys(cfg)
     say_changes(editor.changes, asked.shapes)
     with watched(cfg, 'train'):
         runner = build_runner(cfg)
@@ -93,6 +97,12 @@ def _check(cfg: Config) -> None:
     check_data(cfg, ('train', 'val'))
     check_checkpoints(cfg)
     check_resume(cfg)
+
+
+def _warn_of_old_keys(cfg: Config) -> None:
+    """Says which settings of the dialect of mmdet 2 do nothing."""
+    for key, place in attempt('the look for old keys', old_keys, cfg, default=()):
+        say(f'Warning: nothing reads {key}, a key of mmdet 2. In mmengine: {place}. See docs/migration.md')
 
 
 def _last_validation(runner: Runner) -> dict[str, float]:

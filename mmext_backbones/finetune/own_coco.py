@@ -152,6 +152,12 @@ def _read(path: Path, images: Path) -> dict:
             f'{str(path)!r}: no annotation in {len(data["images"])} images, so there is nothing to learn from. '
             'Is it the right file? Those of test data have none.'
         )
+    for key, meaning in (('iscrowd', 'a crowd'), ('ignore', 'to be ignored')):
+        if all(annotation.get(key) for annotation in data['annotations']):
+            raise UserError(
+                f'{str(path)!r}: every annotation is {meaning} ({key}: 1), from which nothing is learned and by which '
+                f'nothing is measured. Some exporters of masks write that: set {key} to 0.'
+            )
     for what, key, known in (('category', 'category_id', 'categories'), ('image', 'image_id', 'images')):
         ids = {entry['id'] for entry in data[known]}
         values = [annotation.get(key) for annotation in data['annotations']]

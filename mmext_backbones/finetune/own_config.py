@@ -13,6 +13,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..config.dialect import refuse_old_config
 from ..config.editing import NOT_SET, ConfigEditor, set_num_classes, walk
 from ..config.files import load_config
 from ..config.writing import write_child
@@ -73,6 +74,7 @@ def write_own_config(
     if out.exists():
         raise UserError(f'{out} is there already: train it, remove it, or name another folder.')
     old = load_config(base)
+    refuse_old_config(old, base)
     cfg = deepcopy(old)
     _check_base(cfg, base)
     if num_workers is None:

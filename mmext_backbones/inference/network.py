@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
 from mmengine.runner import load_state_dict
 from torch import Tensor, nn
 
+from ..config.dialect import refuse_old_config
 from ..config.editing import type_name
 from ..config.files import load_config
 from ..config.options import apply_options
@@ -68,6 +69,7 @@ def read_config(config: str | os.PathLike | Config, *, shapes: bool, options: Ma
     """
     name = config.filename or 'given' if isinstance(config, Config) else os.fspath(config)
     cfg = config.copy() if isinstance(config, Config) else load_config(name)
+    refuse_old_config(cfg, name)
     if cfg.get('model') is None:
         raise UserError(f'config {name!r} has no model: is it a part that other configs inherit?')
     check_config(cfg)

@@ -60,7 +60,7 @@ class Predictor:
         self.device = find_device(device)
         cfg = read_config(config, shapes=shapes, options=options)
         network = build(cfg, os.fspath(weights), device=self.device, tta=tta, shapes=shapes)
-        self.scope = cfg.default_scope
+        self.scope = cfg.get('default_scope')
         self.task = network.kind
         self.classes = network.classes
         self.palette = network.palette

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..config.dialect import refuse_old_config
 from ..config.editing import type_name
 from ..config.files import load_config
 from ..config.writing import write_child
@@ -62,6 +63,7 @@ def main(argv: list[str]) -> None:
     if weights not in (None, DEFAULT):
         check_weights(weights)
     old = load_config(args.config)
+    refuse_old_config(old, args.config)
     try:
         new = swap_backbone(old, args.backbone, weights=weights, keep_optimizer=args.keep_optimizer)
     except SwapRefused as error:

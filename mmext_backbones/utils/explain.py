@@ -33,6 +33,7 @@ def explain(error: BaseException) -> str | None:
             _image,
             _file,
             _killed,
+            _class_weight,
             _library,
         ):
             message = recognise(link)
@@ -263,6 +264,24 @@ def _killed(error: BaseException) -> str | None:
         f'a process that loads data {match.group(1)}. The system kills one where memory runs out: try fewer '
         'num_workers. If it is always at the same place, look at the data: python tools/check_dataset.py CONFIG'
     )
+
+
+def _class_weight(error: BaseException) -> str | None:
+    """mmseg 1.2 looks up the weight of every label before it leaves out those that are ignored."""
+    if not (isinstance(error, IndexError) or 'device-side assert' in str(error)):
+        return None
+    for frame, _ in _frames(error):
+        module, function = frame.f_globals.get('__name__'), frame.f_code.co_name
+        weighed = frame.f_locals.get('class_weight') is not None
+        if (module, function) == ('mmseg.models.losses.cross_entropy_loss', 'cross_entropy') and weighed:
+            return (
+                "mmseg's CrossEntropyLoss fails: it has a class_weight, and looks up the weight of every label, of "
+                f'those that are ignored, too (255: padded and unlabelled pixels): {str(error).splitlines()[0]}\n'
+                'Set reduction of the loss to none (the mean is then taken over all pixels): --cfg-options '
+                'model.decode_head.loss_decode.reduction=none, and so for each auxiliary head with a class_weight; or '
+                'leave class_weight out. If the labels are not 255: python tools/check_dataset.py CONFIG'
+            )
+    return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

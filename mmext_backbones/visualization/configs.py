@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..config.data_paths import check_data
+from ..config.dialect import refuse_old_config
 from ..config.files import load_config
 from ..config.options import add_config_options, apply_options
 from ..config.values import check_config
@@ -35,6 +36,7 @@ def open_config(args: argparse.Namespace) -> Config:
     """
     silence_libraries()
     cfg = load_config(args.config)
+    refuse_old_config(cfg, args.config)
     if cfg.get('model') is None:
         raise UserError(f'config {args.config!r} has no model: is it a part that other configs inherit?')
     if args.shapes:
@@ -62,7 +64,7 @@ def build_loader(cfg: Config, split: str, seed: int | None = None) -> DataLoader
     loader.update(num_workers=0, persistent_workers=False)
     for key in ('prefetch_factor', 'timeout'):
         loader.pop(key, None)
-    if cfg.default_scope == 'mmpretrain':
+    if cfg.get('default_scope') == 'mmpretrain':
         loader.setdefault('collate_fn', {'type': 'default_collate'})
     return Runner.build_dataloader(loader, seed=seed)
 

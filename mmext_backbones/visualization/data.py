@@ -25,6 +25,7 @@ from mmengine.structures import PixelData
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..datasets.metainfo import metainfo_of
 from ..drawing.files import check_out, save_picture
 from ..drawing.samples import MAPS, add_caption, draw_sample, sheet
 from ..utils.console import QuietStdout
@@ -226,7 +227,7 @@ def run(args: argparse.Namespace) -> None:
     preprocessor = build_preprocessor(cfg)
     random.seed(args.seed), np.random.seed(args.seed), torch.manual_seed(args.seed)
 
-    metainfo = loader.dataset.metainfo
+    metainfo = metainfo_of(loader.dataset)
     found = list(model_inputs(loader, preprocessor, args.number, repeat=args.repeat, training=args.split == 'train'))
     tiles, texts = [], []
     for index, _, image, sample in found:

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from ..config.data_paths import check_data
+from ..datasets.metainfo import metainfo_of
 from ..drawing.files import check_out, save_picture
 from ..drawing.samples import add_caption, draw_sides, sheet
 from ..engine.runner import build_runner
@@ -194,7 +195,7 @@ def run(args: argparse.Namespace) -> None:
             check_match(runner.model, state, args.weights, args.shapes)
         runner.load_or_resume()
         loader, indices = _spread(runner.test_dataloader, args.limit if args.worst else args.number)
-        metainfo = runner.test_dataloader.dataset.metainfo
+        metainfo = metainfo_of(runner.test_dataloader.dataset)
         kept = _keep(_predicted(runner, loader, indices), args, metainfo)
 
     tiles = []

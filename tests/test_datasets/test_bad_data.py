@@ -1,6 +1,5 @@
 """Each kind of fault, in both modes, through real loaders; and good data is what it was."""
 
-import gc
 import json
 import os
 import random
@@ -21,7 +20,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmext_backbones.datasets.bad_data import kinds as module
-from mmext_backbones.datasets.bad_data.classes import check_num_classes
+from mmext_backbones.datasets.bad_data.classes import check_classes, check_num_classes
 from mmext_backbones.datasets.bad_data.coco import check_categories, check_entries
 from mmext_backbones.datasets.bad_data.dataset import guarded_dataset, inner_datasets
 from mmext_backbones.datasets.bad_data.guard import guard_of
@@ -41,14 +40,6 @@ LIBRARIES = {'detection': 'mmdet', 'segmentation': 'mmseg', 'classification': 'm
 LOAD = {'type': 'LoadImageFromFile'}
 CASES = [(name, task) for name, fault in FAULTS.items() for task in fault.tasks]
 SIZE = (48, 64)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _light_collections():
-    """mmengine collects garbage twice for each data set that it serialises, among all that torch holds."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope='module')
@@ -323,6 +314,66 @@ def test_classes_of_the_model():
         check(data_preprocessor={'num_classes': 9, 'to_onehot': True})
 
 
+def classes_refused(model: dict, number: int = 2, parts: tuple[int, int] | None = None) -> str:
+    """The options that a refusal names, as one text; empty if there is none."""
+    try:
+        check_num_classes({'model': model}, tuple('abcdefgh'[:number]), 'train', parts)
+    except BadDataError as error:
+        return str(error).splitlines()[1].partition('--cfg-options ')[2]
+    return ''
+
+
+def test_things_and_stuff_are_classes():
+    head = {'num_things_classes': 80, 'num_stuff_classes': 0, 'loss_cls': {'class_weight': [1.0] * 80 + [0.1]}}
+    told = classes_refused({'panoptic_head': head, 'panoptic_fusion_head': {'num_things_classes': 80}})
+    assert told == (
+        'model.panoptic_head.num_things_classes=2 model.panoptic_head.loss_cls.class_weight=[1.0,1.0,0.1] '
+        'model.panoptic_fusion_head.num_things_classes=2'
+    )
+    right = {'num_things_classes': 2, 'num_stuff_classes': 0, 'loss_cls': {'class_weight': [1.0, 1.0, 0.1]}}
+    assert classes_refused({'panoptic_head': right}) == ''
+    both = {'num_things_classes': 2, 'num_stuff_classes': 3}
+    assert classes_refused({'panoptic_head': both}) == ''  # a model for both on data of things
+    assert classes_refused({'panoptic_head': both}, 5) == ''
+    assert classes_refused({'panoptic_head': both}, 5, (2, 3)) == ''
+    assert classes_refused({'panoptic_head': both}, 5, (3, 2)).split() == [
+        'model.panoptic_head.num_things_classes=3',
+        'model.panoptic_head.num_stuff_classes=2',
+    ]
+    fpn = {'semantic_head': {**both, 'num_classes': 54}, 'roi_head': {'bbox_head': [{'num_classes': 80}]}}
+    assert classes_refused(fpn, 5, (2, 3)) == 'model.roi_head.bbox_head.0.num_classes=2'
+    assert classes_refused(fpn, 5) == ''
+
+
+def test_other_numbers_of_classes():
+    loss = {'type': 'CrossEntropyLoss', 'class_weight': [1.0, 2.0]}
+    head = {'num_classes': 2, 'loss_decode': [loss, {'type': 'DiceLoss'}]}
+    assert classes_refused({'decode_head': head, 'auxiliary_head': [head]}) == ''
+    assert classes_refused({'decode_head': head, 'auxiliary_head': [{'num_classes': 19}]}, 2).startswith(
+        'model.auxiliary_head.0.num_classes=2'
+    )
+    told = classes_refused({'decode_head': head}, 4)
+    assert told == 'model.decode_head.num_classes=4 model.decode_head.loss_decode.0.class_weight=[1.0,1.0,1.0,1.0]'
+    binary = {'num_classes': 2, 'out_channels': 1}
+    assert classes_refused({'decode_head': binary}) == ''
+    assert classes_refused({'decode_head': binary}, 3) == (
+        'model.decode_head.num_classes=3 model.decode_head.out_channels=3'
+    )
+    transformer = {'num_classes': 2, 'num_queries': 100, 'out_channels': 256}
+    assert classes_refused({'decode_head': transformer}) == ''
+    assert classes_refused({'neck': {'out_channels': 256}, 'bbox_head': {'num_classes': 2, 'out_channels': 9}}) == ''
+
+
+def test_the_classes_of_videos_are_not_compared():
+    class BaseVideoDataset(SimpleNamespace):
+        pass
+
+    cfg = {'model': {'bbox_head': {'num_classes': 1}}}
+    check_classes(cfg, [BaseVideoDataset(metainfo={'classes': ['a', 'b', 'c']})], 'val')
+    with pytest.raises(BadDataError, match='the val data has 3 classes'):
+        check_classes(cfg, [SimpleNamespace(metainfo={'classes': each}) for each in (['a'], ['a', 'b', 'c'])], 'val')
+
+
 def test_another_number_of_class_folders(root, tmp_path, capfd):
     cfg = config('classification', root)
     cfg.train_dataloader.dataset['classes'] = ['a', 'b']
@@ -421,7 +472,9 @@ def test_records_of_several_processes(tmp_path):
 
 
 def test_every_kind_says_what_to_do():
-    assert all(kind.level in ('error', 'note') and kind.remedy.endswith(('.', ')')) for kind in KINDS.values())
+    assert all(
+        kind.level in ('error', 'warning', 'note') and kind.remedy.endswith(('.', ')')) for kind in KINDS.values()
+    )
     text = str(stop([Fault('missing', f'{i}.png', 'is gone') for i in range(9)]))
     assert "'2.png': is gone\n... and 6 more." in text
     assert KINDS['missing'].remedy in text
@@ -469,7 +522,7 @@ def test_report(root, tmp_path, capfd):
     assert count_errors(report) == 1
     assert report['test'] == {'same_as': 'val'}
     lines = '\n'.join(report_lines(report))
-    assert f'error      1  empty: {KINDS["empty"].remedy}' in lines
+    assert f'error        1  empty: {KINDS["empty"].remedy}' in lines
     assert 'val: 4 samples' in lines
     write_report(report, tmp_path / 'new' / 'report.json')
     assert json.loads((tmp_path / 'new' / 'report.json').read_text()) == report

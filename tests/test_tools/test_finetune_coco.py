@@ -180,6 +180,9 @@ def spoil(data, how):
         data['categories'][2]['name'] = data['categories'][1]['name']
     elif how == 'a space too much':
         data['categories'][1]['name'] += ' '
+    elif how in ('iscrowd', 'ignore'):
+        for annotation in data['annotations']:
+            annotation[how] = 1
     elif how == 'some masks':
         del data['annotations'][0]['segmentation']
     elif how == 'file names from above':
@@ -198,6 +201,8 @@ MESSAGES = {
     'unknown image': 'have a image_id that is no image of the file',
     'twice the same name': 'two categories have the name',
     'a space too much': "'my circle ' is empty, or begins or ends with a space",
+    'iscrowd': r'every annotation is a crowd .iscrowd: 1.*set iscrowd to 0',
+    'ignore': 'every annotation is to be ignored',
     'some masks': r'1 of \d+ annotations have no segmentation.*--boxes',
     'file names from above': 'They count from .*: name that folder',
     'file names from elsewhere': "There is 'pictures/000000.png': correct the file_name entries",

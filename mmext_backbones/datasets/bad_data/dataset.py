@@ -11,18 +11,23 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
+from mmengine.dataset import BaseDataset
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.registry import DATASETS as ROOT_DATASETS
+from torch.utils.data import Dataset
 
 from ...registry import DATASETS
+from ...utils.attempts import attempt
 from ...utils.errors import UserError
+from ..metainfo import classes_of
 from .classes import check_folders
 from .coco import check_categories, check_entries
-from .guard import Guard
+from .guard import Guard, guard_of
 from .kinds import KINDS, BadDataError, Fault, log_faults, stop
+from .mixing import guard_mixing
 from .scan import examine
 
-__all__ = ['checked_annotations', 'guarded_dataset', 'inner_datasets']
+__all__ = ['checked_annotations', 'guarded_dataset', 'inner_datasets', 'parts']
 
 
 @DATASETS.register_module(name='GuardedDataset')
@@ -34,8 +39,12 @@ def guarded_dataset(
     folder: str | None = None,
     class_folders: Sequence[str] | None = None,
     workers: int = 0,
+    whole: bool = False,
 ) -> Any:
     """Builds a data set, with its wrappers, and sets a `Guard` before each of those inside.
+
+    Wrappers are built by their own libraries, in the order and with the arguments of the config: each finds the data
+    sets inside of it read, as it does without guards.
 
     With `skip`, bad samples of the training data are noticed when their turn comes, and others take their place. A
     measure over substitutes would be none: data to validate or test on is read once beforehand, and its bad samples
@@ -49,6 +58,7 @@ def guarded_dataset(
         folder: Where what was left out is recorded; nowhere when None.
         class_folders: Those of the training data, which an image-folder data set must have as well.
         workers: Processes that read beforehand.
+        whole: Read nothing beforehand, and leave no sample out: for those who read all of them.
 
     Returns:
         The data set itself.
@@ -56,39 +66,114 @@ def guarded_dataset(
     Raises:
         BadDataError: if the data set as a whole cannot be used, or, without `skip`, for a bad annotation.
     """
-    built = ROOT_DATASETS.build(_lazy(deepcopy(dataset)))
-    for leaf in inner_datasets(built):
-        if hasattr(leaf, 'prepare_data') and hasattr(leaf, 'full_init'):
-            faults = _initialise(leaf, skip, masks, class_folders)
-            leaf.prepare_data = Guard(leaf, split, skip, folder, faults)
-            if skip and split != 'train':
-                _leave_out(leaf, workers)
+    options = {
+        'split': split,
+        'skip': skip,
+        'masks': masks,
+        'folder': folder,
+        'class_folders': class_folders,
+        'workers': workers,
+        'whole': whole,
+    }
+    inside = attempt('the check of the data sets inside of wrappers', _guarded_children, dataset, options, default={})
+    if inside:
+        built = ROOT_DATASETS.build({**deepcopy(dataset), **inside})
+        attempt('the check of mixed samples', guard_mixing, built, split, skip, folder)
+    else:
+        built = _guarded_leaf(dataset, split, skip, masks, folder, class_folders)
+        if skip and split != 'train' and not whole and guard_of(built) is not None:
+            _leave_out(built, workers)
     if hasattr(built, 'full_init'):
         built.full_init()
     return built
 
 
+def parts(dataset: Any) -> Iterator[Any]:
+    """A data set, and every one inside of it, outermost first."""
+    yield dataset
+    for child in _children(dataset):
+        yield from parts(child)
+
+
 def inner_datasets(dataset: Any) -> Iterator[Any]:
     """The data sets inside wrappers, or the data set itself."""
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    if inner == [None]:
-        yield dataset
-        return
-    for child in inner:
-        yield from inner_datasets(child)
+    for part in parts(dataset):
+        if not _children(part):
+            yield part
 
 
-def _lazy(dataset: dict) -> dict:
-    """The config of a data set, and of those inside it, that reads no annotations yet."""
-    for child in [dataset.get('dataset'), *(dataset.get('datasets') or ())]:
-        if isinstance(child, dict):
-            _lazy(child)
-    with ROOT_DATASETS.switch_scope_and_registry(None) as registry:
-        cls = dataset['type'] if inspect.isclass(dataset['type']) else registry.get(dataset['type'])
-    parameters = inspect.signature(cls).parameters.values() if cls is not None else ()
-    if any(parameter.name == 'lazy_init' or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        dataset['lazy_init'] = True
-    return dataset
+def _children(dataset: Any) -> list[Any]:
+    """The data sets that a wrapper holds, under whatever name; none for a data set of samples."""
+    if isinstance(dataset, BaseDataset):
+        return []
+    held = [getattr(dataset, 'dataset', None), getattr(dataset, 'datasets', None)]
+    for found in (held, list(getattr(dataset, '__dict__', {}).values())):
+        flat = [each for item in found for each in (item if isinstance(item, (list, tuple)) else [item])]
+        flat = [each for each in flat if hasattr(each, 'metainfo') or isinstance(each, Dataset)]
+        if flat:
+            return flat
+    return []
+
+
+def _guarded_children(dataset: dict, options: dict) -> dict:
+    """The entries of a wrapper's config that hold data sets, each of which is guarded; empty for no wrapper."""
+
+    def guarded(value: Any) -> Any:
+        if isinstance(value, dict) and 'type' in value and (key in ('dataset', 'datasets') or _is_dataset(value)):
+            return {'type': 'mmext_backbones.GuardedDataset', 'dataset': value, **options}
+        return value
+
+    inside = {}
+    for key, value in dataset.items():
+        if key != 'pipeline':
+            several = isinstance(value, (list, tuple))
+            new = [guarded(each) for each in value] if several else guarded(value)
+            if any(a is not b for a, b in zip(new, value, strict=True)) if several else new is not value:
+                inside[key] = new
+    return inside
+
+
+def _is_dataset(config: dict) -> bool:
+    cls = _class(config)
+    return inspect.isclass(cls) and issubclass(cls, BaseDataset)
+
+
+def _class(config: dict) -> Any:
+    """The class or the function that a config names; None if nobody knows it."""
+    if not isinstance(config['type'], str):
+        return config['type']
+    with ROOT_DATASETS.switch_scope_and_registry(config.get('_scope_')) as registry:
+        return registry.get(config['type'])
+
+
+def _guarded_leaf(
+    config: dict, split: str, skip: bool, masks: bool, folder: str | None, class_folders: Sequence[str] | None
+) -> Any:
+    """A data set of samples, its annotations read and checked; as its library builds it, if it is of another kind."""
+    lazy = attempt('the check of annotations', _lazy, config)
+    leaf = ROOT_DATASETS.build(deepcopy(config)) if lazy is None else lazy
+    faults: list[Fault] = []
+    if lazy is not None:
+        faults = _initialise(leaf, skip, masks, class_folders)
+    if isinstance(leaf, BaseDataset):
+        guard = Guard(leaf, split, skip, folder, faults)
+        if attempt('the check of samples', lambda: guard.probe() or True):
+            leaf.prepare_data = guard
+    return leaf
+
+
+def _lazy(config: dict) -> Any:
+    """A data set of samples that has read no annotations yet; None if its class cannot wait."""
+    if not _is_dataset(config):
+        return None
+    parameters = inspect.signature(_class(config)).parameters.values()
+    if not any(parameter.name == 'lazy_init' or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    try:
+        leaf = ROOT_DATASETS.build({**deepcopy(config), 'lazy_init': True})
+    except Exception:  # it may look at its samples as it is built; a mistake of the config is found again
+        return None
+    return None if getattr(leaf, '_fully_initialized', True) else leaf
 
 
 def _leave_out(leaf: Any, workers: int) -> None:
@@ -116,7 +201,7 @@ def _initialise(leaf: Any, skip: bool, masks: bool, class_folders: Sequence[str]
     api = getattr(leaf, 'COCOAPI', None)
     if api is not None and api.__name__ != 'COCOPanoptic':
         leaf.COCOAPI = _checking(api, leaf, skip, masks, faults)
-    check_folders(leaf, class_folders)
+    attempt('the check of class folders', check_folders, leaf, class_folders)
     try:
         leaf.full_init()
     except UserError:
@@ -147,11 +232,12 @@ def _no_samples(leaf: Any, where: Any, error: Exception | None = None) -> BadDat
 
 def _checking(api: type, leaf: Any, skip: bool, masks: bool, faults: list[Fault]) -> type:
     """pycocotools' reader, as mmdet has it, that checks what it read before it is indexed."""
-    path, classes = leaf.ann_file, leaf.metainfo.get('classes')
+    path, classes = leaf.ann_file, classes_of(leaf)
     ordered = type(leaf).load_data_list.__qualname__.startswith('CocoDataset.')  # others sort the categories
 
     def create_index(self: Any) -> None:
-        faults.extend(_check_coco(self, path, classes, ordered, skip, masks))
+        check = (_check_coco, self, path, classes, ordered, skip, masks)
+        faults.extend(attempt('the check of annotations', *check, default=()))
         api.createIndex(self)
 
     return type(api.__name__, (api,), {'createIndex': create_index})
@@ -169,7 +255,8 @@ def checked_annotations(skip: bool, masks: bool) -> Iterator[None]:
 
     def checked(self: Any) -> None:
         if self.dataset:
-            _check_coco(self, 'the annotation file of the evaluator', None, False, skip, masks)
+            name = 'the annotation file of the evaluator'
+            attempt('the check of annotations', _check_coco, self, name, None, False, skip, masks)
         create_index(self)
 
     COCO.createIndex = checked

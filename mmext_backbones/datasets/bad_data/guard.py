@@ -1,15 +1,18 @@
 """Per-sample validation in the DataLoader worker."""
 
 import functools
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset, Compose
 from mmengine.dist import is_main_process
 
+from ..metainfo import classes_of
 from .images import file_fault, map_fault, unreadable
 from .kinds import KINDS, BadDataError, Fault, log_faults, stop
+from .steps import failed_step, flat, is_librarys, loads, nested, reads
 
 __all__ = ['Guard', 'guard_of']
 
@@ -32,6 +35,8 @@ class Guard:
     Attributes:
         faults: As given.
         left_out: Entries of samples that were taken out of the data set beforehand.
+        counting: Whether the labels of maps are counted.
+        counts: Pixels of each label, 0 to 255, of the map that was read last; None before.
     """
 
     def __init__(self, dataset: Any, split: str, skip: bool, folder: str | None, faults: list[Fault]) -> None:
@@ -41,6 +46,8 @@ class Guard:
         self.folder = folder
         self.faults = faults
         self.left_out: list[dict] = []
+        self.counting = False
+        self.counts: np.ndarray | None = None
         self._recorded: set[Fault] = set()
         if skip and folder is not None and is_main_process():
             log_faults(folder, split, [fault for fault in faults if KINDS[fault.kind].level == 'error'])
@@ -67,8 +74,9 @@ class Guard:
         """A sample and None, or None and what is wrong with it."""
         self._error = None
         self._step = None
+        self.counts = None
         info = self.dataset.get_data_info(index)
-        fault = self.look(info)
+        fault = _quietly(self.look, info)
         if fault is not None:
             return None, fault
         try:
@@ -78,6 +86,23 @@ class Guard:
         except Exception as error:  # whatever a decoder or a step of the pipeline raises
             self._error = error
             return None, self._explain(info, error)
+
+    def probe(self) -> None:
+        """Looks at the first sample: what fails on it is a data set that this class does not understand."""
+        self.look(self.dataset.get_data_info(0))
+
+    def count_map(self, index: int) -> np.ndarray | None:
+        """Pixels of each label, 0 to 255, of a sample's map; None if there is none that can be read."""
+        self.counting, self.counts = True, None
+        try:
+            data = self.dataset.get_data_info(index)
+            for step in flat(self.dataset.pipeline.transforms):
+                self._step, data = step, step(data)
+                if data is None or self._loaded(data) is not None or self.counts is not None:
+                    break
+        finally:
+            self.counting = False
+        return self.counts
 
     def look(self, info: dict) -> Fault | None:
         """What can be said of a sample before it is read.
@@ -90,9 +115,7 @@ class Guard:
         for number in np.atleast_1d(label).tolist() if label is not None and classes else ():
             if not 0 <= number < len(classes):
                 return Fault('label', path, f'label {number}, and there are {len(classes)} classes, from 0')
-        if not self._local:
-            return None
-        for key in ('img_path', 'seg_map_path'):
+        for key in sorted(self._reads):
             name = info.get(key)
             if isinstance(name, str) and '://' not in name:
                 fault = file_fault(name) or (map_fault(name) if key == 'seg_map_path' and self._semantic else None)
@@ -103,14 +126,22 @@ class Guard:
     @functools.cached_property
     def _classes(self) -> Sequence[str] | None:
         """Kept, because `metainfo` is copied at every look."""
-        return self.dataset.metainfo.get('classes')
+        return classes_of(self.dataset)
+
+    @property
+    def _steps(self) -> Any:
+        return getattr(self.dataset, 'pipeline', None)
 
     @functools.cached_property
     def _local(self) -> bool:
         """Whether names are files of this machine: another backend has its own names."""
-        steps = getattr(self.dataset.pipeline, 'transforms', [])
-        backends = [getattr(step, key, None) or {} for step in steps for key in ('backend_args', 'file_client_args')]
+        keys = ('backend_args', 'file_client_args')
+        backends = [getattr(step, key, None) or {} for step in nested(self._steps) for key in keys]
         return all(backend.get('backend', 'local') in ('local', 'disk') for backend in backends)
+
+    @functools.cached_property
+    def _reads(self) -> set[str]:
+        return reads(self._steps) if self._local else set()
 
     @functools.cached_property
     def _semantic(self) -> bool:
@@ -118,16 +149,16 @@ class Guard:
         return hasattr(self.dataset, 'reduce_zero_label')
 
     def _prepare(self, index: int, info: dict) -> tuple[Any, Fault | None]:
-        cls, pipeline = type(self.dataset), self.dataset.pipeline
+        cls, pipeline = type(self.dataset), self._steps
         if cls.prepare_data is not BaseDataset.prepare_data or type(pipeline) is not Compose:
             return cls.prepare_data(self.dataset, index), None
         data = info
-        for self._step in pipeline.transforms:
+        for self._step in flat(pipeline.transforms):
             data = self._step(data)
             if data is None:  # a step may refuse a sample: the data set draws another
                 return None, None
-            if type(self._step).__name__.startswith('Load'):
-                fault = self._loaded(data)
+            if loads(self._step) and isinstance(data, dict):
+                fault = _quietly(self._loaded, data)
                 if fault is not None:
                     return None, fault
         return data, None
@@ -141,14 +172,18 @@ class Guard:
             detail = f'is {shape[1]} x {shape[0]} pixels, and its annotations are for {size[1]} x {size[0]}{turned}'
             return Fault('image size', path, detail)
         labels = data.get('gt_seg_map')
-        if labels is None:
+        if not isinstance(labels, np.ndarray):
             return None
         path = str(data.get('seg_map_path'))
+        if labels.ndim != 2 and not is_librarys(self._step):
+            return None  # a person's own step may load what a head of their own learns
         if labels.ndim != 2:
             return Fault('map format', path, f'a map of labels has one channel, this one has {labels.shape[-1]}')
         if shape is not None and labels.shape != tuple(shape[:2]):
             detail = f'is {labels.shape[1]} x {labels.shape[0]} pixels, its picture {shape[1]} x {shape[0]}'
             return Fault('map size', path, detail)
+        if self.counting:
+            self.counts = np.bincount(labels.ravel() & 255, minlength=256)
         classes = self._classes
         if self._semantic and classes:
             odd = (labels >= len(classes)) & (labels != 255)
@@ -161,12 +196,14 @@ class Guard:
 
     def _explain(self, info: dict, error: Exception) -> Fault:
         """Which file an error is about."""
-        name = type(self._step).__name__ if self._step is not None else type(self.dataset).__name__
-        path = str(info.get('img_path'))
+        step = failed_step(error, self._steps) or self._step
+        name = type(self.dataset if step is None else step).__name__
+        key = 'img_path'
         if name.startswith('Load') and info.get('seg_map_path') is not None and 'Image' not in name:
-            path = str(info['seg_map_path'])
-        if name.startswith('Load') and self._local:
-            fault = unreadable(path)
+            key = 'seg_map_path'
+        path = str(info.get(key))
+        if name.startswith('Load') and self._local and (key in self._reads or os.path.isfile(path)):
+            fault = file_fault(path) or unreadable(path)
             if fault is not None:
                 return fault
         if 'failed to load image' in str(error):
@@ -175,7 +212,15 @@ class Guard:
         return Fault('pipeline', path, f'{name} fails on it: {type(error).__name__}: {reason}')
 
 
+def _quietly(look: Callable[[dict], Fault | None], entry: dict) -> Fault | None:
+    """What a look finds; nothing where it fails on an entry of another kind, which is left to the pipeline."""
+    try:
+        return look(entry)
+    except Exception:
+        return None
+
+
 def guard_of(leaf: Any) -> Guard | None:
     """The guard of a data set; None if it has none."""
-    guard = vars(leaf).get('prepare_data')
+    guard = getattr(leaf, '__dict__', {}).get('prepare_data')
     return guard if isinstance(guard, Guard) else None

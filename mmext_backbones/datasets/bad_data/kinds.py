@@ -1,7 +1,8 @@
 """The kinds of faults of a data set: how each is dealt with, and what a person can do about it.
 
-An error stops a run, or, where it was asked for, its image or annotation is left out, counted and reported. A note is
-harmless: the libraries cope with it, and it is only told by `tools/check_dataset.py`.
+An error stops a run, or, where it was asked for, its image or annotation is left out, counted and reported. A warning
+is told before the first step, and the run goes on: only a person can tell whether it is meant. A note is harmless: the
+libraries cope with it, and it is only told by `tools/check_dataset.py`.
 """
 
 import json
@@ -21,7 +22,7 @@ class Kind(NamedTuple):
     """How a fault is dealt with.
 
     Attributes:
-        level: ``'error'`` or ``'note'``.
+        level: ``'error'``, ``'warning'`` or ``'note'``.
         drops: What is left out when errors are skipped, or is always for a note: ``'image'``, ``'annotation'`` or
             nothing.
         remedy: What a person can do, or what the libraries make of it.
@@ -36,6 +37,10 @@ def _error(drops: str, remedy: str) -> Kind:
     return Kind('error', drops, remedy)
 
 
+def _warning(remedy: str) -> Kind:
+    return Kind('warning', '', remedy)
+
+
 def _note(drops: str, remedy: str) -> Kind:
     return Kind('note', drops, remedy)
 
@@ -47,6 +52,25 @@ KINDS = {
     'annotation file': _error('', 'Correct the file or the path in the config.'),
     'classes': _error('', 'Make the classes of the config those of the data.'),
     'no samples': _error('', 'Look at the paths, the suffixes, the classes and filter_cfg of the data set.'),
+    'no iteration': _error('', 'Set a smaller batch_size, or drop_last=False.'),
+    'other truth': _error('', "Make the evaluator's ann_file that of the data set."),
+    # the same, where nobody but a person can tell whether it is meant
+    'nothing to learn': _warning('Look at iscrowd, ignore, the categories and filter_cfg: every loss would be 0.'),
+    'nothing to measure': _warning('Look at iscrowd, ignore and the categories: every metric would be -1.'),
+    'class without objects': _warning('It is neither learned nor measured here: look at the labels, or take it out.'),
+    'class without pixels': _warning(
+        'It is neither learned nor measured here: number the classes from 0 in the maps; mmseg ignores 255.'
+    ),
+    'other files': _warning("The evaluator's ann_file may be that of other data: look at both."),
+    'fewer images': _warning("Make the evaluator's ann_file that of the data set, if it is not meant."),
+    'annotation number': _warning(
+        'pycocotools takes a match with annotation 0 for none, and no texts: the measure would be too low, or fail. '
+        'tools/train.py and tools/test.py number them anew as they measure; for other programs, number them from 1.'
+    ),
+    'class weights': _warning(
+        'mmseg looks up the weight of every label, of 255 too, and fails: set loss_decode.reduction=none, '
+        'docs/faq.md says more.'
+    ),
     # files
     'missing': _error('image', 'Fetch the file, or take it off the list.'),
     'no file': _error('image', 'Put a readable file there, or take it out of the data.'),
@@ -77,6 +101,7 @@ KINDS = {
     'short polygon': _note('', 'A part of a mask with less than three points: left out of the mask.'),
     'image without objects': _note('', 'Kept, or left out where the config says filter_empty_gt.'),
     'file listed twice': _note('', 'Two images of the annotation file are the same file.'),
+    'ignored pixels': _note('', 'Neither learned nor measured. Nothing to mend if it is meant.'),
     'class without images': _note('', 'The class has a folder and a number, and nothing to learn from.'),
     'grey': _note('', 'Read as three equal channels.'),
     'palette': _note('', 'Read as the colours of the palette.'),

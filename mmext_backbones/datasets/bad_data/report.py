@@ -6,21 +6,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ...config.editing import shorten
 from ...registry import DATASETS
+from ...utils.attempts import attempt
 from ...utils.files import write_whole
-from .classes import check_num_classes, class_folders
-from .dataset import inner_datasets
+from .classes import check_classes, class_folders
+from .coverage import Labels, count_labels, count_maps, lacking, lacking_pixels, weight_faults
+from .dataset import inner_datasets, parts
 from .guard import guard_of
 from .kinds import KINDS, BadDataError, Fault
+from .mixing import mixing_guard_of
 from .scan import examine
+from .truth import truth_faults
 
 __all__ = ['check_splits', 'count_errors', 'report_lines', 'write_report']
 
 SHOWN = 4  # names of a kind on the screen
+MIXED = 200  # samples of a data set that mixes others: each reads several, and is another one each time
 
 
 def check_splits(
@@ -47,7 +53,7 @@ def check_splits(
         ``found``, the path and the detail of each. A split with the same data as one before has ``same_as`` only.
     """
     if cfg.get('default_scope'):
-        init_default_scope(cfg.default_scope)
+        init_default_scope(cfg['default_scope'])
     report: dict[str, Any] = {}
     seen: dict[str, str] = {}
     folders = None
@@ -62,27 +68,50 @@ def check_splits(
         seen[key] = split
         faults: list[Fault] = []
         samples = 0
-        # as training data: that of the others would be read already now, to be left out
-        guarded = {'type': 'mmext_backbones.GuardedDataset', 'dataset': dataset, 'split': 'train', 'skip': True}
+        guarded = {'type': 'mmext_backbones.GuardedDataset', 'dataset': dataset, 'split': split, 'skip': True}
         try:
-            built = DATASETS.build({**guarded, 'masks': masks, 'class_folders': folders})
-            for leaf in inner_datasets(built):
+            built = DATASETS.build({**guarded, 'masks': masks, 'class_folders': folders, 'whole': True})
+            leaves = list(inner_datasets(built))
+            counted = []
+            for leaf in leaves:
                 guard = guard_of(leaf)
                 if guard is None:
+                    counted.append(None)
                     continue
                 samples += len(leaf)
                 faults += guard.faults
                 report_progress = (lambda done, total, split=split: progress(split, done, total)) if progress else None
-                for found in examine(guard, workers=workers, fast=fast, progress=report_progress):
+                maps: list[np.ndarray] = []
+                for found in examine(guard, workers=workers, fast=fast, progress=report_progress, maps=maps):
                     faults += found
-                faults += _empty_classes(leaf)
+                maps = maps or count_maps(leaf)
+                faults += attempt('the count of pixels', lacking_pixels, leaf, maps, split, default=())
+                counted.append(attempt('the count of labels', count_labels, leaf, None))
+                faults += attempt('the check of class folders', _empty_classes, leaf, default=())
                 folders = class_folders(leaf) if folders is None and split == 'train' else folders
-            metainfo = getattr(built, 'metainfo', None) or {}
-            check_num_classes(cfg, metainfo.get('classes'), split)
+                if split == 'train':
+                    faults += attempt('the check of class weights', weight_faults, cfg, maps, default=())
+            faults += _of_the_whole(cfg, split, built, leaves, counted, fast)
+            attempt('the check of the classes', check_classes, cfg, leaves, split)
         except BadDataError as error:
             faults.append(Fault(error.kind, f'{split} data', str(error)))
         report[split] = {'data': shorten(dataset), 'samples': samples, 'faults': _by_kind(faults)}
     return report
+
+
+def _of_the_whole(
+    cfg: Config, split: str, built: Any, leaves: list[Any], counted: list[Labels | None], fast: bool
+) -> list[Fault]:
+    """What is told by all data sets of a split together, and by its evaluator; and samples of those that mix."""
+    faults = []
+    if not any(class_folders(leaf) for leaf in leaves):  # told by folder
+        faults += attempt('the check of labels', lacking, leaves, counted, split, default=())
+    if split != 'train':
+        faults += attempt('the check of the evaluator', truth_faults, cfg, split, built, default=())
+    for guard in filter(None, map(mixing_guard_of, parts(built))) if not fast else ():
+        for found in examine(guard, notes=False, most=MIXED):
+            faults += found
+    return faults
 
 
 def _empty_classes(leaf: Any) -> list[Fault]:
@@ -129,11 +158,11 @@ def report_lines(report: dict[str, Any]) -> list[str]:
             continue
         lines += ['', f'{split}: {part["samples"]} samples of {part["data"]}']
         for name, kind in part['faults'].items():
-            lines.append(f'  {kind["level"]:<6}{len(kind["found"]):>6}  {name}: {kind["remedy"]}')
+            lines.append(f'  {kind["level"]:<8}{len(kind["found"]):>6}  {name}: {kind["remedy"]}')
             for item in kind['found'][:SHOWN]:
-                lines.append(f'{"":>16}{item["path"]}: {item["detail"]}'.replace('\n', f'\n{"":>18}'))
+                lines.append(f'{"":>18}{item["path"]}: {item["detail"]}'.replace('\n', f'\n{"":>20}'))
             if len(kind['found']) > SHOWN:
-                lines.append(f'{"":>16}... and {len(kind["found"]) - SHOWN} more')
+                lines.append(f'{"":>18}... and {len(kind["found"]) - SHOWN} more')
         if not part['faults']:
             lines.append('  nothing to report')
     return lines

@@ -1,6 +1,7 @@
 """A runner that stops at data it cannot use, or leaves it out and says so at the end.
 
-The config's ``bad_data``, ``'stop'`` or ``'skip'``, decides; `datasets.guarded` does the work.
+The config's ``bad_data``, ``'stop'`` or ``'skip'``, decides; `bad_data.dataset` does the work. What the data lacks as a
+whole is told before the first step, see `coverage` and `truth`.
 """
 
 import contextlib
@@ -16,13 +17,16 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ...config.editing import walk
+from ...utils.attempts import attempt, warn
 from ...utils.console import say
 from ...utils.errors import UserError
 from ...utils.files import write_whole
-from .classes import check_num_classes, class_folders
+from .classes import check_classes, class_folders
+from .coverage import check_iterations, count_labels, count_maps, lacking, lacking_pixels, weight_faults
 from .dataset import checked_annotations, inner_datasets
 from .guard import guard_of
-from .kinds import read_faults
+from .kinds import KINDS, read_faults, stop
+from .truth import countable_annotations, truth_faults
 
 __all__ = ['MODES', 'GuardedData', 'needs_masks', 'report_bad_data']
 
@@ -46,16 +50,36 @@ class GuardedData:
         return self._build('test', super().build_test_loop, loop)
 
     def _build(self, split: str, build: Callable[[Any], Any], loop: Any) -> Any:
-        reading = contextlib.nullcontext() if split == 'train' else checked_annotations(self._skip, self._masks)
+        checking = contextlib.nullcontext() if split == 'train' else checked_annotations(self._skip, self._masks)
         self._split = split
         try:
-            with reading:
+            with countable_annotations(), checking:
                 loop = build(loop)
         finally:
             self._split = None
+        attempt('the check of the batches', check_iterations, loop, split)
         if split != 'train':
-            _leave_out_of_metrics(loop)
+            attempt('leaving bad data out of the metrics', _leave_out_of_metrics, loop)
+        attempt('the check of what the data lacks', self._tell_faults, loop, split)
         return loop
+
+    def _tell_faults(self, loop: Any, split: str) -> None:
+        """Stops at what makes the results of a loop meaningless, and warns of what may do so."""
+        dataset = loop.dataloader.dataset
+        faults = list(truth_faults(self.cfg, split, dataset) if split != 'train' else ())
+        errors = [fault for fault in faults if KINDS[fault.kind].level == 'error']
+        if errors:
+            raise stop(errors)
+        if is_main_process():
+            leaves = list(inner_datasets(dataset))
+            found = lacking(leaves, [count_labels(leaf) for leaf in leaves], split)
+            faults += [fault for fault in found if split == 'train' or fault.kind != 'class without objects']
+            for leaf in leaves if split == 'train' else ():
+                maps = count_maps(leaf)
+                faults += lacking_pixels(leaf, maps, split) + weight_faults(self.cfg, maps)
+        lines = [f'  {fault}. {KINDS[fault.kind].remedy}' for fault in faults if KINDS[fault.kind].level == 'warning']
+        if lines:
+            warn('\n'.join([f'The {split} data should be looked at:', *lines]))
 
     @property
     def _masks(self) -> bool:
@@ -85,19 +109,22 @@ class GuardedData:
             'workers': dataloader.get('num_workers', 0),
         }
         loader = super().build_dataloader({**dataloader, 'dataset': guarded}, *args, **kwargs)
-        leaf = next(inner_datasets(loader.dataset))
         if split == 'train':
-            self._class_folders = class_folders(leaf)
-        metainfo = getattr(loader.dataset, 'metainfo', None) or {}
-        check_num_classes(self.cfg, metainfo.get('classes'), split)
+            leaf = next(inner_datasets(loader.dataset))
+            self._class_folders = attempt('the check of class folders', class_folders, leaf)
+        attempt('the check of the classes', check_classes, self.cfg, inner_datasets(loader.dataset), split)
         return loader
 
 
 def _leave_out_of_metrics(loop: Any) -> None:
     """COCO's metric reads the annotations itself: it must not count images that the data set is without."""
-    guards = [guard_of(leaf) for leaf in inner_datasets(loop.dataloader.dataset)]
-    left_out = {info.get('img_id') for guard in guards if guard is not None for info in guard.left_out}
-    for metric in loop.evaluator.metrics if left_out else ():
+    dataset, evaluator = loop.dataloader.dataset, loop.evaluator
+    several = type(evaluator).__name__ == 'MultiDatasetsEvaluator'  # a metric for each data set
+    for number, metric in enumerate(evaluator.metrics):
+        guards = map(guard_of, inner_datasets(dataset.datasets[number] if several else dataset))
+        left_out = {info.get('img_id') for guard in guards if guard is not None for info in guard.left_out}
+        if not left_out:
+            continue
         coco = getattr(metric, '_coco_api', None)
         if coco is None or not hasattr(coco, 'createIndex'):
             continue

@@ -12,21 +12,26 @@ from torch.utils.data import DataLoader, Dataset
 from .images import image_notes
 from .kinds import Fault
 
-__all__ = ['examine']
+__all__ = ['examine', 'random_state_kept', 'spread']
 
 
 class _Samples(Dataset):
-    """The faults of each sample in the place of its data."""
+    """The faults of each sample in the place of its data, and the pixels of each label of its map."""
 
-    def __init__(self, guard: Any, fast: bool, notes: bool) -> None:
+    def __init__(self, guard: Any, fast: bool, notes: bool, most: int | None) -> None:
         self.guard = guard
         self.fast = fast
         self.notes = notes
+        self.indices = spread(len(guard.dataset), most or len(guard.dataset))
 
     def __len__(self) -> int:
-        return len(self.guard.dataset)
+        return len(self.indices)
 
-    def __getitem__(self, index: int) -> list[Fault]:
+    def __getitem__(self, index: int) -> tuple[list[Fault], np.ndarray | None]:
+        faults = self._faults(self.indices[index])
+        return faults, None if self.fast or faults else self.guard.counts
+
+    def _faults(self, index: int) -> list[Fault]:
         if self.fast:
             info = self.guard.dataset.get_data_info(index)
             fault = self.guard.look(info)
@@ -47,6 +52,8 @@ def examine(
     fast: bool = False,
     notes: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    most: int | None = None,
+    maps: list[np.ndarray] | None = None,
 ) -> list[list[Fault]]:
     """The faults of each sample, in order.
 
@@ -56,20 +63,30 @@ def examine(
         fast: Look at the files without decoding them.
         notes: Tell what is unusual, too.
         progress: Called as progress(done, total) after each sample.
+        most: Samples to look at, evenly spread; all of them when None.
+        maps: Gets the pixels of each label, 0 to 255, of every map that was read.
     """
-    samples = _Samples(guard, fast, notes)
+    samples = _Samples(guard, fast, notes, most)
+    guard.counting = maps is not None
     found: list[list[Fault]] = []
-    with _random_state_kept():
+    with random_state_kept():
         # its own generator: the loader draws from the global one otherwise
-        for faults in DataLoader(samples, batch_size=None, num_workers=workers, generator=torch.Generator()):
+        for faults, counts in DataLoader(samples, batch_size=None, num_workers=workers, generator=torch.Generator()):
+            if maps is not None and counts is not None:
+                maps.append(np.asarray(counts))
             found.append([Fault(*fault) for fault in faults])
             if progress is not None:
                 progress(len(found), len(samples))
     return found
 
 
+def spread(number: int, most: int) -> list[int]:
+    """At most `most` indices below `number`, evenly spread."""
+    return list(range(number)) if number <= most else np.linspace(0, number - 1, most).astype(int).tolist()
+
+
 @contextlib.contextmanager
-def _random_state_kept() -> Iterator[None]:
+def random_state_kept() -> Iterator[None]:
     """Python's, numpy's and torch's generators go on afterwards as if nothing had been drawn."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):

@@ -26,6 +26,9 @@ from mmengine.dataset import BaseDataset
 from mmengine.evaluator import DumpResults, Evaluator
 from mmengine.registry import DATASETS, init_default_scope
 
+from ...datasets.bad_data.dataset import inner_datasets
+from ...datasets.bad_data.truth import countable_annotations
+from ...datasets.metainfo import classes_of
 from ...registry import METRICS
 from ...utils.errors import UserError, did_you_mean
 from .per_class import PerClass, record_classes
@@ -93,7 +96,7 @@ def save_predictions(cfg: Config, out: str) -> list[Path]:
         written = [Path(f'{prefix}.{kind}.json') for kind in ('bbox', 'segm')]
     else:
         written = [path]
-        kind = 'mmdet.DumpDetResults' if cfg.default_scope == 'mmdet' else 'mmext_backbones.DumpSmallResults'
+        kind = 'mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'mmext_backbones.DumpSmallResults'
         metrics.append(ConfigDict(type=kind, out_file_path=str(path)))
     cfg.test_evaluator = metrics
     folder = path if as_folder else path.parent
@@ -191,8 +194,9 @@ def evaluate_predictions(cfg: Config, files: dict[str, Path]) -> tuple[dict[str,
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     if hasattr(dataset, 'full_init'):
         dataset.full_init()
-    evaluator = Evaluator(_metrics(cfg, '--predictions'))
-    evaluator.dataset_meta = dataset.metainfo
+    with countable_annotations():
+        evaluator = Evaluator(_metrics(cfg, '--predictions'))
+    evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
     per_class = record_classes(evaluator)
     if 'pkl' in files:
         samples = _read_pickle(files['pkl'])
@@ -281,7 +285,7 @@ def _check_samples(samples: Any, dataset: BaseDataset, path: Path) -> None:
                 strange = next(iter((had - expected).elements()))
                 raise UserError(f'{name} are of other images: {key} {strange!r} is not in the test data of the config.')
             break
-    num_classes = len(dataset.metainfo.get('classes') or ())
+    num_classes = max(len(classes_of(leaf) or ()) for leaf in inner_datasets(dataset))
     largest = max(map(_largest_label, samples))
     if num_classes and largest >= num_classes:
         raise UserError(

@@ -16,7 +16,7 @@ INSTANCE_TTA_MODEL = 'mmext_backbones.InstanceTTAModel'
 
 def use_tta(cfg: Config) -> None:
     """Wraps the model and takes the pipeline of views; a flip where the config has none and its library has one."""
-    scope = cfg.default_scope
+    scope = cfg.get('default_scope')
     tta_cfg = {'nms': {'type': 'nms', 'iou_threshold': 0.5}, 'max_per_img': 100}
     defaults = {
         'mmdet': {'type': 'DetTTAModel', 'tta_cfg': tta_cfg},
@@ -38,9 +38,10 @@ def use_tta(cfg: Config) -> None:
         if scope not in defaults:
             raise UserError('--tta: the config has no tta_model. Add one, e.g. tta_model=dict(type="SegTTAModel").')
         cfg.tta_model = ConfigDict(defaults[scope])
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    leaves = [node for _, node in walk(cfg.test_dataloader.dataset) if node.get('pipeline') and not _wraps(node)]
+    if not leaves:
+        raise UserError('--tta: the test data set of the config has no pipeline, whose views could be taken.')
+    dataset = leaves[0]
     if cfg.get('tta_pipeline') is None:
         if scope not in defaults:
             raise UserError('--tta: the config has no tta_pipeline, the views to predict. Add one to it.')
@@ -50,8 +51,13 @@ def use_tta(cfg: Config) -> None:
         # the flipped view last: a merged prediction keeps the ground truth of the first
         flips = [{'type': 'RandomFlip', 'prob': prob} for prob in (0.0, 1.0)]
         cfg.tta_pipeline = [*dataset.pipeline[:-1], {'type': 'TestTimeAug', 'transforms': [flips, [pack]]}]
-    dataset.pipeline = cfg.tta_pipeline
+    for leaf in leaves:
+        leaf.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _wraps(dataset: dict) -> bool:
+    return 'dataset' in dataset or 'datasets' in dataset
 
 
 def _predicts_masks(cfg: Config) -> bool:
