@@ -51,6 +51,7 @@ setup(
     package_data={'mmext_backbones': ['ops/*/*.c', 'doctor/*.json']},
     packages=find_packages(include=['mmext_backbones', 'mmext_backbones.*']),
     cmdclass={'build_py': BuildWithConfigs},
+    entry_points={'console_scripts': ['mmext = mmext_backbones.__main__:main']},
     python_requires='>=3.10',
     install_requires=[
         'torch>=2.1',

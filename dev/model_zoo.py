@@ -43,7 +43,8 @@ SECTIONS = {
 }
 INTRODUCTION = """# Model zoo
 
-Written by `python dev/model_zoo.py` from `configs/metafiles`; do not edit.
+Every config of this package, with what it is built of and what it reaches: sizes, costs, and box AP, mask AP, mIoU or
+accuracy. The page is written by `python dev/model_zoo.py` from `configs/metafiles`, so edit those.
 
 **Published** figures are those of the source behind the link, trained and measured by its authors with their code.
 Where there is none, nobody published that recipe for that network, and the config says what it follows. **Measured**

@@ -334,3 +334,7 @@ def segmentation_batch(size: int, channels: int = 3) -> dict:
         inputs.append(torch.randint(256, (channels, *shape), dtype=torch.uint8))
         samples.append(sample)
     return {'inputs': inputs, 'data_samples': samples}
+
+
+if __name__ == '__main__':
+    raise SystemExit(f'{__doc__}\nIt is a part of dev/swap_survey.py and does nothing by itself: see its --help.')

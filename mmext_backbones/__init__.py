@@ -4,12 +4,22 @@ Importing the package registers everything it offers and needs torch and mmengin
 """
 
 import importlib
+import os
 import sys
 
 from .version import __version__
 
-# `python -m mmext_backbones.doctor` tells what is missing: this package must not need it first
-if not (sys.argv[:1] == ['-m'] and 'mmext_backbones.doctor' in sys.orig_argv):
+
+def _looks_only() -> bool:
+    """Whether this process is the doctor, which tells what is missing, or lists the verbs of the command."""
+    program = (sys.argv or [''])[0]
+    if program == '-m' and 'mmext_backbones.doctor' in sys.orig_argv:
+        return True
+    ours = 'mmext_backbones' in sys.orig_argv if program == '-m' else os.path.basename(program).startswith('mmext')
+    return ours and sys.argv[1:2] in ([], ['-h'], ['--help'], ['--version'], ['doctor'])
+
+
+if not _looks_only():  # such a process must not need first what may be missing
     from . import backbones, engine  # noqa: F401 (engine registers what plugs into mmengine)
     from .backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
     from .config.bases import register_bases

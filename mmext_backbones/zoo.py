@@ -8,12 +8,12 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from .config.files import load_config
+from .config.files import load_config, own_configs
 from .config.options import apply_options
 from .registry import MODELS
 from .utils.errors import UserError, did_you_mean
 
-__all__ = ['IMAGENET', 'Network', 'backbone_names', 'block_classes', 'build_network', 'known_network']
+__all__ = ['IMAGENET', 'Network', 'backbone_names', 'block_classes', 'build_network', 'is_config', 'known_network']
 
 FAMILIES = {'swin': 'SwinTransformer', 'elsa_swin': 'ELSASwin', 'maxvit': 'MaxViT', 'sequencer': 'Sequencer2D'}
 IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # mean and std in RGB, of the range 0 to 255
@@ -85,6 +85,11 @@ def block_classes() -> tuple[type[nn.Module], ...]:
     return tuple(dict.fromkeys(found))
 
 
+def is_config(name: str) -> bool:
+    """Whether a name is one of a config, and not of a backbone."""
+    return name.endswith('.py') or '::' in name or name in own_configs()
+
+
 def build_network(name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
     """Builds a backbone or the model of a config, with random weights.
 
@@ -99,7 +104,7 @@ def build_network(name: str, options: Mapping[str, Any] | None = None) -> nn.Mod
     if name in names:
         cls, arch = names[name]
         return ROOT_MODELS.build({'type': f'{MODELS.scope}.{cls}', 'arch': arch, **(options or {})})
-    if not name.endswith('.py') and '::' not in name:
+    if not is_config(name):
         raise UserError(
             f'{name!r} is neither a backbone nor a config (a file, or library::path.py).'
             f'{did_you_mean(name, list(names))}\nBackbones: {", ".join(names)}.'

@@ -24,6 +24,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 from mmext_backbones import registry
+from mmext_backbones.__main__ import VERBS
 from mmext_backbones.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +97,9 @@ COMMANDS: dict[str, str | list[str]] = {
     'python dev/trials/kills.py *': 'tests/test_dev/forking_kills.py::test_a_few_kills',
     'python dev/trials/soak.py *': 'tests/test_dev/test_trials.py::test_training_is_sampled',
     'python tools/export.py *': 'tests/test_export/test_tool.py::test_backbone_and_neck_with_weights',
+    'find *': 'tests/test_inference/test_infer.py::test_names_on_the_standard_input',
+    'mmext --help': 'tests/test_tools/test_command.py::test_help_lists_the_verbs',
+    'mmext *': 'tests/test_tools/test_command.py::test_a_verb_is_its_tool',
     'python tools/infer.py *': 'tests/test_inference/test_infer.py::test_the_tool',
     'python tools/finetune_coco.py *': (
         'tests/test_tools/test_finetune_coco.py::test_from_pictures_to_a_tested_detector'
@@ -177,7 +181,10 @@ def commands_of(page: str, text: str) -> list[Command]:
             found += shell_commands(page, block)
     for span in re.findall(r'`([^`]+)`', FENCE.sub('', text)):
         span = ' '.join(span.split())
-        if re.match(r'(\w+=\S+ )*(python (tools/|-m mmext)|tools/\w+\.sh |make \w)', span) and '...' not in span:
+        if (
+            re.match(r'(\w+=\S+ )*(python (tools/|-m mmext)|tools/\w+\.sh |make \w|mmext [\w-])', span)
+            and '...' not in span
+        ):
             found += shell_commands(page, span)
     return found
 
@@ -279,6 +286,9 @@ def tool_of(command: Command) -> tuple[str, list[str]] | None:
         return words[1], words[2:]
     if re.fullmatch(r'tools/\w+\.sh', words[0]):
         return words[0], words[1:]
+    if words[0] == 'mmext' and words[1] in VERBS:
+        target, _ = VERBS[words[1]]
+        return f'tools/{target}' if target.endswith('.py') else f'-m mmext_backbones.{target}', words[2:]
     return None
 
 

@@ -3,6 +3,7 @@
 import os
 import posixpath
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -106,6 +107,28 @@ def test_a_browser_fetches_nothing_from_elsewhere(site):
         text = re.sub(r'/\*.*?\*/', '', sheet.read_text(), flags=re.DOTALL)
         assert not re.findall(r'(?:url\(\s*["\']?|@import\s*["\'])(?:https?:)?//[^)"\']*', text), sheet
     assert not re.findall(r'(?:https?:)?//[^\s"\']+\.(?:js|css|woff2?)', (folder / 'index.html').read_text())
+
+
+def test_pages_on_a_disk_can_be_searched(site):
+    """Opened as files, without a server, as `make docs` leaves them."""
+    playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+    if chromium is None:
+        pytest.skip('no chromium, chromium-browser or google-chrome on PATH')
+    folder, _ = site
+    with playwright.sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+        page = browser.new_page(viewport={'width': 1400, 'height': 900})
+        asked = []
+        page.on('request', lambda request: asked.append(request.url))
+        page.goto((folder / 'weights.html').as_uri())
+        page.locator('input[data-md-component=search-query]').press_sequentially('frozen_stages')
+        first = page.locator('.md-search-result__link').first
+        first.wait_for(timeout=20_000)
+        assert 'frozen_stages' in page.locator('.md-search-result__list').inner_text()
+        assert first.get_attribute('href').startswith('file://')
+        browser.close()
+    assert {url.partition(':')[0] for url in asked} <= {'file', 'data', 'about', 'blob'}
 
 
 def test_links_between_pages_lead_somewhere(site):

@@ -33,6 +33,7 @@ ALLOWED = {
     'swap': {'analysis', 'config', 'registry', 'utils', 'weights', 'zoo'},
     'export': {'backbones', 'config', 'layers', 'ops', 'swap', 'utils', 'version', 'weights', 'zoo'},
     'app': {'config', 'datasets', 'engine', 'inference', 'utils'},
+    '__main__': {'utils', 'version'},
     '__init__': {'backbones', 'config', 'engine', 'mmcv_ops', 'version', 'weights'},
 }  # fmt: skip
 OPENMMLAB = {'mmcv', 'mmdet', 'mmseg', 'mmpretrain'}

@@ -84,11 +84,18 @@ for name in ('SwinTransformer', 'ELSASwin', 'MaxViT', 'Sequencer2D'):
     print(name, [tuple(m.shape[-2:]) for m in maps], bool(all(torch.isfinite(m).all() for m in maps)))
 open('mine.py', 'w').write("_base_ = 'mmext_backbones::elsa_swin_t_maskrcnn_1x.py'")
 print(Config.fromfile('mine.py').model.backbone.type)
+from mmext_backbones.config.files import load_config
+print(load_config('swin_t_maskrcnn_1x').model.backbone.type)
 """
-    lines = run(install(wheel, tmp_path / 'empty'), '-c', code, cwd=tmp_path).strip().splitlines()[-5:]
+    python = install(wheel, tmp_path / 'empty')
+    lines = run(python, '-c', code, cwd=tmp_path).strip().splitlines()[-6:]
     sizes = '[(16, 24), (8, 12), (4, 6), (2, 3)]'
     names = ('SwinTransformer', 'ELSASwin', 'MaxViT', 'Sequencer2D')
-    assert lines == [f'{name} {sizes} True' for name in names] + ['mmext_backbones.ELSASwin']
+    of_configs = ['mmext_backbones.ELSASwin', 'mmext_backbones.SwinTransformer']
+    assert lines == [f'{name} {sizes} True' for name in names] + of_configs
+    assert 'SwinTransformer on 1 x 3 x 32 x 32' in run(
+        python.parent / 'mmext', 'cost', 'swin_t', '--size', '32', cwd=tmp_path
+    )
 
 
 def test_versions_agree():

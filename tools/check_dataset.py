@@ -24,6 +24,7 @@ from mmext_backbones.datasets.shapes.files import make_default_shapes
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
+from mmext_backbones.utils.words import plural
 
 SPLITS = ('train', 'val', 'test')
 
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> int:
         write_report(report, args.json)
     errors = count_errors(report)
     print('\n'.join(report_lines(report)))
-    print(f'\n{errors} errors.' if errors else '\nNo errors.')
+    print(f'\n{plural(errors, "error")}.' if errors else '\nNo errors.')
     return 1 if errors else 0
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from mmext_backbones.analysis.estimate_table import ROWS, Recipe, replace_table, table
-from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli, square
 from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
 
@@ -22,7 +22,9 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', nargs='?', help='a config file, or a name like mmdet::path/inside/its/configs.py')
     parser.add_argument('--batch', type=int, default=2, help='images a process')
-    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='of an image in pixels')
+    parser.add_argument(
+        '--size', type=int, nargs=2, metavar=('H', 'W'), help='of an image in pixels; one number for a square'
+    )
     parser.add_argument('--amp', action='store_true', help='mixed precision in bfloat16')
     parser.add_argument(
         '--with-cp',
@@ -35,7 +37,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--gpus', type=int, default=8, help='processes in all')
     parser.add_argument('--docs', action='store_true', help=f'renew the table in {DOCS.name} instead')
     add_traceback_option(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(square(argv))
     silence_libraries()
     if args.docs:
         DOCS.write_text(replace_table(DOCS.read_text(), table(ROWS)))

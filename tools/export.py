@@ -19,9 +19,10 @@ import torch
 from rich.console import Console
 
 from mmext_backbones.config.options import add_config_options
-from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli, square
 from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
+from mmext_backbones.utils.words import plural
 
 try:
     from mmext_backbones.export import ParityError, export_onnx, export_torch
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
         nargs=2,
         default=(224, 224),
         metavar=('H', 'W'),
-        help='in pixels: the first size the file is run at, the only one with --static (default: 224 224)',
+        help='in pixels, one number for a square: the first it is run at, the only one with --static (default: 224)',
     )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument('--dynamic', action='store_true', help='for images of any size (default)')
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--speed', action='store_true', help='also time the file beside the network, in turn')
     add_config_options(parser, 'arguments of the backbone, or entries of the config to override')
     add_traceback_option(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(square(argv))
     silence_libraries()
     warnings.filterwarnings('ignore', category=FutureWarning)  # torch's exporters warn of torch
     out = args.out or Path(Path(args.network.rpartition('::')[2]).stem + SUFFIXES[args.format])
@@ -94,7 +95,7 @@ def main(argv: list[str]) -> int:
         x = torch.randn(args.batch or 1, parts.backbone.in_channels, *args.size)
         ours, theirs = speed(made.network, made.run, x)
         print(
-            f'{"x".join(map(str, x.shape))}, {torch.get_num_threads()} threads: eager {ours * 1e3:.0f} ms, '
+            f'{"x".join(map(str, x.shape))}, {plural(torch.get_num_threads(), "thread")}: eager {ours * 1e3:.0f} ms, '
             f'file {theirs * 1e3:.0f} ms, ratio {ours / theirs:.2f} (medians of 7, in turn; rough)'
         )
     return 0

@@ -28,9 +28,10 @@ from mmext_backbones.datasets.bad_data.runner import MODES
 from mmext_backbones.engine.test import test
 from mmext_backbones.engine.train import train
 from mmext_backbones.finetune import OwnCoco, read_own_coco, write_own_config
-from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli, tool
 from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
+from mmext_backbones.utils.words import plural
 
 BASE = 'mmext_backbones::swin_t_maskrcnn_1x.py'
 
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--size', type=int, help='longer edge of the images in the network (default: by the images)')
     parser.add_argument('--workers', type=int, help='processes that load images (default: by the cores)')
     parser.add_argument('--seed', type=int, default=0, help='of the split and the training (default: 0)')
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
     parser.add_argument('--bad-data', choices=MODES, default='stop', help='what to do with data that cannot be used')
     parser.add_argument('--only-config', action='store_true', help='check the data and write the config, no more')
     add_config_options(parser, 'config entries of the run to override')
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> None:
     config = out / 'config.py'
     if config.exists():
         raise UserError(
-            f'{config} is there already. Train it: python tools/train.py {config}\n'
+            f'{config} is there already. Train it: {tool("train")} {config}\n'
             'For other data or another base, name another folder with --out.'
         )
 
@@ -81,7 +83,7 @@ def main(argv: list[str]) -> None:
     )
     print(f'classes      {len(data.classes)}: {", ".join(data.classes)}')
     for name, part in (('training', data.train), ('validation', data.val)):
-        print(f'{name:<12} {part.num_images} images, {part.annotations}')
+        print(f'{name:<12} {plural(part.num_images, "image")}, {part.annotations}')
     for note in data.notes:
         print(f'note         {note}')
 
@@ -101,7 +103,7 @@ def main(argv: list[str]) -> None:
     for note in notes:
         print(f'             {note}')
 
-    step('Check', f'python tools/check_dataset.py {config}')
+    step('Check', f'{tool("check_dataset")} {config}')
     with looking(data) as progress, contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells of every file
         report = check_splits(load_config(str(config)), ('train', 'val'), masks=data.masks, progress=progress)
     print('\n'.join(report_lines(report)).strip())
@@ -110,21 +112,21 @@ def main(argv: list[str]) -> None:
             'the data has errors, listed above. Correct them, remove '
             f'{config} and start again, or leave out what cannot be used: --bad-data skip'
         )
-    train_command = f'python tools/train.py {config} --seed {args.seed} --bad-data {args.bad_data}'
+    train_command = f'{tool("train")} {config} --seed {args.seed} --bad-data {args.bad_data}'
     if args.only_config:
         print(f'\nTrain it: {train_command}')
         return
 
     step('Training', train_command)
-    options = {'cfg_options': args.cfg_options, 'bad_data': args.bad_data}
+    options = {'cfg_options': args.cfg_options, 'bad_data': args.bad_data, 'device': args.device}
     train(str(config), seed=args.seed, **options)
 
     best = sorted((out / 'run').glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
     checkpoint = best[-1] if best else Path((out / 'run' / 'last_checkpoint').read_text().strip())
     pictures = out / 'pictures'
-    step('Test', f'python tools/test.py {config} {checkpoint} --show-dir {pictures} --bad-data {args.bad_data}')
+    step('Test', f'{tool("test")} {config} {checkpoint} --show-dir {pictures} --bad-data {args.bad_data}')
     test(str(config), str(checkpoint), show_dir=str(pictures), **options)
-    print(f'\nYour own pictures: python tools/infer.py {config} {checkpoint} IMAGE --out {out / "inference"}')
+    print(f'\nYour own pictures: {tool("infer")} {config} {checkpoint} IMAGE --out {out / "inference"}')
 
 
 @contextlib.contextmanager

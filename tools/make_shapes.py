@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmext_backbones.datasets.shapes.files import default_shapes_dir, make_shapes, rle_to_mask
 from mmext_backbones.datasets.shapes.scenes import CLASSES, PALETTE
+from mmext_backbones.utils.words import plural
 
 GRID = 4  # the contact sheet is GRID x GRID scenes
 TILE = 360  # pixels, about the longer edge of one enlarged scene
@@ -126,7 +127,7 @@ def print_summary(out_dir: Path) -> None:
     for split in ('train', 'val'):
         coco = json.loads((out_dir / 'annotations' / f'instances_{split}.json').read_text())
         counts[split] = Counter(annotation['category_id'] for annotation in coco['annotations'])
-        print(f'{split:>9}: {len(coco["images"])} scenes, {len(coco["annotations"])} objects')
+        print(f'{split:>9}: {plural(len(coco["images"]), "scene")}, {plural(len(coco["annotations"]), "object")}')
     print(f'{"":>9}  {"train":>7} {"val":>7} {"crops train":>12} {"crops val":>10}')
     for i, name in enumerate(CLASSES):
         crops = [len(list((out_dir / 'classes' / split / name).iterdir())) for split in ('train', 'val')]
@@ -159,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             make_shapes(out_dir, size=size, num_train=args.train, num_val=args.val, seed=args.seed, progress=progress)
         elapsed = time.perf_counter() - started
-        print(f'{done} pictures drawn in {elapsed:.1f} s: {out_dir}' if done else f'already there: {out_dir}')
+        print(f'{plural(done, "picture")} drawn in {elapsed:.1f} s: {out_dir}' if done else f'already there: {out_dir}')
         print_summary(out_dir)
         if args.preview is not None:
             write_preview(out_dir, args.preview)

@@ -13,7 +13,7 @@ import sys
 
 from mmext_backbones.analysis.cost import cost_table, model_cost
 from mmext_backbones.config.options import add_config_options
-from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli, square
 from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.zoo import build_network
@@ -22,11 +22,18 @@ from mmext_backbones.zoo import build_network
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('network', help='a backbone like swin_t, a config file, or a name like mmdet::path.py')
-    parser.add_argument('--size', type=int, nargs=2, required=True, metavar=('H', 'W'), help='of the image in pixels')
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        required=True,
+        metavar=('H', 'W'),
+        help='of the image in pixels; one number for a square',
+    )
     parser.add_argument('--json', action='store_true', help='print all numbers, unrounded, as JSON')
     add_config_options(parser, 'arguments of the backbone, or entries of the config to override')
     add_traceback_option(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(square(argv))
     silence_libraries()
     model = build_network(args.network, args.cfg_options)
     try:

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.cli import add_traceback_option, run_cli, square
 from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
 
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('-o', '--out', type=Path, metavar='FILE', help='.svg or .png (default: BACKBONE.svg)')
     parser.add_argument('--docs', action='store_true', help='renew the pages of docs/backbones instead')
     add_traceback_option(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(square(argv))
     silence_libraries()
     if args.docs:
         for path in renew(DOCS):

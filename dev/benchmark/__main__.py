@@ -13,14 +13,14 @@ interleaved. The modules of this folder say what is timed, and how the work on b
 
 import sys
 
-from mmext_backbones.utils.cli import run_cli
+from mmext_backbones.utils.cli import run_cli, square
 from mmext_backbones.utils.console import silence_libraries
 
 from .command import benchmark, parser
 
 
 def main(argv: list[str]) -> int:
-    args = parser(__doc__).parse_args(argv)
+    args = parser(__doc__).parse_args(square(argv))
     silence_libraries()
     return benchmark(args)
 

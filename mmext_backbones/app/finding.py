@@ -1,6 +1,7 @@
 """Lists the trained models that the page offers: those in work dirs, and those named on the command line."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,7 @@ class Model(NamedTuple):
 def find_runs(root: str | Path) -> list[Model]:
     """The runs below a folder that have a config and a checkpoint, the newest checkpoint first.
 
-    Of several checkpoints the best one counts, then the last one.
+    Of several checkpoints the best one counts, then the last one, then the one of most iterations or epochs.
 
     Args:
         root: Of the work dirs; it need not exist.
@@ -98,10 +99,16 @@ def _weights(folder: Path, files: Sequence[str]) -> Path | None:
     best = [folder / name for name in files if name.startswith('best_') and name.endswith('.pth')]
     if best:
         return max(best, key=lambda path: path.stat().st_mtime)
-    if LAST not in files:
-        return None
-    last = Path((folder / LAST).read_text().strip())
-    return next((path for path in (last, folder / last.name) if path.is_file()), None)  # a folder may have been moved
+    last = Path((folder / LAST).read_text().strip()) if LAST in files else folder
+    there = next((path for path in (last, folder / last.name) if path.is_file()), None)  # a folder may have been moved
+    rest = [folder / name for name in files if name.endswith('.pth')]
+    return there or max(rest, key=_length, default=None)
+
+
+def _length(checkpoint: Path) -> tuple[int, float]:
+    """Iterations or epochs that its name says, and when it was written."""
+    number = re.search(r'_(\d+)$', checkpoint.stem)
+    return int(number.group(1)) if number else -1, checkpoint.stat().st_mtime
 
 
 def _config(folder: Path, files: Sequence[str]) -> Path | None:

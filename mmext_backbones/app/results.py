@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..inference.prediction import Prediction
+from ..utils.words import plural
 
 __all__ = ['Found', 'failure_text', 'found_text', 'note_text']
 
@@ -52,7 +53,7 @@ def _instances(prediction: Prediction, threshold: float) -> str:
     counts = Counter(prediction.name_of(int(label)) for label in prediction.labels[shown])
     number, below = int(shown.sum()), int((~shown).sum())
     listed = f': {_list(f"{count} {html.escape(name)}" for name, count in counts.most_common())}' if counts else ''
-    return f'<b>{number} object{"s" * (number != 1)}</b>{listed}. {below} below the threshold of {threshold:.2f}.'
+    return f'<b>{plural(number, "object")}</b>{listed}. {below} below the threshold of {threshold:.2f}.'
 
 
 def _segments(prediction: Prediction) -> str:

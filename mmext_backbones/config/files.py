@@ -9,6 +9,7 @@ import difflib
 import os
 import sysconfig
 import traceback
+import warnings
 from pathlib import Path
 from types import FrameType
 
@@ -17,9 +18,9 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
 
 from ..utils.errors import UserError, did_you_mean
-from .bases import package_folder
+from .bases import PACKAGE, package_folder
 
-__all__ = ['load_config']
+__all__ = ['full_name', 'load_config', 'own_configs']
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 LONGEST = 400  # letters of a message of mmengine's that are shown
@@ -50,21 +51,36 @@ _formatted: dict[str, str] = {}  # the config that was written last: its content
 
 
 def load_config(config: str) -> Config:
-    """Reads a config file, or one of an installed library by its ``library::path`` name.
+    """Reads a config file, or one of an installed library by its ``library::path`` name, of this package by its own.
 
     Raises:
         UserError: if there is no such file, or it is no config; with the file and the line, where they are known.
     """
-    name = str(config)
+    name = full_name(str(config))
     read = _library_config if '::' in name else _file
     try:
-        return FormattedOnce.of(read(name))
+        with warnings.catch_warnings():  # of setuptools about an import of mmengine (0.10.7)
+            warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+            return FormattedOnce.of(read(name))
     except UserError:
         raise
     except SystemExit as error:
         raise UserError(f'config {name!r} cannot be read: it ends the program ({type(error).__name__})') from error
     except Exception as error:  # whatever a config does wrong: it is a program
         raise UserError(f'config {name!r} cannot be read: {_told(error, name)}') from error
+
+
+def full_name(name: str) -> str:
+    """A config of this package for its bare name, or its path in a checkout, where there is no such file here."""
+    stem = name.removeprefix('configs/').removesuffix('.py')
+    own = f'{PACKAGE}::{stem}.py'
+    packaged = not os.path.lexists(name) and '/' not in stem and '::' not in stem and stem in own_configs()
+    return own if packaged else name
+
+
+def own_configs() -> list[str]:
+    """The names of the configs that come with this package."""
+    return sorted(path.stem for path in (package_folder(PACKAGE) / '.mim' / 'configs').glob('*.py'))
 
 
 def _circle(files: list[str], sound: set[str]) -> list[str]:
@@ -113,6 +129,7 @@ def _file(name: str) -> Config:
         raise UserError(f'config {name!r} is a folder: name a file in it.')
     if not path.is_file():
         known = [str(other) for other in sorted(path.parent.glob('*.py'))] if path.parent.is_dir() else []
+        known += own_configs() if path.suffix in ('', '.py') else []
         raise UserError(f'config {name!r}: there is no such file.{did_you_mean(name, known)}')
     if path.suffix not in SUFFIXES:
         raise UserError(f'config {name!r} is no config: expected a file that ends in {", ".join(SUFFIXES)}.')

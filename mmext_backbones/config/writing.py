@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..utils.errors import UserError
+from .files import full_name
 
 __all__ = ['child_config', 'difference', 'unscoped', 'write_child', 'written']
 
@@ -77,6 +78,7 @@ def write_child(config: str, old: Config, new: Config, out: Path, comment: str) 
     Raises:
         UserError: if it reads otherwise, or no file there could inherit a Python-style config; nothing is left behind.
     """
+    config = full_name(config)
     try:
         text = child_config(config, old, new, out, comment)
     except ValueError as error:

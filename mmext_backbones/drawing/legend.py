@@ -1,5 +1,8 @@
 """Segments painted on a picture, and the panel beside it with a line for each class."""
 
+import math
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
@@ -10,6 +13,39 @@ SEGMENT_OPACITY = 0.55
 PANEL_LETTERS = 24  # widths of a letter that a name in the panel may have
 PANEL_ROWS = 8  # that fit on any picture
 DARK, LIGHT = (24, 26, 30), (235, 235, 235)
+
+
+def class_shares(labels: np.ndarray) -> list[tuple[int, float]]:
+    """Each class of a map of labels, integers [H, W], with its share of the pixels, largest first; none below 0."""
+    found, counts = np.unique(labels, return_counts=True)
+    order = np.argsort(-counts, kind='stable')
+    return [(int(found[i]), float(counts[i] / labels.size)) for i in order if found[i] >= 0]
+
+
+def draw_segments(
+    canvas: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    colours: np.ndarray,
+    font_size: int,
+    name_of: Callable[[int], str],
+) -> np.ndarray:
+    """A picture whose pixels are tinted by their classes, and a panel with the share of each at its right.
+
+    Args:
+        canvas: uint8 [H, W, 3] in RGB; it is drawn on.
+        labels: The class of each pixel, integers [H, W].
+        classes: Names of all classes, which decide how wide the panel is.
+        colours: Of the classes, uint8 [classes, 3].
+        font_size: In pixels.
+        name_of: The name of a label, also of one that is no class.
+    """
+    _paint_segments(canvas, labels, colours, max(1, font_size // 16))
+    rows = [
+        (name_of(label), _percent(share), colours[label] if label < len(colours) else DARK)
+        for label, share in class_shares(labels)
+    ]
+    return _with_panel(canvas, rows, classes, font_size)
 
 
 def _percent(share: float) -> str:
@@ -38,8 +74,8 @@ def _with_panel(
     font = the_font(font_size)
     pad, step = round(0.6 * font_size), round(1.6 * font_size)
     longest = max(font.getlength(name) for name in classes)
-    name_width = round(min(longest, PANEL_LETTERS * 0.6 * font_size))
-    number_width = round(font.getlength('100.0%'))
+    name_width = math.ceil(min(longest, PANEL_LETTERS * 0.6 * font_size))
+    number_width = math.ceil(font.getlength('100.0%'))
     width = font_size + name_width + number_width + 4 * pad
     height = max(canvas.shape[0], min(len(classes), PANEL_ROWS) * step + 2 * pad)
     image = Image.new('RGB', (canvas.shape[1] + width, height), DARK)

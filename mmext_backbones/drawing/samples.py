@@ -1,7 +1,7 @@
 """Draws data samples: ground truth or predictions of an image.
 
-Boxes with masks are drawn by `objects`, all else by the visualizer of the config. Images, boxes and masks are brought
-to one size first, so that the labels stay legible on small images.
+Boxes with masks are drawn by `objects`, maps of classes by `legend`, all else by the visualizer of the config. Images,
+boxes and masks are brought to one size first, so that the labels stay legible on small images.
 """
 
 import textwrap
@@ -17,12 +17,14 @@ import torch.nn.functional as F
 from mmengine.structures import PixelData
 from mmengine.visualization import Visualizer
 
+from .legend import DARK, LIGHT, draw_segments
 from .objects import class_colours, draw_objects
 
 __all__ = ['GAP', 'add_caption', 'can_draw', 'draw_sample', 'draw_sides', 'read_image', 'resize_sample', 'sheet']
 
 GAP = 16  # pixels between pictures on a sheet
-MAPS = ('gt_sem_seg', 'pred_sem_seg', 'gt_panoptic_seg', 'pred_panoptic_seg')
+SEMANTIC, PANOPTIC = ('gt_sem_seg', 'pred_sem_seg'), ('gt_panoptic_seg', 'pred_panoptic_seg')
+MAPS = SEMANTIC + PANOPTIC
 LOOKS = ('alpha', 'line_width', 'bbox_color', 'text_color', 'mask_color')  # of a visualizer, set by its config
 INSTANCES = ('gt_instances', 'pred_instances')
 FONT_SIZE = 12  # pixels, of the labels of boxes
@@ -82,6 +84,8 @@ def draw_sample(
 ) -> np.ndarray:
     """An image with a sample in its coordinates drawn on it, RGB [h, w, 3] with `edge` as the longer side.
 
+    A semantic map has a panel at its right, with the names of its classes, which makes the picture wider.
+
     Args:
         visualizer: Of the config.
         metainfo: Of the data set: its classes and colours.
@@ -107,7 +111,12 @@ def draw_sample(
         wanted = [field for field, draw in zip(INSTANCES, (draw_gt, draw_pred), strict=True) if draw]
         for field in wanted:
             image = _draw_instances(image, sample.get(field, {}), metainfo)
+        if draw_pred and score_thr > 0 and _nothing(sample.get('pred_instances')):
+            image = _note(image, f'nothing above {score_thr:g}')
         return image
+    maps = [field for field, draw in zip(SEMANTIC, (draw_gt, draw_pred), strict=True) if draw and field in sample]
+    if maps and not any(field in sample for field in PANOPTIC) and metainfo.get('classes'):
+        return _draw_map(image, sample.get(maps[-1]), metainfo)
     if hasattr(drawer, 'visualize_cls') and 'gt_label' in sample:
         return drawer.visualize_cls(image, sample, draw_gt=draw_gt, draw_pred=draw_pred)
     options = {'pred_score_thr': score_thr} if 'pred_instances' in sample else {}
@@ -133,6 +142,32 @@ def _draw_instances(image: np.ndarray, instances: Any, metainfo: Mapping[str, An
         masks=instances.masks.numpy() if 'masks' in instances else None,
         scores=instances.scores.cpu().numpy() if 'scores' in instances else None,
     )
+
+
+def _nothing(predicted: Any) -> bool:
+    return predicted is not None and not len(predicted)
+
+
+def _note(image: np.ndarray, text: str) -> np.ndarray:
+    """The image with a word at its upper left, light on a dark bar."""
+    image, height = np.ascontiguousarray(image).copy(), FONT_SIZE + 10
+    width = cv2.getTextSize(text, FONT, 0.45, 1)[0][0] + 12
+    image[:height, :width] = DARK
+    cv2.putText(image, text, (6, height - 8), FONT, 0.45, LIGHT, 1, cv2.LINE_AA)
+    return image
+
+
+def _draw_map(image: np.ndarray, data: Any, metainfo: Mapping[str, Any]) -> np.ndarray:
+    """The class of each pixel, and beside the image what share each class has."""
+    labels = next(iter(data.values())).cpu().numpy()
+    labels = labels.reshape(-1, *labels.shape[-2:])[0].astype(np.int64)
+    classes, palette = tuple(metainfo['classes']), metainfo.get('palette')
+    colours = class_colours(classes, None if isinstance(palette, str) else palette)
+
+    def name_of(label: int) -> str:
+        return classes[label] if label < len(classes) else 'unlabelled'
+
+    return draw_segments(np.ascontiguousarray(image).copy(), labels, classes, colours, FONT_SIZE, name_of)
 
 
 def read_image(path: str) -> np.ndarray:

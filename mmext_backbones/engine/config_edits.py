@@ -27,6 +27,7 @@ __all__ = [
     'PREDICTIONS_HOOK',
     'STRATEGY_NAMES',
     'TRACKERS',
+    'batch_of',
     'fit_device',
     'fit_processes',
     'fit_seed',
@@ -162,10 +163,15 @@ def _lengthen(editor: ConfigEditor, path: str, keys: tuple[str, ...], count: int
             editor.set(f'{path}.{key}', value * count)
 
 
+def batch_of(cfg: Config) -> int | None:
+    """Images of a training batch on one process; None if it is not known."""
+    loader = cfg.get('train_dataloader') or {}
+    return loader.get('batch_size') or (loader.get('batch_sampler') or {}).get('batch_size')
+
+
 def step_batch(cfg: Config, processes: int) -> int | None:
     """Images behind one step of the optimizer, over all processes and accumulated batches; None if it is not known."""
-    loader = cfg.get('train_dataloader') or {}
-    batch = loader.get('batch_size') or (loader.get('batch_sampler') or {}).get('batch_size')
+    batch = batch_of(cfg)
     counts: Any = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
     counts *= (cfg.get('strategy') or {}).get('gradient_accumulation_steps', 1)
     return batch and batch * processes * counts

@@ -10,6 +10,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
+from ..utils.words import plural
 
 __all__ = ['LayerDecayOptimWrapperConstructor']
 
@@ -80,10 +81,13 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 group.setdefault('weight_decay', self.base_wd)
         groups = _joined(groups, names)
         if groups:
-            layers = [f'{count} layers in {prefix.rstrip(".") or "the model"}' for prefix, count in num_layers.items()]
+            layers = [
+                f'{plural(count, "layer")} in {prefix.rstrip(".") or "the model"}'
+                for prefix, count in num_layers.items()
+            ]
             print_log(
                 f'learning rates decay by {rate} a layer: {", ".join(layers) or "every backbone is frozen"}; scales '
-                f'from {min(scales):.4g} to {max(scales):.4g} in {len(groups)} parameter groups',
+                f'from {min(scales):.4g} to {max(scales):.4g} in {plural(len(groups), "parameter group")}',
                 logger='current',
             )
         return groups

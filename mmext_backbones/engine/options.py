@@ -1,16 +1,25 @@
 """The options of a training and of a test, each in one place: the tools' parsers and the functions read them here."""
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..config.options import ConfigOptions
 from ..datasets.bad_data.runner import MODES
-from ..utils.cli import add_traceback_option
+from ..utils.cli import add_traceback_option, check_threshold
+from ..utils.errors import UserError
 from .config_edits import STRATEGY_NAMES, TRACKERS
 
 __all__ = ['RunOptions', 'TestOptions', 'TrainOptions', 'add_arguments', 'options_of']
+
+# of a training: options, and the config keys that say the same
+SAME_KEYS = {
+    'epochs': ('train_cfg.max_epochs', 'train_cfg.max_iters'),
+    'batch_size': ('train_dataloader.batch_size',),
+    'lr': ('optim_wrapper.optimizer.lr',),
+}
 
 
 def _option(help: str, default: Any = None, **settings: Any) -> Any:
@@ -34,6 +43,7 @@ class RunOptions:
     bad_data: str | None = _option(
         'stop at data that cannot be used (default), or leave it out and say so', choices=MODES
     )
+    device: str | None = _option('cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
     launcher: str = _option('what started this process as one of several', 'none',
                             choices=['none', 'pytorch', 'slurm', 'mpi'])  # fmt: skip
 
@@ -45,6 +55,13 @@ class TrainOptions(RunOptions):
     resume: str | None = _option(
         'go on from this, or from the last checkpoint', nargs='?', const='auto', metavar='CHECKPOINT'
     )
+    epochs: int | None = _option(
+        'passes over the training data, with the schedule in proportion; also of a config that counts iterations',
+        type=int,
+        metavar='N',
+    )
+    batch_size: int | None = _option('images in a training batch of a process', type=int, metavar='N')
+    lr: float | None = _option('base learning rate of this run', type=float, metavar='RATE')
     amp: bool = _option('mixed precision (needs a GPU)', False)
     auto_scale_lr: bool = _option('scale the learning rate to the batch of a step', False)
     strategy: str | None = _option('how processes share a model, see docs/scaling.md', choices=STRATEGY_NAMES)
@@ -59,6 +76,26 @@ class TrainOptions(RunOptions):
         nargs='+',
         choices=TRACKERS,
     )
+
+    def __post_init__(self) -> None:
+        """Whether --epochs, --batch-size and --lr can be used, and no other option asks for something else.
+
+        Raises:
+            UserError: if not.
+        """
+        for name, keys in SAME_KEYS.items():
+            value, option = getattr(self, name), f'--{name.replace("_", "-")}'
+            if value is None:
+                continue
+            if name == 'lr' and not 0 < value < math.inf:
+                raise UserError(f'--lr {value}: expected a number above 0.')
+            if name != 'lr' and value < 1:
+                raise UserError(f'{option} {value}: expected 1 or more.')
+            twice = [key for key in keys if key in (self.cfg_options or {})]
+            if twice:
+                raise UserError(f'{option} and --cfg-options {twice[0]} ask for the same value: leave one of them out.')
+        if self.lr is not None and self.auto_scale_lr:
+            raise UserError('--lr is the rate of this run, and --auto-scale-lr would change it: leave one of them out.')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +112,11 @@ class TestOptions(RunOptions):
     )
     tta: bool = _option('predict several views of each picture and merge them', False)
     show_dir: str | None = _option('write one picture of ground truth and prediction per image there')
+    threshold: float | None = _option('draw detections from this score on (default: 0.5)', type=float, metavar='SCORE')
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            check_threshold(self.threshold)
 
 
 def add_arguments(parser: argparse.ArgumentParser, kind: type[RunOptions]) -> None:

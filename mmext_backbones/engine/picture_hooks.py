@@ -6,6 +6,7 @@ They know no library: what they draw follows from what the run recorded and what
 
 import json
 import math
+import numbers
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,7 +81,7 @@ class CurvesHook(Hook):
         if not is_main_process():
             return
         for key, value in (metrics or {}).items():
-            if isinstance(value, (int, float)) and math.isfinite(value):
+            if isinstance(value, numbers.Real) and math.isfinite(value):
                 points = [point for point in self.metrics.get(key, []) if point[0] < runner.iter]  # it may be repeated
                 self.metrics[key] = [*points, (runner.iter, float(value))]
         self._write(runner)
@@ -135,25 +136,32 @@ class CurvesHook(Hook):
 class PredictionsHook(Hook):
     """Draws some validation images with their ground truth and what the model predicts, as ``predictions.png``.
 
-    Boxes and masks are drawn by `engine.objects`, all else by the visualizer of the config. Images, boxes and masks are
-    brought to one size first, so that the labels stay legible on small images.
+    Boxes, masks and semantic maps are drawn by `drawing`, all else by the visualizer of the config. Images, boxes and
+    masks are brought to one size first, so that the labels stay legible on small images.
 
     Args:
         num_images: Images on the sheet, spread over the data set.
         edge: Longer side of an image on the sheet, in pixels.
         score_thr: Least score of a box that is drawn.
         show_dir: In a test, a folder for a picture of every image; none when None.
+        file: The sheet; ``predictions.png`` in the work dir when None.
     """
 
     priority = 'LOW'
 
     def __init__(
-        self, num_images: int = 6, edge: int = 512, score_thr: float = 0.5, show_dir: str | None = None
+        self,
+        num_images: int = 6,
+        edge: int = 512,
+        score_thr: float = 0.5,
+        show_dir: str | None = None,
+        file: str | None = None,
     ) -> None:
         self.num_images = num_images
         self.edge = edge
         self.score_thr = score_thr
         self.show_dir = show_dir
+        self.file = file
         self.tiles: list[np.ndarray] = []
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -211,10 +219,10 @@ class PredictionsHook(Hook):
         values = [
             f'{name.rpartition("/")[2]} {value:.3f}'
             for name, value in metrics.items()
-            if isinstance(value, (int, float)) and is_main_metric(name) and not name.endswith('_50')
+            if isinstance(value, numbers.Real) and is_main_metric(name) and not name.endswith('_50')
         ]
         pairs = self.tiles[0].shape[1] > 1.5 * self.edge
         sides = 'left: ground truth, right: prediction' if pairs else 'ground truth and prediction'
         title = ', '.join([f'{Path(runner.work_dir).name}, {when}', sides, *values])
         picture = sheet(self.tiles, title, columns=2 if pairs else 4)
-        cv2.imwrite(str(Path(runner.work_dir) / 'predictions.png'), picture[..., ::-1])
+        cv2.imwrite(str(self.file or Path(runner.work_dir) / 'predictions.png'), picture[..., ::-1])

@@ -5,17 +5,22 @@ number of one to every wrapper of a model. Without a GPU the group is joined her
 device.
 """
 
+import contextlib
 import datetime
+import functools
 import os
+from collections.abc import Callable, Iterator
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.device import utils as mmengine_device
 from mmengine.dist import is_distributed
 
+from ..utils.devices import find_device
 from ..utils.errors import UserError
 
-__all__ = ['check_launcher', 'join_processes', 'world_size']
+__all__ = ['check_launcher', 'join_processes', 'on_device', 'use_device', 'world_size']
 
 # launcher -> what it sets: the number of processes, the number of this one on its machine, and what else is read
 VARIABLES = {
@@ -28,6 +33,44 @@ STARTERS = {
     'slurm': 'srun, e.g. tools/slurm_train.sh PARTITION JOB_NAME CONFIG',
     'mpi': 'mpirun of Open MPI, with MASTER_ADDR set',
 }
+
+
+@contextlib.contextmanager
+def use_device(device: str | None, launcher: str = 'none') -> Iterator[None]:
+    """What runs inside runs on this device: mmengine's runners ask `get_device`, which would name the first GPU.
+
+    Args:
+        device: As torch calls it; mmengine's own choice when None.
+        launcher: What started this process.
+
+    Raises:
+        UserError: if there is no such device, or a GPU is named to one of several processes.
+    """
+    if device is None:
+        yield
+        return
+    found = find_device(device)
+    if launcher != 'none' and found.index is not None:
+        raise UserError(f'--device {device}: each of several processes has a GPU of its own. Leave the number out.')
+    before = mmengine_device.DEVICE
+    one_gpu = torch.cuda.device(found) if found.type == 'cuda' and found.index is not None else contextlib.nullcontext()
+    mmengine_device.DEVICE = found.type
+    try:
+        with one_gpu:
+            yield
+    finally:
+        mmengine_device.DEVICE = before
+
+
+def on_device(run: Callable) -> Callable:
+    """A training or a test that runs on the device of its options."""
+
+    @functools.wraps(run)
+    def run_there(*args: object, **options: object) -> object:
+        with use_device(options.get('device'), options.get('launcher', 'none')):
+            return run(*args, **options)
+
+    return run_there
 
 
 def world_size(launcher: str) -> int:

@@ -11,7 +11,9 @@ from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
 from ..config.editing import NOT_SET, Change, shorten
+from ..utils.cli import tool
 from ..utils.console import say
+from ..utils.words import plural
 from .config_edits import step_batch
 from .evaluation.per_class import PerClass, per_class_lines
 
@@ -37,13 +39,13 @@ def say_changes(changes: Sequence[Change], shapes: bool, skip: tuple[str, ...] =
 def say_plan(runner: Runner, cfg: Config) -> None:
     millions = sum(parameter.numel() for parameter in runner.model.parameters()) / 1e6
     loop = cfg.train_cfg
-    length = f'{loop.max_iters} iterations' if 'max_iters' in loop else f'{loop.max_epochs} epochs'
+    length = plural(loop.max_iters, 'iteration') if 'max_iters' in loop else plural(loop.max_epochs, 'epoch')
     batch, processes = cfg.train_dataloader.get('batch_size') or '?', get_world_size()
     step = step_batch(cfg, processes)
-    whole = f' ({step} a step, over {processes} process{"es" * (processes > 1)})' if step not in (None, batch) else ''
+    whole = f' ({step} a step, over {plural(processes, "process", "processes")})' if step not in (None, batch) else ''
     say(
-        f'\nTraining {cfg.model.type} ({millions:.1f} M parameters) for {length} of {batch} images a process{whole} '
-        f'on {get_device()}. Log: {os.path.relpath(Path(runner.log_dir) / (runner.timestamp + ".log"))}\n'
+        f'\nTraining {cfg.model.type} ({millions:.1f} M parameters) for {length} of {plural(batch, "image")} a process'
+        f'{whole} on {get_device()}. Log: {os.path.relpath(Path(runner.log_dir) / (runner.timestamp + ".log"))}\n'
     )
 
 
@@ -78,7 +80,7 @@ def say_summary(
         checkpoint = os.path.relpath(last.read_text().strip())
         say(f'{"checkpoint":<12} {checkpoint}')
         if os.path.isfile(checkpoint):  # DeepSpeed writes folders
-            say(f'{"test it":<12} python tools/test.py {config} {checkpoint}{" --shapes" if shapes else ""}')
+            say(f'{"test it":<12} {tool("test")} {config} {checkpoint}{" --shapes" if shapes else ""}')
     minutes, seconds = divmod(round(time.time() - started), 60)
     say(f'{"took":<12} {minutes} min {seconds:02d} s')
 

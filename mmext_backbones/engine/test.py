@@ -1,6 +1,7 @@
 """A test: of a checkpoint, or of predictions that an earlier test saved."""
 
 import contextlib
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -22,12 +23,15 @@ from .evaluation.predictions import evaluate_predictions, find_predictions, save
 from .evaluation.results import describe, results_name, write_results
 from .evaluation.tta import use_tta
 from .options import TestOptions
+from .processes import on_device
 from .runner import build_runner
 from .setup import prepare, watched
 from .summary import say_changes, say_summary
 
 __all__ = ['test']
 
+# In the work dir, until the results are written: that of the training stays.
+SHEET = 'predictions_test.png'
 # Changes that do not matter to a test.
 TRAINING_KEYS = (
     'train_',
@@ -49,6 +53,7 @@ PREDICTING_KEYS = (
 )
 
 
+@on_device
 def test(config: str, checkpoint: str | None = None, **options: Any) -> dict[str, float]:
     """Evaluates a checkpoint, or predictions that an earlier test saved.
 
@@ -98,9 +103,17 @@ def test(config: str, checkpoint: str | None = None, **options: Any) -> dict[str
             tta=asked.tta,
         )
         name = results_name(checkpoint or asked.predictions, cfg, shapes=asked.shapes, tta=asked.tta)
-        files.append(('results', _write_results(record, checkpoint or asked.predictions, cfg.work_dir, name)))
+        results = _write_results(record, checkpoint or asked.predictions, cfg.work_dir, name)
+        files += [*_pictures(Path(cfg.work_dir) / SHEET, results, started), ('results', results)]
     say_summary(cfg, metrics, started, config, asked.shapes, show_dir=asked.show_dir, per_class=per_class, files=files)
     return metrics
+
+
+def _pictures(sheet: Path, results: Path, started: float) -> list[tuple[str, Path]]:
+    """The sheet of the test, brought beside its results, under their name; none where nothing was drawn."""
+    if not sheet.is_file() or sheet.stat().st_mtime < started:
+        return []
+    return [('predictions', Path(shutil.move(sheet, results.with_suffix('.png'))))]
 
 
 def _edit(editor: ConfigEditor, checkpoint: str | None, asked: TestOptions) -> None:
@@ -110,7 +123,9 @@ def _edit(editor: ConfigEditor, checkpoint: str | None, asked: TestOptions) -> N
         use_tta(cfg)
     cfg.load_from = checkpoint
     cfg.resume = False
-    use_hooks(editor, [{'type': PREDICTIONS_HOOK, 'show_dir': asked.show_dir}])
+    drawing = {} if asked.threshold is None else {'score_thr': asked.threshold}
+    drawing['file'] = str(Path(cfg.work_dir) / SHEET)
+    use_hooks(editor, [{'type': PREDICTIONS_HOOK, 'show_dir': asked.show_dir, **drawing}])
 
 
 def _run(
@@ -139,6 +154,7 @@ def _check_sources(checkpoint: str | None, asked: TestOptions) -> None:
     if asked.predictions is None:
         return
     unused = {'--out': asked.out is not None, '--tta': asked.tta, '--show-dir': asked.show_dir is not None}
+    unused['--threshold'] = asked.threshold is not None
     unused['--launcher'] = asked.launcher != 'none'
     for option, used in unused.items():
         if used:

@@ -18,6 +18,7 @@ from .config_edits import (
     INTERRUPTION_HOOKS,
     NONFINITE_HOOK,
     PREDICTIONS_HOOK,
+    batch_of,
     fit_seed,
     fit_strategy,
     use_accumulation,
@@ -29,8 +30,9 @@ from .config_edits import (
     use_trackers,
     use_whole_checkpoints,
 )
+from .length_edits import length_note, rate_note, use_batch_size, use_epochs, use_lr
 from .options import TrainOptions
-from .processes import world_size
+from .processes import on_device, world_size
 from .resume.starting import check_resume
 from .runner import build_runner
 from .setup import check_checkpoints, prepare, watched
@@ -39,6 +41,7 @@ from .summary import say_changes, say_plan, say_summary
 __all__ = ['train']
 
 
+@on_device
 def train(config: str, **options: Any) -> dict[str, float]:
     """Trains a config and validates it on the way.
 
@@ -78,6 +81,7 @@ def _edit(editor: ConfigEditor, asked: TrainOptions) -> None:
         use_amp(editor)
     if asked.accumulate != 1:
         use_accumulation(editor, asked.accumulate)
+    _edit_length(editor, asked)
     fit_strategy(editor, asked.launcher, train=True)
     if asked.auto_scale_lr or (editor.cfg.get('auto_scale_lr') or {}).get('enable'):
         use_scaled_lr(editor, world_size(asked.launcher))
@@ -91,6 +95,24 @@ def _edit(editor: ConfigEditor, asked: TrainOptions) -> None:
     if asked.on_nonfinite is not None:
         next(hook for hook in editor.cfg.custom_hooks if hook['type'] == NONFINITE_HOOK)['action'] = asked.on_nonfinite
     use_trackers(editor, asked.track)
+
+
+def _edit_length(editor: ConfigEditor, asked: TrainOptions) -> None:
+    cfg, processes, old_batch = editor.cfg, world_size(asked.launcher), batch_of(editor.cfg)
+    if asked.lr is not None:
+        use_lr(editor, asked.lr)
+    if asked.batch_size is not None:
+        use_batch_size(editor, asked.batch_size)
+        scaled = asked.auto_scale_lr or (cfg.get('auto_scale_lr') or {}).get('enable')
+        # the rate of Shapes is for its own batch, not for that of the recipe
+        base = None if asked.shapes else (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+        notes = [None if asked.lr is not None or scaled else rate_note(cfg, old_batch, base, processes)]
+        notes += [length_note(cfg, old_batch) if asked.epochs is None else None]
+        for note in filter(None, notes):
+            say(f'\n{note}')
+    if asked.epochs is not None:
+        check_data(cfg, ('train',))
+        use_epochs(editor, asked.epochs, processes)
 
 
 def _check(cfg: Config) -> None:

@@ -18,7 +18,7 @@ from ..utils.errors import UserError
 from ..weights.checkpoints import check_checkpoint, check_match, to_model_names
 from ..weights.fitting import unwrap
 from ..weights.loading import read
-from ..zoo import backbone_names, build_network
+from ..zoo import backbone_names, build_network, is_config
 from .describing import PREPROCESSING
 from .recording import BackboneWithNeck
 
@@ -46,7 +46,7 @@ def build_parts(name: str, *, neck: bool = False, options: Mapping[str, Any] | N
         UserError: for an unknown name, a config without a neck where one is asked for, or with another backbone.
     """
     options = dict(options or {})
-    if not name.endswith('.py') and '::' not in name:
+    if not is_config(name):
         if neck and name in backbone_names():
             raise UserError(f'{name} is a backbone alone: for one with a neck name a config, as of a detector.')
         backbone = build_network(name, options)

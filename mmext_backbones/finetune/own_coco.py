@@ -16,6 +16,7 @@ from typing import Any
 from ..datasets.bad_data.coco import check_categories
 from ..utils.errors import UserError
 from ..utils.files import write_whole
+from ..utils.words import plural
 
 __all__ = ['OwnCoco', 'OwnSplit', 'read_own_coco']
 
@@ -120,7 +121,8 @@ def read_own_coco(
         empty = sum(image['id'] not in occupied for image in content['images'])
         splits[name] = OwnSplit(folders[name], path, len(content['images']), empty)
     if splits['train'].num_empty:
-        notes.append(f'{splits["train"].num_empty} training images have no objects: mmdet leaves them out of training')
+        empty = plural(splits['train'].num_empty, 'training image')
+        notes.append(f'{empty} without objects: mmdet leaves what has none out of training')
     size = tuple(round(median(_edge(image, key) for image in data['train']['images'])) for key in ('width', 'height'))
     return OwnCoco(classes, splits['train'], splits['val'], masks, size, tuple(notes))
 
@@ -149,7 +151,7 @@ def _read(path: Path, images: Path) -> dict:
             raise UserError(f'{str(path)!r}: the image {image!r} needs an id and a file_name.')
     if not data.get('annotations'):
         raise UserError(
-            f'{str(path)!r}: no annotation in {len(data["images"])} images, so there is nothing to learn from. '
+            f'{str(path)!r}: no annotation in {plural(len(data["images"]), "image")}: nothing to learn from. '
             'Is it the right file? Those of test data have none.'
         )
     for key, meaning in (('iscrowd', 'a crowd'), ('ignore', 'to be ignored')):
@@ -198,7 +200,7 @@ def _check_apart(data: dict[str, dict], train: Path, val: Path, folders: dict[st
     both = sorted(files['train'] & files['val'])
     if both:
         raise UserError(
-            f'{len(both)} images stand in {str(train)!r} and in {str(val)!r}, the first is {str(both[0])!r}: the '
+            f'{plural(len(both), "image")} in {str(train)!r} and in {str(val)!r}, the first is {str(both[0])!r}: the '
             'validation would measure what was learned by heart. Remove them from one of the two.'
         )
 

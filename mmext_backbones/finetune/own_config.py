@@ -19,6 +19,7 @@ from ..config.files import load_config
 from ..config.writing import write_child
 from ..datasets.shapes.config import num_cpus
 from ..utils.errors import UserError
+from ..utils.words import plural
 from ..weights.fitting import WeightsError
 from ..weights.loading import read
 from .own_coco import OwnCoco
@@ -99,10 +100,9 @@ def write_own_config(
 
 def _told(data: OwnCoco) -> str:
     kind = 'boxes and masks' if data.masks else 'boxes'
-    count = len(data.classes)
     return (
-        f'{kind} of {count} {"class" if count == 1 else "classes"}, {data.train.num_images} images for training, '
-        f'{data.val.num_images} for validation'
+        f'{kind} of {plural(len(data.classes), "class", "classes")}, '
+        f'{plural(data.train.num_images, "image")} for training, {data.val.num_images} for validation'
     )
 
 
@@ -246,7 +246,8 @@ def _set_schedule(editor: ConfigEditor, data: OwnCoco, batch_size: int, epochs: 
     for key in ('load_from', 'resume'):
         if editor.get(key) not in (NOT_SET, None, False):
             editor.set(key, None if key == 'load_from' else False)
-    return [f'{epochs} epochs of {steps} steps, {steps * epochs} in all; the warm-up takes {warmup} of them']
+    length = f'{plural(epochs, "epoch")} of {plural(steps, "step")}, {steps * epochs} in all'
+    return [f'{length}; the warm-up takes {warmup} of them']
 
 
 def _set_rate(editor: ConfigEditor, batch_size: int, lr: float | None) -> list[str]:
@@ -254,7 +255,7 @@ def _set_rate(editor: ConfigEditor, batch_size: int, lr: float | None) -> list[s
     base_lr = editor.get('optim_wrapper.optimizer.lr')
     if lr is None and isinstance(base_batch, int) and isinstance(base_lr, float):
         lr = base_lr * batch_size / base_batch
-        note = f'learning rate {lr:g}: {base_lr:g} for {base_batch} images, in proportion for {batch_size}'
+        note = f'learning rate {lr:g}: {base_lr:g} for {plural(base_batch, "image")}, in proportion for {batch_size}'
     else:
         note = f'learning rate {lr:g}, as asked for' if lr is not None else 'learning rate as in the recipe'
     if lr is not None:

@@ -8,12 +8,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..utils.cli import check_threshold
 from ..utils.console import say, silence_libraries
 from ..utils.errors import UserError
+from ..utils.words import plural
 from .images import ImageError
 from .predictor import Predictor
 from .results import Results
-from .sources import Source, find_images, find_videos
+from .sources import Source, find_images, find_videos, read_names
 from .video import VideoFile, VideoOutput
 
 __all__ = ['infer']
@@ -35,13 +37,16 @@ def infer(
     overwrite: bool = False,
     shapes: bool = False,
     options: Mapping[str, Any] | None = None,
+    batch_size: int = 1,
+    only: Sequence[str] | None = None,
+    save_crop: bool = False,
 ) -> int:
     """Predicts pictures or videos and leaves a folder of results, see `results`.
 
     Args:
         config: As for `Predictor`.
         weights: As for `Predictor`.
-        inputs: Files, folders and patterns; with `video` video files.
+        inputs: Files, folders and patterns, with `video` video files; ``-`` for names on the standard input.
         out: The folder; ``predictions/<config>`` when None.
         video: Whether the files are videos.
         device: As for `Predictor`.
@@ -51,6 +56,9 @@ def infer(
         overwrite: Replace the results of another run in the folder. Those of an equal one are replaced anyway.
         shapes: As for `Predictor`.
         options: As for `Predictor`.
+        batch_size: Pictures that are predicted at once, see `Predictor.predict`.
+        only: As for `Predictor`.
+        save_crop: Also write the box of each object, cut out.
 
     Returns:
         The exit code: 1 if a file could not be read, else 0.
@@ -58,9 +66,11 @@ def infer(
     Raises:
         UserError: if something that was asked for cannot be done.
     """
-    if not 0 <= threshold <= 1:
-        raise UserError(f'--threshold {threshold}: expected a score from 0 to 1.')
+    check_threshold(threshold)
+    if batch_size < 1:
+        raise UserError(f'--batch-size {batch_size}: expected 1 or more.')
     silence_libraries()
+    inputs = read_names(inputs, sys.stdin)
     folder = Path(out if out is not None else Path('predictions') / Path(config.rpartition('::')[2]).stem)
     sources = find_videos(inputs) if video else find_images(inputs, without=folder)
     run = {
@@ -70,14 +80,17 @@ def infer(
         'shapes': shapes,
         'tta': tta,
         'video': video,
+        'only': None if only is None else list(only),
         'threshold': threshold,
         'sources': [str(source.path) for source in sources],
     }
     names = [f'videos/{source.name}.mp4' if video else f'pictures/{_picture(source)}' for source in sources]
     results = Results(folder, run, names, overwrite=overwrite)
-    predictor = Predictor(config, weights, device, tta, shapes=shapes, options=options)
+    predictor = Predictor(config, weights, device, tta, shapes=shapes, options=options, only=only)
+    if save_crop and predictor.task != 'detection':
+        raise UserError(f'--save-crop cuts out the boxes of a detector, and this model is for {predictor.task}.')
     views = ', several views of each' if predictor.tta else ''
-    what = _count(len(sources), 'video' if video else 'picture')
+    what = plural(len(sources), 'video' if video else 'picture')
     model = getattr(predictor.model, 'module', predictor.model)  # of test-time augmentation
     say(f'{type(model).__name__}: {predictor.task} of {what} on {predictor.device}{views}')
     if results.replaces:
@@ -89,20 +102,17 @@ def infer(
     try:
         with _bar() as bar:
             work = _predict_videos if video else _predict_pictures
-            work(predictor, sources, results, bar, failed, seconds, threshold=threshold, pictures=pictures)
+            settings = {'threshold': threshold, 'pictures': pictures, 'batch_size': batch_size, 'crops': save_crop}
+            work(predictor, sources, results, bar, failed, seconds, **settings)
         finished = True
     finally:  # after Ctrl-C, too: what was predicted is not lost
         mean = sum(seconds) / len(seconds) if seconds else None
         results.write(predictor.classes, predictor.task, finished=finished, failed=failed, mean_seconds=mean)
-        predicted = _count(len(results.images), 'frame' if video else 'picture')
+        predicted = plural(len(results.images), 'frame' if video else 'picture')
         say(f'{predicted} in {folder}' + (f', {mean:.2f} s each' if mean is not None else ''))
         if failed:
             say(f'{len(failed)} of {len(sources)} files could not be read; {folder / "run.json"} lists them.')
     return 1 if failed else 0
-
-
-def _count(number: int, what: str) -> str:
-    return f'{number} {what}{"s" * (number != 1)}'
 
 
 def _bar() -> Progress:
@@ -125,18 +135,21 @@ def _predict_pictures(
     *,
     threshold: float,
     pictures: bool,
+    batch_size: int,
+    crops: bool,
 ) -> None:
     task = bar.add_task('pictures', total=len(sources))
-    for source in sources:
-        try:
-            prediction = predictor(source.path)
-        except ImageError as error:
-            _tell_failure(bar, source, error, failed)
+    predictions = predictor.stream_readable((source.path for source in sources), batch_size)
+    for source, prediction in zip(sources, predictions, strict=True):
+        if isinstance(prediction, ImageError):
+            _tell_failure(bar, source, prediction, failed)
         else:
             seconds.append(prediction.seconds)
             results.add(prediction, str(source.path))
             if pictures:
                 results.draw(prediction, _picture(source), threshold)
+            if crops:
+                results.write_crops(prediction, source.name, Path(_picture(source)).suffix, threshold)
             if predictor.task == 'segmentation':
                 results.write_segments(prediction, f'{source.name}.png')
             if len(seconds) <= TOLD:
@@ -156,6 +169,8 @@ def _predict_videos(
     *,
     threshold: float,
     pictures: bool,
+    batch_size: int,
+    crops: bool,
 ) -> None:
     for source in sources:
         try:
@@ -167,11 +182,12 @@ def _predict_videos(
         output = VideoOutput(results.folder / 'videos' / f'{source.name}.mp4', video.fps) if pictures else None
         count = 0
         try:
-            for frame in video:
-                prediction = predictor(frame)
+            for prediction in predictor.stream(video, batch_size):
                 count += 1
                 seconds.append(prediction.seconds)
                 results.add(prediction, f'{source.path}#{count}')
+                if crops:
+                    results.write_crops(prediction, f'{source.name}_{count}', '.png', threshold)
                 if output is not None:
                     output.add(prediction.drawn(threshold))
                 bar.advance(task)
@@ -186,7 +202,7 @@ def _predict_videos(
             if output is not None:
                 output.discard()
         told = f' (its header says {video.num_frames})' if video.num_frames not in (0, count) else ''
-        bar.console.print(f'{source.path}: {count} frames{told}', **_PLAIN)
+        bar.console.print(f'{source.path}: {plural(count, "frame")}{told}', **_PLAIN)
 
 
 def _tell_failure(bar: Progress, source: Source, error: ImageError, failed: dict[str, str]) -> None:

@@ -28,7 +28,7 @@ from ..weights.fitting import check_values, unwrap
 from ..weights.loading import check_address, read
 from .images import ImageReader
 
-__all__ = ['TASKS', 'Network', 'build', 'class_names', 'find_device', 'read_config']
+__all__ = ['TASKS', 'Network', 'build', 'class_names', 'read_config']
 
 WHOSE = {  # parts of a network that tell what it is for
     'segmentation': r'(decode_head|auxiliary_head)\.',
@@ -85,25 +85,6 @@ def read_config(config: str | os.PathLike | Config, *, shapes: bool, options: Ma
     if cfg.get('test_dataloader') is None:
         raise UserError(f'config {name!r} has no test_dataloader, whose pipeline prepares the pictures.')
     return cfg
-
-
-def find_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for; of None the GPU if there is one, else the CPU.
-
-    Raises:
-        UserError: if there is no such device.
-    """
-    if device is None:
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f'device {device!r}: expected cpu, cuda, cuda:0 or the like.') from error
-    if found.type == 'cuda' and (found.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        seen = f'{count} GPU{"s" * (count > 1)}' if count else 'no GPU'
-        raise UserError(f'device {str(found)!r}: torch sees {seen} here. Leave it out, or take cpu.')
-    return found
 
 
 def build(cfg: Config, weights: str, *, device: torch.device, tta: bool, shapes: bool) -> Network:

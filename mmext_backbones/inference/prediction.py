@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..drawing.files import write_picture
-from ..drawing.legend import DARK, _paint_segments, _percent, _with_panel
+from ..drawing.legend import _percent, _with_panel, class_shares, draw_segments
 from ..drawing.objects import class_colours, draw_objects, enlarge
 
-__all__ = ['Prediction', 'category_ids', 'colours_of', 'decode_mask', 'draw_prediction', 'encode_mask']
+__all__ = ['Prediction', 'category_ids', 'colours_of', 'decode_mask', 'draw_prediction', 'encode_map', 'encode_mask']
 
 # COCO numbers its 80 classes from 1 to 90; these numbers are of no class
 COCO_GAPS = frozenset((12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
@@ -34,7 +34,7 @@ class Prediction:
         scores: Of a detection or a classification, float32 [N]; best first as the network gives them.
         labels: The class of each score, int64 [N].
         masks: Of a detection with masks, bool [N, H, W].
-        segmentation: Of a segmentation, the class of each pixel, int32 [H, W].
+        segmentation: Of a segmentation, the class of each pixel, int32 [H, W]; -1 where it was not asked for.
         seconds: Time that preparing the picture and the network took.
         image: The picture itself, uint8 [H, W, 3] in RGB.
         palette: Colours (red, green, blue) of the classes; empty to have some chosen.
@@ -57,15 +57,13 @@ class Prediction:
         return self.classes[label] if 0 <= label < len(self.classes) else f'class {label}'
 
     def present(self) -> list[tuple[int, float]]:
-        """Of a segmentation: each label that a pixel has, with its share of the pixels, largest first.
+        """Of a segmentation: each class that a pixel has, with its share of the pixels, largest first.
 
         Raises:
             ValueError: for another kind of prediction.
         """
         self._expect('segmentation')
-        labels, counts = np.unique(self.segmentation, return_counts=True)
-        order = np.argsort(-counts, kind='stable')
-        return [(int(labels[i]), float(counts[i] / self.segmentation.size)) for i in order]
+        return class_shares(self.segmentation)
 
     def shares(self) -> dict[str, float]:
         """As `present`, by name; classes of one name are added."""
@@ -82,7 +80,7 @@ class Prediction:
             threshold: Detections below this score are not counted.
         """
         if self.kind == 'segmentation':
-            return ', '.join(f'{name} {share:.1%}' for name, share in self.shares().items())
+            return ', '.join(f'{name} {share:.1%}' for name, share in self.shares().items()) or 'nothing'
         if self.kind == 'classification':
             pairs = zip(self.labels, self.scores, strict=True)
             return ', '.join(f'{self.name_of(int(label))} {score:.2f}' for label, score in pairs)
@@ -97,12 +95,12 @@ class Prediction:
 
         Returns:
             ``kind``, ``size``, ``seconds`` and, by kind: ``objects``, each with ``label``, ``class``, ``score``,
-            ``box`` (x1, y1, x2, y2) and, where there are masks, ``mask`` (COCO's run lengths); ``shares`` by class; or
-            ``top``, each with ``label``, ``class`` and ``score``.
+            ``box`` (x1, y1, x2, y2) and, where there are masks, ``mask`` (COCO's run lengths); ``shares`` by class and
+            ``map``, see `encode_map`; or ``top``, each with ``label``, ``class`` and ``score``.
         """
         values = {'kind': self.kind, 'size': list(self.size), 'seconds': round(self.seconds, 4)}
         if self.kind == 'segmentation':
-            return {**values, 'shares': self.shares()}
+            return {**values, 'shares': self.shares(), 'map': encode_map(self.segmentation)}
         entries = []
         for i in np.flatnonzero(self.scores >= threshold):
             label = int(self.labels[i])
@@ -113,6 +111,26 @@ class Prediction:
                 entry['mask'] = encode_mask(self.masks[i])
             entries.append(entry)
         return {**values, 'objects' if self.kind == 'detection' else 'top': entries}
+
+    def crops(self, threshold: float = 0.3) -> list[tuple[int, np.ndarray]]:
+        """Of a detection: the class of each object and its box cut out of the picture, uint8 [h, w, 3] in RGB.
+
+        Args:
+            threshold: Detections below this score are left out.
+
+        Raises:
+            ValueError: for another kind of prediction, or one that has lost its picture.
+        """
+        self._expect('detection')
+        if self.image is None:
+            raise ValueError('this prediction has no image to cut from')
+        found, (height, width) = [], self.size
+        for i in np.flatnonzero(self.scores >= threshold):
+            low = np.floor(self.boxes[i, :2]).astype(int).clip(0)
+            right, bottom = np.ceil(self.boxes[i, 2:]).astype(int).clip(max=(width, height))
+            if right > low[0] and bottom > low[1]:
+                found.append((int(self.labels[i]), self.image[low[1] : bottom, low[0] : right]))
+        return found
 
     def to_coco(self, image_id: int, threshold: float = 0.0) -> list[dict[str, Any]]:
         """Of a detection: entries of COCO's result format, see `category_ids` for the numbers of the classes.
@@ -187,6 +205,17 @@ def decode_mask(lengths: dict[str, Any]) -> np.ndarray:
     return coder.decode({**lengths, 'counts': lengths['counts'].encode('ascii')}).astype(bool)
 
 
+def encode_map(labels: np.ndarray) -> dict[str, Any]:
+    """A map of labels, integers [H, W], as runs of equal labels, row after row: ``size``, ``labels`` and ``lengths``.
+
+    ``np.repeat(labels, lengths).reshape(size)`` is the map again.
+    """
+    flat = labels.ravel()
+    starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1)) if flat.size else np.zeros(0, int)
+    lengths = np.diff(starts, append=flat.size)
+    return {'size': list(labels.shape), 'labels': flat[starts].tolist(), 'lengths': lengths.tolist()}
+
+
 def draw_prediction(prediction: 'Prediction', threshold: float, text_scale: float = 1.0) -> np.ndarray:
     """What was predicted on its picture, uint8 [H', W', 3] in RGB.
 
@@ -217,14 +246,10 @@ def draw_prediction(prediction: 'Prediction', threshold: float, text_scale: floa
             font_size=font_size,
         )
     if prediction.kind == 'segmentation':
-        _paint_segments(canvas, enlarge(prediction.segmentation, factor), colours, max(1, font_size // 16))
-        rows = [
-            (prediction.name_of(label), _percent(share), colours[label] if 0 <= label < len(colours) else DARK)
-            for label, share in prediction.present()
-        ]
-    else:
-        pairs = zip(prediction.labels, prediction.scores, strict=True)
-        rows = [(prediction.name_of(int(label)), _percent(float(score)), None) for label, score in pairs]
+        labels = enlarge(prediction.segmentation, factor)
+        return draw_segments(canvas, labels, prediction.classes, colours, font_size, prediction.name_of)
+    pairs = zip(prediction.labels, prediction.scores, strict=True)
+    rows = [(prediction.name_of(int(label)), _percent(float(score)), None) for label, score in pairs]
     return _with_panel(canvas, rows, prediction.classes, font_size)
 
 

@@ -4,7 +4,7 @@ import itertools
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,18 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
+from PIL import Image
 
-from ..utils.errors import UserError
-from .images import to_rgb
-from .network import build, find_device, read_config
+from ..utils.devices import find_device
+from ..utils.errors import UserError, did_you_mean
+from ..utils.words import plural
+from .images import ImageError, Picture, to_rgb
+from .network import build, read_config
 from .prediction import Prediction
 
 __all__ = ['Predictor']
 
 TOP = 5  # classes that a classification tells
-
-Image = str | os.PathLike | np.ndarray
 
 
 class Predictor:
@@ -37,6 +38,8 @@ class Predictor:
             merge them.
         shapes: The weights come from a run with ``--shapes``.
         options: Dotted config keys with values, applied after everything else.
+        only: Classes that predictions are limited to, by name or by number; all when None. Pixels of a segmentation
+            that are of another class are -1.
 
     Attributes:
         task: ``'detection'``, ``'segmentation'`` or ``'classification'``.
@@ -44,7 +47,8 @@ class Predictor:
         tta: Whether several views are merged; a config that a test with ``--tta`` left in a work dir does it unasked.
 
     Raises:
-        UserError: if the config or the weights cannot be read, do not fit each other, or there is no such device.
+        UserError: if the config or the weights cannot be read, do not fit each other, or there is no such device or
+            class.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Predictor:
         *,
         shapes: bool = False,
         options: Mapping[str, Any] | None = None,
+        only: Sequence[str | int] | None = None,
     ) -> None:
         self.device = find_device(device)
         cfg = read_config(config, shapes=shapes, options=options)
@@ -66,46 +71,72 @@ class Predictor:
         self.palette = network.palette
         self.tta = network.tta
         self.model = network.model
+        self._only = None if only is None else _labels_of(only, network.classes)
         self._read = network.read
         self._pipeline = network.pipeline
         if network.unused:
             warnings.warn(
-                f'{weights}: {len(network.unused)} tensors have no place in this model and are not used '
+                f'{weights}: {plural(len(network.unused), "tensor")} without a place in this model, not used '
                 f'({", ".join(network.unused[:3])}{", ..." if len(network.unused) > 3 else ""})',
                 stacklevel=2,
             )
 
-    def __call__(self, image: Image) -> Prediction:
+    def __call__(self, image: Picture) -> Prediction:
         """Predicts one picture.
 
         Args:
-            image: A file, or an array uint8 [H, W, 3] in RGB.
+            image: A path; the bytes of a file, or an open file; a picture of PIL; an array [H, W, 3] in RGB, [H, W, 4]
+                or [H, W], or a tensor, also with its channels first, of uint8, of floating point from 0 to 1 or from 0
+                to 255, or of uint16.
 
         Raises:
-            ImageError: if a file cannot be read.
-            ValueError: for an array of another shape or type.
+            ImageError: if it cannot be read, or an array has another shape or other values.
+            TypeError: for anything else.
         """
         return self.predict([image])[0]
 
-    def predict(self, images: Sequence[Image], batch_size: int = 1) -> list[Prediction]:
+    def predict(self, images: Iterable[Picture], batch_size: int = 1) -> list[Prediction]:
         """Predicts pictures, in their order.
 
         Args:
             images: Each as for a call.
             batch_size: Pictures that are predicted at once; only neighbours that the pipeline makes equally large
                 are, so that padding changes none of them.
+
+        Raises:
+            ImageError: As a call does.
+            TypeError: if `images` is a single picture.
         """
-        if batch_size < 1:
-            raise ValueError(f'batch_size={batch_size}: expected 1 or more')
         return list(self.stream(images, batch_size))
 
-    def stream(self, images: Sequence[Image], batch_size: int = 1) -> Iterator[Prediction]:
+    def stream(self, images: Iterable[Picture], batch_size: int = 1) -> Iterator[Prediction]:
         """As `predict`, one after the other: only a batch is in memory."""
-        for _, group in itertools.groupby(map(self._prepare, images), key=lambda prepared: prepared[2]):
+        for prediction in self.stream_readable(images, batch_size):
+            if isinstance(prediction, ImageError):
+                raise prediction
+            yield prediction
+
+    def stream_readable(self, images: Iterable[Picture], batch_size: int = 1) -> Iterator[Prediction | ImageError]:
+        """As `stream`, with the error in the place of a picture that cannot be read."""
+        if batch_size < 1:
+            raise ValueError(f'batch_size={batch_size}: expected 1 or more')
+        single = isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim < 4
+        if single or isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+            raise TypeError('images: expected several, and this is one: predict([image]), or predictor(image)')
+        for shapes, group in itertools.groupby(map(self._try_to_prepare, images), key=lambda prepared: prepared[2]):
+            if shapes is None:
+                yield from (error for error, *_ in group)
             while batch := list(itertools.islice(group, batch_size)):
                 yield from self._predict(batch)
 
-    def _prepare(self, image: Image) -> tuple[np.ndarray, dict, tuple, float]:
+    def _try_to_prepare(self, image: Picture) -> tuple:
+        """As `_prepare`; the error and nothing else for a picture that cannot be read."""
+        try:
+            return self._prepare(image)
+        except ImageError as error:
+            return error, None, None, 0.0
+
+    def _prepare(self, image: Picture) -> tuple[np.ndarray, dict, tuple, float]:
         """The picture in RGB, what the pipeline makes of it, the shapes of that, and the time it took."""
         read = self._read(image)
         pixels = to_rgb(read['img'])
@@ -123,7 +154,7 @@ class Predictor:
         start = time.perf_counter()
         with DefaultScope.overwrite_default_scope(self.scope):
             samples = self.model.test_step(pseudo_collate([packed for _, packed, _, _ in batch]))
-        parts = [_PARTS[self.task](sample) for sample in samples]  # on the CPU, which waits for the GPU
+        parts = [_PARTS[self.task](sample, self._only) for sample in samples]  # on the CPU, which waits for the GPU
         seconds = (time.perf_counter() - start) / len(batch)
         return [
             Prediction(
@@ -140,10 +171,32 @@ class Predictor:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# From the samples of the libraries to arrays
+# Classes by name
 
 
-def _detection(sample: Any) -> dict[str, np.ndarray]:
+def _labels_of(only: Sequence[str | int], classes: Sequence[str]) -> list[int]:
+    """The numbers of classes that are named, in any case of their letters, or numbered."""
+    labels = []
+    for name in [only] if isinstance(only, str) else only:
+        found = [i for i, known in enumerate(classes) if known == name]
+        found = found or [i for i, known in enumerate(classes) if known.lower() == str(name).lower()]
+        number = int(name) if str(name).isdecimal() else len(classes)
+        if not found and number >= len(classes):
+            raise UserError(
+                f'class {name!r}: the model has none of this name, and its numbers are 0 to {len(classes) - 1}.'
+                f'{did_you_mean(str(name), classes)}'
+            )
+        labels += found or [number]
+    if not labels:
+        raise UserError('no class is named that predictions are to be limited to.')
+    return labels
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# From the samples of the libraries to arrays; of the classes that are asked for
+
+
+def _detection(sample: Any, only: list[int] | None) -> dict[str, np.ndarray]:
     instances = _of(sample, 'pred_instances')
     found = {'scores': instances.scores, 'labels': instances.labels}
     boxes = getattr(instances, 'bboxes', None)
@@ -155,6 +208,9 @@ def _detection(sample: Any) -> dict[str, np.ndarray]:
         if not arrays.get('boxes', np.zeros(0)).any():  # as of a network that predicts masks alone
             arrays['boxes'] = _around(arrays['masks'])
     arrays['boxes'] = arrays['boxes'].astype(np.float32, copy=False)
+    if only is not None:
+        kept = np.isin(arrays['labels'], only)
+        arrays = {key: value[kept] for key, value in arrays.items()}
     return arrays
 
 
@@ -168,13 +224,17 @@ def _around(masks: np.ndarray) -> np.ndarray:
     return boxes
 
 
-def _segmentation(sample: Any) -> dict[str, np.ndarray]:
-    return {'segmentation': _of(sample, 'pred_sem_seg').data[0].cpu().numpy().astype(np.int32)}
+def _segmentation(sample: Any, only: list[int] | None) -> dict[str, np.ndarray]:
+    labels = _of(sample, 'pred_sem_seg').data[0].cpu().numpy().astype(np.int32)
+    return {'segmentation': labels if only is None else np.where(np.isin(labels, only), labels, -1)}
 
 
-def _classification(sample: Any) -> dict[str, np.ndarray]:
-    scores, labels = _of(sample, 'pred_score').float().sort(descending=True, stable=True)
-    return {'scores': scores[:TOP].cpu().numpy(), 'labels': labels[:TOP].cpu().numpy()}
+def _classification(sample: Any, only: list[int] | None) -> dict[str, np.ndarray]:
+    scores, labels = _of(sample, 'pred_score').float().cpu().sort(descending=True, stable=True)
+    if only is not None:
+        kept = torch.isin(labels, torch.tensor(only))
+        scores, labels = scores[kept], labels[kept]
+    return {'scores': scores[:TOP].numpy(), 'labels': labels[:TOP].numpy()}
 
 
 def _of(sample: Any, key: str) -> Any:

@@ -4,12 +4,14 @@ run.json          what was predicted with what: see `Results.write`
 predictions.json  of a detection COCO's result format; else a list with an entry for each picture
 images.json       of a detection the pictures and categories that those entries number, as a COCO annotation file
 pictures/         what was predicted, drawn
+crops/            with --save-crop: the box of each object, cut out, in a folder a class
 segments/         of a segmentation the class of each pixel: PNGs with a palette
 videos/           with --video, instead of the two folders
 """
 
 import datetime
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from .prediction import Prediction, category_ids, colours_of
 __all__ = ['Results']
 
 FORMAT = 1
-SAME = ('config', 'weights', 'options', 'shapes', 'tta', 'sources', 'video')  # what makes two runs the same
+SAME = ('config', 'weights', 'options', 'shapes', 'tta', 'sources', 'video', 'only')  # what makes two runs the same
 
 
 class Results:
@@ -84,12 +86,28 @@ class Results:
         if prediction.kind == 'detection':
             self.entries += prediction.to_coco(number)
         else:
-            self.entries.append({'image_id': number, 'file_name': file_name, **prediction.to_dict()})
+            values = {key: value for key, value in prediction.to_dict().items() if key != 'map'}  # in segments/
+            self.entries.append({'image_id': number, 'file_name': file_name, **values})
 
     def draw(self, prediction: Prediction, name: str, threshold: float) -> None:
         """Writes the drawn prediction to ``pictures/<name>``."""
         write_picture(self.folder / 'pictures' / name, prediction.drawn(threshold))
         self.files.append(f'pictures/{name}')
+
+    def write_crops(self, prediction: Prediction, name: str, suffix: str, threshold: float) -> None:
+        """Writes the objects of a detection to ``crops/<class>/<name>_<number>``.
+
+        Args:
+            prediction: Of a picture.
+            name: Of the picture, without a suffix.
+            suffix: Of the files.
+            threshold: Detections below this score are left out.
+        """
+        for number, (label, crop) in enumerate(prediction.crops(threshold), 1):
+            folder = re.sub(r'[^\w. -]', '_', prediction.name_of(label)).strip('. ') or f'class {label}'
+            path = f'crops/{folder}/{name}_{number}{suffix}'
+            write_picture(self.folder / path, crop)
+            self.files.append(path)
 
     def write_segments(self, prediction: Prediction, name: str) -> None:
         """Writes the class of each pixel to ``segments/<name>``."""

@@ -4,11 +4,11 @@ import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from ..utils.errors import UserError, did_you_mean
 
-__all__ = ['IMAGE_SUFFIXES', 'VIDEO_SUFFIXES', 'Source', 'find_images', 'find_videos']
+__all__ = ['IMAGE_SUFFIXES', 'VIDEO_SUFFIXES', 'Source', 'find_images', 'find_videos', 'read_names']
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.webp', '.jp2')
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
@@ -19,6 +19,22 @@ class Source(NamedTuple):
 
     path: Path
     name: str
+
+
+def read_names(inputs: Sequence[str], stream: TextIO) -> list[str]:
+    """The inputs, with the lines of a stream (or what lies between its zeros, as of ``find -print0``) in place of a -.
+
+    Raises:
+        UserError: if there are none.
+    """
+    if '-' not in inputs:
+        return list(inputs)
+    text = stream.read()
+    names = [name for name in text.split('\0' if '\0' in text else '\n') if name.strip()]
+    if not names:
+        raise UserError('-: expected the names of files on the standard input, one a line, and there is none.')
+    at = list(inputs).index('-')
+    return [*inputs[:at], *(name.removesuffix('\r') for name in names), *(one for one in inputs[at:] if one != '-')]
 
 
 def find_images(inputs: Sequence[str], without: Path) -> list[Source]:

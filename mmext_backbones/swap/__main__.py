@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from ..config.dialect import refuse_old_config
 from ..config.editing import type_name
-from ..config.files import load_config
+from ..config.files import full_name, load_config
 from ..config.writing import write_child
 from ..registry import SCOPE
 from ..utils.cli import add_traceback_option, run_cli
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> None:
     add_traceback_option(parser)
     args = parser.parse_args(argv)
     silence_libraries()
+    args.config = full_name(args.config)
     try:
         network = known_network(args.backbone)
     except ValueError as error:

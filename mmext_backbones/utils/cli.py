@@ -6,8 +6,10 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from .errors import UserError
 from .explain import explain
 
+VERBS = {'check_dataset': 'check-data'}  # tools that the installed command calls otherwise
 TRACEBACK_ENV = 'MMEXT_TRACEBACK'
 
 
@@ -16,6 +18,37 @@ def add_traceback_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--traceback', action='store_true', help=f'show where an error came from (so does {TRACEBACK_ENV}=1)'
     )
+
+
+def tool(name: str) -> str:
+    """How to start a tool: as this process was started, by the installed command or from a checkout.
+
+    Args:
+        name: Of the file in tools/, without its suffix.
+    """
+    installed = sys.argv[:1] and sys.argv[0].startswith('mmext ')
+    return f'mmext {VERBS.get(name, name)}' if installed else f'python tools/{name}.py'
+
+
+def check_threshold(threshold: float) -> None:
+    """Whether it is a score.
+
+    Raises:
+        UserError: if not.
+    """
+    if not 0 <= threshold <= 1:
+        raise UserError(f'--threshold {threshold}: expected a score from 0 to 1.')
+
+
+def square(argv: Sequence[str]) -> list[str]:
+    """Arguments in which one number behind --size, the edge of a square, is two, for a parser that expects H and W."""
+    words = [*argv, '', '']
+    squares = [
+        at + 1
+        for at, word in enumerate(argv)
+        if word == '--size' and words[at + 1].isdecimal() and not words[at + 2].isdecimal()
+    ]
+    return [word for at, word in enumerate(argv) for word in ([word, word] if at in squares else [word])]
 
 
 def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -32,8 +32,10 @@ from ..datasets.metainfo import metainfo_of
 from ..drawing.files import check_out, save_picture
 from ..drawing.samples import add_caption, draw_sides, sheet
 from ..engine.runner import build_runner
+from ..utils.cli import check_threshold
 from ..utils.console import QuietStdout, say
 from ..utils.errors import UserError
+from ..utils.words import plural
 from ..weights.checkpoints import check_checkpoint, check_match
 from .configs import add_config_arguments, build_drawer, open_config, title_of
 
@@ -146,7 +148,10 @@ def _score_map(sample: Any, num_classes: int | None) -> ImageScore:
     both = counts.diag()
     either = counts.sum(0) + counts.sum(1) - both
     value = float((both[either > 0] / either[either > 0]).mean())
-    return ImageScore(value, f'mIoU {value:.2f} over {int((either > 0).sum())} classes, {_percent(both, counts)} right')
+    return ImageScore(
+        value,
+        f'mIoU {value:.2f} over {plural(int((either > 0).sum()), "class", "classes")}, {_percent(both, counts)} right',
+    )
 
 
 def _percent(both: Tensor, counts: Tensor) -> str:
@@ -163,7 +168,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--limit', type=int, metavar='N', help='with --worst: look for them among N images spread over the data'
     )
     parser.add_argument(
-        '--score-thr', type=float, default=0.5, help='least score of a box that is drawn and counted (default: 0.5)'
+        '--threshold',
+        '--score-thr',
+        type=float,
+        default=0.5,
+        metavar='SCORE',
+        help='draw and count boxes from this score on (default: 0.5)',
     )
     parser.add_argument('--out', default='predictions.png', metavar='FILE', help='the picture (default: %(default)s)')
 
@@ -173,8 +183,7 @@ def run(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f'--{name} {value}: expected 1 or more')
-    if not 0 <= args.score_thr <= 1:
-        raise UserError(f'--score-thr {args.score_thr}: expected 0 to 1')
+    check_threshold(args.threshold)
     if args.limit is not None and not args.worst:
         raise UserError('--limit goes with --worst: without it, only the images that are shown are predicted.')
     out = check_out(args.out)
@@ -200,12 +209,12 @@ def run(args: argparse.Namespace) -> None:
 
     tiles = []
     for index, score, sample in kept:
-        tile = draw_sides(drawer, metainfo, sample, EDGE, args.score_thr)
+        tile = draw_sides(drawer, metainfo, sample, EDGE, args.threshold)
         if tile is None:
             raise UserError('the data set names no files for its images (img_path): they cannot be drawn.')
         tiles.append(add_caption(tile, [f'{Path(sample.img_path).name} (no. {index})', score.detail]))
     pairs = tiles[0].shape[1] > 1.5 * EDGE
-    what = f'the worst {len(tiles)} of {len(indices)} images' if args.worst else f'{len(tiles)} images'
+    what = f'the worst {len(tiles)} of {len(indices)} images' if args.worst else plural(len(tiles), 'image')
     sides = ', left: ground truth, right: prediction' if pairs else ''
     title = f'{title_of(args)}, {Path(args.weights).name}, {args.split}: {what}{sides}'
     save_picture(out, sheet(tiles, title, columns=2 if pairs else 4))
@@ -239,7 +248,7 @@ def _keep(
     scores = []
     for index, sample in predicted:
         try:
-            score = score_image(sample, args.score_thr, metainfo.get('classes'))
+            score = score_image(sample, args.threshold, metainfo.get('classes'))
         except UserError:
             if args.worst:
                 raise
@@ -251,5 +260,5 @@ def _keep(
             del kept[args.number :]
     known = [value for value in scores if not math.isnan(value)]
     if known:
-        say(f'{len(known)} images, mean score {np.mean(known):.3f}, median {np.median(known):.3f}')
+        say(f'{plural(len(known), "image")}, mean score {np.mean(known):.3f}, median {np.median(known):.3f}')
     return kept

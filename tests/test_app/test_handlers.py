@@ -65,6 +65,20 @@ def test_a_run_that_was_moved_is_found(tmp_path):
     assert [model.weights for model in find_runs(tmp_path)] == [str(tmp_path / 'after' / last.name)]
 
 
+def test_a_run_that_was_copied_without_its_notes(tmp_path):
+    """Any checkpoint counts: of several the one of most iterations, and what training wrote before others."""
+    make_run(tmp_path, 'run').unlink()  # last_checkpoint names a file that is gone
+    run = tmp_path / 'run'
+    assert find_runs(tmp_path) == []
+    (run / 'mine.pth').touch()
+    assert [model.name for model in find_runs(tmp_path)] == ['run (mine)']
+    for number in (97, 100, 9):
+        (run / f'iter_{number}.pth').touch()
+    assert [model.name for model in find_runs(tmp_path)] == ['run (iter_100)']
+    (run / 'last_checkpoint').unlink()
+    assert [model.name for model in find_runs(tmp_path)] == ['run (iter_100)']
+
+
 @pytest.mark.parametrize(
     ('paths', 'message'),
     [

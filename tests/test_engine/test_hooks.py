@@ -11,7 +11,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.structures import InstanceData, PixelData
 
-from mmext_backbones.drawing.samples import resize_sample
+from mmext_backbones.drawing.samples import GAP, draw_sides, resize_sample
+from mmext_backbones.engine import picture_hooks
 from mmext_backbones.engine.picture_hooks import CurvesHook, PredictionsHook
 from mmext_backbones.registry import HOOKS
 
@@ -49,6 +50,20 @@ def test_curves_are_means_over_the_interval(tmp_path):
     assert hook.losses == {key: [(10, 4.5), (20, 14.5), (30, 24.5)] for key in ('loss', 'loss_cls')}
     assert hook.metrics['coco/bbox_mAP'] == [(30, 0.03)]
     assert cv2.imread(str(tmp_path / 'curves.png')).shape[0] > 300
+
+
+def test_metrics_are_numbers_of_any_kind(tmp_path, monkeypatch):
+    """mmseg's are of numpy, in single precision."""
+    runner, metrics = runner_at(tmp_path, iteration=3), {'mIoU': np.float32(12.5), 'note': 'text'}
+    curves = CurvesHook()
+    curves.after_val_epoch(runner, metrics)
+    assert curves.metrics == {'mIoU': [(3, 12.5)]}
+    titles = []
+    monkeypatch.setattr(picture_hooks, 'sheet', lambda tiles, title, columns: titles.append(title) or tiles[0])
+    pictures = PredictionsHook()
+    pictures.tiles = [np.zeros((8, 8, 3), np.uint8)]
+    pictures.after_val_epoch(runner, metrics)
+    assert titles[0].endswith('ground truth and prediction, mIoU 12.500')
 
 
 @pytest.mark.parametrize('same_dir', [True, False])
@@ -123,7 +138,7 @@ def visualizer(library: str, name: str) -> object:
     ('library', 'drawer', 'make', 'width'),
     [
         ('mmdet', 'DetLocalVisualizer', detection_sample, 2 * 200),
-        ('mmseg', 'SegLocalVisualizer', segmentation_sample, 2 * 200),
+        ('mmseg', 'SegLocalVisualizer', segmentation_sample, 2 * 305),  # with two legends
         ('mmpretrain', 'UniversalVisualizer', classification_sample, 200),
     ],
     ids=['detection', 'segmentation', 'classification'],
@@ -153,6 +168,35 @@ def test_predictions_are_drawn_large(library, drawer, make, width, tmp_path):
     assert str(sample) == before  # evaluation still needs it as it was
     hook.after_test_iter(runner, 0, outputs=[sample])
     assert cv2.imread(str(tmp_path / 'all' / 'image.png')).shape[0] == 160
+
+
+def test_a_map_is_tinted_and_has_a_legend(tmp_path):
+    """By our drawing, in which black is a tint as any other; what has no label is named so."""
+    H, W = 32, 40
+    path = str(tmp_path / 'image.png')
+    cv2.imwrite(path, np.full((H, W, 3), 200, np.uint8))
+    sample = segmentation_sample(path, H, W)
+    sample.gt_sem_seg.data[..., :4, :] = 255
+    metainfo = {'classes': ('one', 'two'), 'palette': [(0, 0, 0), (0, 255, 0)]}
+    both = draw_sides(visualizer('mmseg', 'SegLocalVisualizer'), metainfo, sample, 200, 0.5)
+    width = (both.shape[1] - GAP // 2) // 2
+    truth, predicted = both[:, :width], both[:, -width:]
+    assert width > 280  # the legends
+    assert truth[2, 100].tolist() == [200, 200, 200]
+    assert truth[100, 100].tolist() == [90, 230, 90]  # 45 % of the image, 55 % of the colour
+    assert predicted[100, 100].tolist() == [90, 90, 90]
+
+
+def test_a_picture_without_boxes_says_so(tmp_path):
+    H, W = 32, 40
+    path = str(tmp_path / 'image.png')
+    cv2.imwrite(path, np.full((H, W, 3), 200, np.uint8))
+    drawer, metainfo = visualizer('mmdet', 'DetLocalVisualizer'), {'classes': ('one', 'two')}
+    sample = detection_sample(path, H, W)
+    sides = [draw_sides(drawer, metainfo, sample, 200, threshold) for threshold in (0.5, 0.99, 0.0)]
+    corners = [side[2:10, 200 + GAP // 2 + 2].reshape(-1, 3) for side in sides]
+    assert [bool((corner < 60).all()) for corner in corners] == [False, True, False]
+    np.testing.assert_array_equal(sides[0][:, :200], sides[1][:, :200])  # the truth has no such note
 
 
 def test_boxes_masks_and_maps_follow_the_image():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmext_backbones.drawing import legend
 from mmext_backbones.drawing.files import write_label_map, write_picture
 from mmext_backbones.drawing.labels import place_labels, shorten_text, text_colour, the_font
 from mmext_backbones.inference import Prediction
@@ -214,3 +215,15 @@ def test_label_maps_keep_the_labels(top, tmp_path):
         assert image.mode == ('P' if top < 256 else 'I;16')
         if top < 256:
             np.testing.assert_array_equal(np.asarray(image.convert('RGB'))[1, 0], palette[3])
+
+
+@pytest.mark.parametrize('font_size', [13, 21, 29])
+def test_the_longest_name_of_a_legend_is_whole(font_size, monkeypatch):
+    """The panel is as wide as the names are, also where that is no whole number of pixels."""
+    drawn = []
+    monkeypatch.setattr(legend, 'shorten_text', lambda *args: drawn.append(shorten_text(*args)) or drawn[-1])
+    classes = ('background', 'road', 'a building')
+    labels = np.repeat([[0, 1, 2]], 40, axis=0)
+    colours = np.zeros((3, 3), np.uint8)
+    legend.draw_segments(np.zeros((40, 3, 3), np.uint8), labels, classes, colours, font_size, classes.__getitem__)
+    assert sorted(drawn) == sorted(classes)

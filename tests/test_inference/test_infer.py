@@ -13,7 +13,7 @@ from PIL import Image
 from mmext_backbones.inference import Predictor
 from mmext_backbones.inference.command import infer
 from mmext_backbones.inference.prediction import decode_mask
-from mmext_backbones.inference.sources import find_images
+from mmext_backbones.inference.sources import find_images, read_names
 from mmext_backbones.inference.video import VideoFile, VideoOutput
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.utils.errors import UserError
@@ -110,6 +110,51 @@ def test_classes(folder, made, predictors, tmp_path):
     assert len(entry['top']) == 5
 
 
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_in_batches(task, folder, made, tmp_path):
+    """The same files, and the broken ones are told."""
+    one, three = tmp_path / 'one', tmp_path / 'three'
+    for out, batch_size in ((one, 1), (three, 3)):
+        assert infer(*made(task), [str(folder)], out=str(out), device='cpu', batch_size=batch_size) == 1
+    assert listed(one) == listed(three)
+    assert read(one / 'run.json')['failed'] == read(three / 'run.json')['failed']
+    assert [each['file_name'] for each in read(one / 'predictions.json') if task == 'segmentation'] == [
+        each['file_name'] for each in read(three / 'predictions.json') if task == 'segmentation'
+    ]
+    with pytest.raises(UserError, match='--batch-size 0: expected 1 or more'):
+        infer(*made(task), [str(folder)], out=str(tmp_path / 'x'), device='cpu', batch_size=0)
+
+
+def test_names_on_the_standard_input(folder, made, tmp_path, monkeypatch):
+    out = tmp_path / 'out'
+    names = [str(folder / 'a.png'), str(folder / 'more' / 'a.jpg')]
+    monkeypatch.setattr('sys.stdin', io.StringIO('\n'.join(names) + '\n\n'))
+    assert infer(*made('classification'), ['-'], out=str(out), device='cpu') == 0
+    assert [each['file_name'] for each in read(out / 'predictions.json')] == names
+    assert read_names(['x', '-', 'y'], io.StringIO('a b\0c\n\0')) == ['x', 'a b', 'c\n', 'y']
+    assert read_names(['x'], io.StringIO('a')) == ['x']
+    with pytest.raises(UserError, match='-: expected the names of files on the standard input'):
+        read_names(['-'], io.StringIO('\n'))
+
+
+def test_objects_of_some_classes_cut_out(folder, made, predictors, tmp_path):
+    out = tmp_path / 'out'
+    expected = predictors('detection')(folder / 'a.png')
+    label = int(expected.labels[0])
+    name = expected.classes[label]
+    options = {'device': 'cpu', 'only': [name], 'save_crop': True, 'threshold': 0.0, 'pictures': False}
+    assert infer(*made('detection'), [str(folder / 'a.png')], out=str(out), **options) == 0
+    files = [name for name in listed(out) if name.startswith('crops/')]
+    wanted = [crop for found, crop in expected.crops(0.0) if found == label]
+    assert sorted(files) == sorted(f'crops/{name}/a_{i}.png' for i in range(1, len(wanted) + 1))
+    np.testing.assert_array_equal(np.asarray(Image.open(out / 'crops' / name / 'a_1.png')), wanted[0])
+    assert {entry['category_id'] for entry in read(out / 'predictions.json')} == {label + 1}
+    with pytest.raises(UserError, match='has results already of a run with other only'):
+        infer(*made('detection'), [str(folder / 'a.png')], out=str(out), device='cpu')
+    with pytest.raises(UserError, match='--save-crop cuts out the boxes of a detector, and this model is for seg'):
+        infer(*made('segmentation'), [str(folder / 'a.png')], out=str(tmp_path / 'x'), device='cpu', save_crop=True)
+
+
 def test_the_tool(folder, made, predictors, tmp_path, monkeypatch, capsys):
     """Its command line, in this process; with views and other options."""
     spec = importlib.util.spec_from_file_location('infer_tool', ROOT / 'tools' / 'infer.py')
@@ -164,15 +209,15 @@ def test_files_of_somebody_else_stay(folder, made, tmp_path):
 
 
 def test_what_was_predicted_before_ctrl_c_is_kept(folder, made, tmp_path, monkeypatch):
-    call, done = Predictor.__call__, []
+    prepare, done = Predictor._prepare, []
 
     def interrupted(self, image):
         if done:
             raise KeyboardInterrupt
         done.append(image)
-        return call(self, image)
+        return prepare(self, image)
 
-    monkeypatch.setattr(Predictor, '__call__', interrupted)
+    monkeypatch.setattr(Predictor, '_prepare', interrupted)
     out = tmp_path / 'out'
     with pytest.raises(KeyboardInterrupt):
         infer(*made('detection'), [str(folder / 'a.png'), str(folder / 'more')], out=str(out), device='cpu')
@@ -265,15 +310,15 @@ def test_videos_that_cannot_be_read(video, made, tmp_path, capsys):
 
 
 def test_an_interrupted_video_leaves_no_half_file(video, made, tmp_path, monkeypatch):
-    call, done = Predictor.__call__, []
+    prepare, done = Predictor._prepare, []
 
     def interrupted(self, image):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(1)
-        return call(self, image)
+        return prepare(self, image)
 
-    monkeypatch.setattr(Predictor, '__call__', interrupted)
+    monkeypatch.setattr(Predictor, '_prepare', interrupted)
     out = tmp_path / 'out'
     with pytest.raises(KeyboardInterrupt):
         infer(*made('detection'), [str(video)], out=str(out), video=True, device='cpu')

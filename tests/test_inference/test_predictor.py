@@ -1,5 +1,6 @@
 """Whatever a picture comes as, what a prediction says of it, and mistakes."""
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -36,6 +37,85 @@ def test_an_array_is_its_file(task, predictors, pictures):
     assert_same(from_array, from_file)
     np.testing.assert_array_equal(from_file.image, rgb)
     assert not np.array_equal(predictors(task)(rgb[..., ::-1].copy()).image, rgb)
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_a_picture_in_any_form_is_its_file(task, predictors, pictures):
+    """Paths, bytes, open files, PIL's pictures, arrays and tensors of one picture give one prediction."""
+    predictor, path = predictors(task), pictures[1]
+    rgb = np.asarray(Image.open(path).convert('RGB'))
+    expected = predictor(path)
+    channels_first = torch.from_numpy(rgb.copy()).permute(2, 0, 1)
+    forms = [
+        str(path), path.read_bytes(), bytearray(path.read_bytes()), io.BytesIO(path.read_bytes()),
+        Image.open(path), Image.fromarray(rgb), Image.fromarray(np.dstack([rgb, rgb[..., 0]])),
+        rgb / 255, (rgb / 255).astype(np.float32), rgb.astype(np.float64), rgb.astype(np.int64),
+        rgb.astype(np.uint16) * 257, np.dstack([rgb, rgb[..., 0]]), np.asfortranarray(rgb),
+        torch.from_numpy(rgb.copy()), channels_first, channels_first / 255, channels_first.double().requires_grad_(),
+    ]  # fmt: skip
+    for form in forms:
+        got = predictor(form)
+        np.testing.assert_array_equal(got.image, rgb)
+        assert_same(got, expected)
+
+
+def test_grey_in_any_form(predictors, pictures):
+    grey = np.asarray(Image.open(pictures[1]).convert('L'))
+    expected = predictors('detection')(np.dstack([grey] * 3))
+    half = torch.from_numpy(grey.copy())
+    forms = [grey, grey[..., None], grey / 255, half, half[None], Image.fromarray(grey), grey.astype(np.uint16) << 8]
+    forms += [Image.fromarray(grey.astype(np.uint16) << 8), Image.fromarray(grey.astype(np.float32))]
+    for form in forms:
+        assert_same(predictors('detection')(form), expected)
+    assert predictors('detection')(grey > 128).image.max() == 255
+    palette = Image.open(pictures[1]).convert('P')
+    np.testing.assert_array_equal(predictors('detection')(palette).image, np.asarray(palette.convert('RGB')))
+
+
+def test_a_picture_of_pil_is_turned_as_its_camera_notes(predictors, pictures):
+    picture = Image.open(pictures[0]).convert('RGB').crop((0, 0, 64, 40))
+    noted = picture.copy()
+    noted.getexif()[0x0112] = 6
+    assert_same(predictors('detection')(noted), predictors('detection')(picture.transpose(Image.Transpose.ROTATE_270)))
+
+
+def test_a_picture_that_cannot_be_read_among_others(predictors, pictures):
+    """Its error stands in its place, and the others are predicted; in batches, too."""
+    found = list(predictors('detection').stream_readable([pictures[0], b'junk', b'', pictures[1], pictures[2]], 2))
+    assert [isinstance(one, ImageError) for one in found] == [False, True, True, False, False]
+    with pytest.raises(ImageError, match='image of 4 bytes'):
+        predictors('detection').predict([pictures[0], b'junk'])
+    with pytest.raises(ValueError, match='batch_size=0'):
+        predictors('detection').predict([pictures[0]], batch_size=0)
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_some_classes_only(task, made, predictors, pictures):
+    every = predictors(task)(pictures[0])
+    number = int(every.labels[1]) if task != 'segmentation' else every.present()[0][0]
+    for name in (every.classes[number].upper(), number, str(number)):
+        some = Predictor(*made(task), device='cpu', only=[name])(pictures[0])
+        if task == 'segmentation':
+            np.testing.assert_array_equal(some.segmentation, np.where(every.segmentation == number, number, -1))
+            assert some.shares() == {every.classes[number]: every.shares()[every.classes[number]]}
+            assert every.classes[number] in some.summary()
+        else:
+            assert set(some.labels) == {number}
+            np.testing.assert_array_equal(some.scores, every.scores[every.labels == number])
+        assert some.drawn().shape[2] == 3
+
+
+def test_objects_cut_out(predictors, pictures):
+    got = predictors('detection')(pictures[0])
+    crops = got.crops(threshold=0.0)
+    assert [label for label, _ in crops] == [
+        label for label, box in zip(got.labels, got.boxes, strict=True) if (box[2:] > box[:2]).all()
+    ]
+    x1, y1 = np.floor(got.boxes[0, :2]).astype(int)
+    h, w = crops[0][1].shape[:2]
+    np.testing.assert_array_equal(crops[0][1], got.image[y1 : y1 + h, x1 : x1 + w])
+    assert got.boxes[0, 3] - 1 <= y1 + h <= got.boxes[0, 3] + 1
+    assert got.crops(threshold=1.0) == []
 
 
 @pytest.mark.parametrize('task', TASKS)
@@ -136,6 +216,11 @@ def test_as_a_dict(task, predictors, pictures):
     assert values['size'] == [64, 64]
     if task == 'segmentation':
         assert values['shares'] == got.shares()
+        runs = values['map']
+        np.testing.assert_array_equal(
+            np.repeat(runs['labels'], runs['lengths']).reshape(runs['size']), got.segmentation
+        )
+        assert len(runs['lengths']) < got.segmentation.size
         with pytest.raises(ValueError, match="'segmentation': expected 'detection'"):
             got.to_coco(1)
         return
@@ -202,11 +287,45 @@ def test_pictures_that_cannot_be_read(predictors, pictures, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'array', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
+    ('image', 'message'),
+    [
+        (np.zeros((0, 4, 3), np.uint8), r'expected an array \[H, W, 3\]'),
+        (np.zeros((4, 4, 2), np.uint8), r'expected an array \[H, W, 3\]'),
+        (np.zeros(4, np.uint8), r'expected an array \[H, W, 3\]'),
+        (np.zeros((3, 9, 9), np.uint8), r'channels come first.*transpose\(1, 2, 0\)'),
+        (np.full((4, 4, 3), np.nan), '0 to 255, or 0 to 1'),
+        (np.full((4, 4, 3), -1.5), 'from -1.5 to -1.5: expected 0 to 255'),
+        (np.full((4, 4, 3), 256), '0 to 255, or 0 to 1'),
+        (np.full((4, 4, 3), 'a'), 'expected integers or floating point'),
+        (torch.zeros(2, 3, 4, 4), r'is a batch: predict\(list\(tensor\)\)'),
+        (b'junk', 'image of 4 bytes'),
+        ('https://example.org/a.png', 'addresses are not fetched'),
+    ],
+    ids=lambda value: str(value)[:20] if isinstance(value, str) else type(value).__name__,
 )
-def test_arrays_that_are_no_pictures(array, predictors):
-    with pytest.raises(ValueError, match=r'expected an array \[H, W, 3\] of uint8'):
-        predictors('detection')(array)
+def test_pictures_in_memory_that_are_none(image, message, predictors):
+    with pytest.raises(ImageError, match=message):
+        predictors('detection')(image)
+
+
+@pytest.mark.parametrize('image', [None, 3, {'img': 1}, ['a.png'], io.StringIO('a.png')], ids=str)
+def test_what_is_no_picture_at_all(image, predictors):
+    with pytest.raises(TypeError, match='image: expected a path, bytes, a PIL image, an array or a tensor, not'):
+        predictors('detection')(image)
+
+
+@pytest.mark.parametrize('image', ['a.png', Path('a.png'), b'x', np.zeros((4, 4, 3), np.uint8), torch.zeros(3, 4, 4)])
+def test_one_picture_where_several_are_expected(image, predictors):
+    with pytest.raises(TypeError, match=r'expected several, and this is one: predict\(\[image\]\)'):
+        predictors('detection').predict(image)
+
+
+def test_classes_that_the_model_does_not_know(made):
+    with pytest.raises(UserError, match=r"class 'circl': the model has none.*Did you mean 'circle'"):
+        Predictor(*made('detection'), device='cpu', only=['star', 'circl'])
+    for only in (['99'], [-1], ['']):
+        with pytest.raises(UserError, match='its numbers are 0 to'):
+            Predictor(*made('detection'), device='cpu', only=only)
 
 
 def test_weights_of_another_task(made):
@@ -241,12 +360,12 @@ def test_weights_with_more_than_the_model_has(made, tmp_path):
     content = torch.load(weights, weights_only=True)
     content['state_dict']['extra.weight'] = torch.zeros(2)
     torch.save(content, tmp_path / 'more.pth')
-    with pytest.warns(UserWarning, match=r'1 tensors have no place in this model.*extra.weight'):
+    with pytest.warns(UserWarning, match=r'1 tensor without a place in this model.*extra.weight'):
         Predictor(config, tmp_path / 'more.pth', device='cpu')
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         Predictor(config, weights, device='cpu')
-    assert not [one for one in caught if 'no place' in str(one.message)]
+    assert not [one for one in caught if 'without a place' in str(one.message)]
 
 
 def test_devices_that_are_not_there(made):

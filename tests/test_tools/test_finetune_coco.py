@@ -218,7 +218,7 @@ def test_what_cannot_be_learned_from_is_named(mine, how):
 
 
 def test_the_same_pictures_in_both_files(mine):
-    with pytest.raises(UserError, match=r'20 images stand in .*learned by heart'):
+    with pytest.raises(UserError, match=r'20 images in .*learned by heart'):
         read_own_coco('pictures', 'mine.json', 'out', val_annotations='mine.json')
 
 

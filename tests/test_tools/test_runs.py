@@ -125,7 +125,19 @@ def test_train_test_and_resume(task, folder):
     if task == 'detection':  # any file of weights can be tested
         ok(tool(folder, 'convert_weights', str(checkpoint), str(folder / 'x.safetensors'), '--force'))
         checkpoint = folder / 'x.safetensors'
-    run = ['--shapes', '--tta', '--show-dir', 'pictures', '--out', f'{task}.pkl']
+    run = [
+        '--shapes',
+        '--tta',
+        '--show-dir',
+        'pictures',
+        '--out',
+        f'{task}.pkl',
+        '--threshold',
+        '0.9',
+        '--device',
+        'cpu',
+    ]
+    trained = (work_dir / 'predictions.png').read_bytes()
     screen = ok(tool(folder, 'test', config, str(checkpoint), *run))
     assert METRIC[task] in screen
     if task == 'detection':
@@ -134,6 +146,9 @@ def test_train_test_and_resume(task, folder):
     name = f'{checkpoint.stem}.{task}_shapes.tta.json'
     assert name in screen.rpartition('results')[2]
     direct = json.loads((checkpoint.parent / name).read_text())
+    assert f'{Path(name).stem}.png' in screen.rpartition('predictions')[2]  # beside the results
+    assert cv2.imread(str((checkpoint.parent / name).with_suffix('.png'))) is not None
+    assert (work_dir / 'predictions.png').read_bytes() == trained
     assert direct['num_images'] == (5 if task == 'classification' else 3)
 
     if task in ('detection', 'segmentation'):

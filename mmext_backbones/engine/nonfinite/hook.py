@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ...registry import HOOKS
+from ...utils.cli import tool
 from ...utils.errors import UserError
 from ..resume.random_state import random_state
 from .saved_batch import image_paths, save_whole, tensors
@@ -126,7 +127,7 @@ class NonFiniteHook(Hook):
             lines.append(f'Images: {", ".join(images[:SHOWN])}{more}')
         saved = [path for path in paths if path is not None]
         if saved:
-            lines.append(f'Which module gives the first such value: python tools/replay.py {saved[0]}')
+            lines.append(f'Which module gives the first such value: {tool("replay")} {saved[0]}')
         may_skip = can_skip(faulty) and faulty.fault != 'scale'
         if self.action == 'skip' and may_skip:
             self.skipped.append(iteration)
