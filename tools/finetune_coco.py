@@ -22,15 +22,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmext_backbones.config.files import load_config
-from mmext_backbones.config.options import add_config_options
+from mmext_backbones.config.options import add_config_options, option_words
 from mmext_backbones.datasets.bad_data.report import check_splits, count_errors, report_lines
 from mmext_backbones.datasets.bad_data.runner import MODES
 from mmext_backbones.engine.test import test
 from mmext_backbones.engine.train import train
 from mmext_backbones.finetune import OwnCoco, read_own_coco, write_own_config
-from mmext_backbones.utils.cli import add_traceback_option, run_cli, tool
+from mmext_backbones.utils.cli import add_traceback_option, command_line, run_cli
 from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
+from mmext_backbones.utils.files import read_path
 from mmext_backbones.utils.words import plural
 
 BASE = 'mmext_backbones::swin_t_maskrcnn_1x.py'
@@ -58,18 +59,32 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
     parser.add_argument('--bad-data', choices=MODES, default='stop', help='what to do with data that cannot be used')
     parser.add_argument('--only-config', action='store_true', help='check the data and write the config, no more')
+    parser.add_argument('--resume', action='store_true', help='go on with the training in --out that was stopped')
     add_config_options(parser, 'config entries of the run to override')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
     silence_libraries()
     out = Path(args.out)
     config = out / 'config.py'
-    if config.exists():
+    train_command = command_line(
+        'tools/train.py', config, '--seed', args.seed, '--bad-data', args.bad_data, *option_words(args.cfg_options)
+    )
+    if not config.exists():
+        prepare(args, out, config, train_command)
+    elif not args.resume:
+        begun = (out / 'run' / 'last_checkpoint').is_file()
+        hint = 'Go on with its training: the same command with --resume' if begun else f'Train it: {train_command}'
         raise UserError(
-            f'{config} is there already. Train it: {tool("train")} {config}\n'
-            'For other data or another base, name another folder with --out.'
+            f'{config} is there already. {hint}\nFor other data or another base, name another folder with --out.'
         )
+    if args.only_config:
+        print(f'\nTrain it: {train_command}')
+        return
+    train_and_test(args, out, config, train_command)
 
+
+def prepare(args: argparse.Namespace, out: Path, config: Path, train_command: str) -> None:
+    """Reads the data, writes the config and checks both."""
     step('Data')
     data = read_own_coco(
         args.images,
@@ -103,7 +118,7 @@ def main(argv: list[str]) -> None:
     for note in notes:
         print(f'             {note}')
 
-    step('Check', f'{tool("check_dataset")} {config}')
+    step('Check', command_line('tools/check_dataset.py', config))
     with looking(data) as progress, contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells of every file
         report = check_splits(load_config(str(config)), ('train', 'val'), masks=data.masks, progress=progress)
     print('\n'.join(report_lines(report)).strip())
@@ -112,21 +127,22 @@ def main(argv: list[str]) -> None:
             'the data has errors, listed above. Correct them, remove '
             f'{config} and start again, or leave out what cannot be used: --bad-data skip'
         )
-    train_command = f'{tool("train")} {config} --seed {args.seed} --bad-data {args.bad_data}'
-    if args.only_config:
-        print(f'\nTrain it: {train_command}')
-        return
 
-    step('Training', train_command)
+
+def train_and_test(args: argparse.Namespace, out: Path, config: Path, train_command: str) -> None:
+    """Trains the config, tests the best checkpoint, and draws what it finds."""
+    step('Training', train_command + ' --resume' * args.resume)
     options = {'cfg_options': args.cfg_options, 'bad_data': args.bad_data, 'device': args.device}
-    train(str(config), seed=args.seed, **options)
+    train(str(config), seed=args.seed, resume='auto' if args.resume else None, **options)
 
     best = sorted((out / 'run').glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
-    checkpoint = best[-1] if best else Path((out / 'run' / 'last_checkpoint').read_text().strip())
-    pictures = out / 'pictures'
-    step('Test', f'{tool("test")} {config} {checkpoint} --show-dir {pictures} --bad-data {args.bad_data}')
+    checkpoint = best[-1] if best else Path(read_path(out / 'run' / 'last_checkpoint'))
+    pictures, changed = out / 'pictures', option_words(args.cfg_options)
+    more = ('--show-dir', pictures, '--bad-data', args.bad_data, *changed)
+    step('Test', command_line('tools/test.py', config, checkpoint, *more))
     test(str(config), str(checkpoint), show_dir=str(pictures), **options)
-    print(f'\nYour own pictures: {tool("infer")} {config} {checkpoint} IMAGE --out {out / "inference"}')
+    infer = command_line('tools/infer.py', config, checkpoint, 'IMAGE', '--out', out / 'inference', *changed)
+    print(f'\nYour own pictures: {infer}')
 
 
 @contextlib.contextmanager

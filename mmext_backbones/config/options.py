@@ -4,7 +4,7 @@ import argparse
 import ast
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config, DictAction
@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from ..utils.errors import UserError, did_you_mean
 
-__all__ = ['add_config_options', 'apply_options']
+__all__ = ['add_config_options', 'apply_options', 'option_words']
 
 DICTS = re.compile(r'[\[(\s]*\{')  # how a dict, or a list of them, begins; `epoch_{}.pth` is a name
 
@@ -50,6 +50,11 @@ class ConfigOptions(DictAction):
     def _parse_iterable(val: str) -> Any:
         """A value; mmengine calls it for each."""
         return ast.literal_eval(val.strip()) if DICTS.match(val) else DictAction._parse_iterable(val)
+
+
+def option_words(options: Mapping[str, Any] | None) -> list[str]:
+    """Options as they would be typed, with ``--cfg-options`` before them; nothing for none."""
+    return ['--cfg-options', *(f'{key}={value}' for key, value in options.items())] if options else []
 
 
 # What mmengine and the tools read from a config, for the sake of misspelt options.

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cycler import Cycler
     from matplotlib.figure import Figure
 
 __all__ = ['Line', 'Panel', 'Points', 'draw_chart', 'is_main_metric']
 
+FEW_LINES = 8  # of a panel, up to which matplotlib's own colours differ and a legend finds room among them
 Points = list[tuple[int, float]]  # iteration, value
 
 
@@ -71,6 +73,8 @@ def draw_chart(
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     handles = {}
     for axes, panel in zip(grid, panels, strict=False):
+        if len(panel.lines) > FEW_LINES:
+            axes.set_prop_cycle(_many_styles())
         for line in panel.lines:
             (drawn,) = axes.plot(*zip(*line.points, strict=True), label=line.label, **line.style)
             if line.raw:
@@ -78,7 +82,9 @@ def draw_chart(
             handles.setdefault(line.label, drawn)
         axes.set(title=panel.title, xlabel='iteration', ylabel=panel.ylabel, ylim=panel.limits)
         axes.grid(alpha=0.3)
-        if panel.lines and not one_legend:
+        if len(panel.lines) > FEW_LINES and not one_legend:  # it would hide the curves: below them
+            axes.legend(fontsize=7, loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=3)
+        elif panel.lines and not one_legend:
             axes.legend(fontsize=8)
         if not panel.lines:
             axes.text(0.5, 0.5, panel.note, ha='center', transform=axes.transAxes)
@@ -88,6 +94,14 @@ def draw_chart(
     if one_legend and len(handles) > 1:
         figure.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=min(4, len(handles)))
     return figure
+
+
+def _many_styles() -> 'Cycler':
+    """Twenty colours, of lines and then of dashed lines."""
+    from cycler import cycler
+    from matplotlib import colormaps
+
+    return cycler(linestyle=['-', '--', ':']) * cycler(color=list(colormaps['tab20'].colors))
 
 
 def _share_iterations(grid: Sequence[Any]) -> None:

@@ -1,6 +1,6 @@
 """Pictures and maps of labels written to files, each whole or not at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..utils.console import say
 from ..utils.errors import UserError, did_you_mean
-from ..utils.files import in_place
+from ..utils.files import in_place, keep_inputs
 
 __all__ = ['check_out', 'save_figure', 'save_picture', 'write_label_map', 'write_picture']
 
@@ -60,17 +60,22 @@ def write_label_map(path: Path, labels: np.ndarray, palette: np.ndarray) -> None
         image.save(partial, format='PNG')
 
 
-def check_out(out: str) -> Path:
+def check_out(out: str, inputs: Iterable[str] | None = None) -> Path:
     """The path of a picture that ``--out`` names, before anything is computed.
 
+    Args:
+        out: What was given.
+        inputs: Files that are read, which stay.
+
     Raises:
-        UserError: for a suffix of no picture, or a folder that cannot be written.
+        UserError: for a suffix of no picture, a folder that cannot be written, or one of the inputs.
     """
     path = Path(out)
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f'--out {out}: expected a picture, {", ".join(SUFFIXES)}.{did_you_mean(path.suffix, SUFFIXES)}')
     if path.is_dir():
         raise UserError(f'--out {out}: there is a folder of this name. Name a file.')
+    keep_inputs(f'--out {out}', [path], inputs or ())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         trial = path.with_name(f'{path.name}.trial')

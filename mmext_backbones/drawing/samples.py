@@ -19,8 +19,19 @@ from mmengine.visualization import Visualizer
 
 from .legend import DARK, LIGHT, draw_segments
 from .objects import class_colours, draw_objects
+from .pixels import to_rgb
 
-__all__ = ['GAP', 'add_caption', 'can_draw', 'draw_sample', 'draw_sides', 'read_image', 'resize_sample', 'sheet']
+__all__ = [
+    'GAP',
+    'add_caption',
+    'can_draw',
+    'draw_sample',
+    'draw_sides',
+    'has_two_sides',
+    'read_image',
+    'resize_sample',
+    'sheet',
+]
 
 GAP = 16  # pixels between pictures on a sheet
 SEMANTIC, PANOPTIC = ('gt_sem_seg', 'pred_sem_seg'), ('gt_panoptic_seg', 'pred_panoptic_seg')
@@ -43,32 +54,60 @@ def draw_sides(
     edge: int,
     score_thr: float,
     shrink: bool = True,
+    inputs: torch.Tensor | None = None,
 ) -> np.ndarray | None:
-    """One image file with what is known of it: ground truth on the left, prediction on the right.
+    """One image with what is known of it: ground truth on the left, prediction on the right.
 
     Args:
         visualizer: Of the config.
         metainfo: Of the data set: its classes and colours.
-        sample: With annotations and predictions in the coordinates of the file.
+        sample: With annotations and predictions in the coordinates of the image as it was read.
         edge: Longer side of an image in pixels.
         score_thr: Least score of a box that is drawn.
         shrink: Images larger than `edge` become smaller.
+        inputs: [C, h, w], what the pipeline made of the image: shown where the sample names no file of a picture.
 
     Returns:
-        RGB [h, w, 3]; None if the visualizer draws no samples. A classified image has one side.
+        RGB [h, w, 3]; None if the visualizer draws no samples, or there is nothing to draw on. A classified image, and
+        one without annotations, has one side.
     """
-    if not can_draw(visualizer) or not hasattr(sample, 'img_path'):
+    image = _image_of(sample, inputs) if can_draw(visualizer) else None
+    if image is None:
         return None
-    image = read_image(sample.img_path)
     if not shrink:
         edge = max(edge, *image.shape[:2])
-    if 'gt_label' in sample:
+    if not has_two_sides(sample):
         return draw_sample(visualizer, metainfo, image, sample, edge, score_thr)
     sides = [
         draw_sample(visualizer, metainfo, image, sample, edge, score_thr, draw_gt=gt, draw_pred=not gt)
         for gt in (True, False)
     ]
     return np.concatenate([sides[0], np.full((len(sides[0]), GAP // 2, 3), 255, np.uint8), sides[1]], axis=1)
+
+
+def has_two_sides(sample: Any) -> bool:
+    """Whether `draw_sides` draws annotations beside predictions: there are some, of parts of the image."""
+    return 'gt_label' not in sample and _has(sample, 'gt_')
+
+
+def _has(sample: Any, kind: str) -> bool:
+    return any(name.startswith(kind) for name in sample.keys())  # noqa: SIM118, iterating over a sample is another thing
+
+
+def _image_of(sample: Any, inputs: torch.Tensor | None) -> np.ndarray | None:
+    """RGB [H, W, 3] in the coordinates of a sample: its file, or else what the network was given; None without both.
+
+    A file of another size is not what was predicted (a tile of it was), and no inputs fit that were turned over.
+    """
+    image = read_image(sample.img_path) if getattr(sample, 'img_path', None) else None
+    size = tuple(getattr(sample, 'ori_shape', None) or ())[:2]
+    if image is not None and size in ((), image.shape[:2]):
+        return image
+    if not isinstance(inputs, torch.Tensor) or inputs.dim() != 3 or getattr(sample, 'flip', False):
+        return image
+    h, w = (getattr(sample, 'img_shape', None) or inputs.shape[-2:])[:2]  # without what was padded
+    pixels = to_rgb(inputs[:, :h, :w].permute(1, 2, 0).cpu().numpy())
+    return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_LINEAR) if size else pixels
 
 
 def draw_sample(
@@ -117,9 +156,12 @@ def draw_sample(
     maps = [field for field, draw in zip(SEMANTIC, (draw_gt, draw_pred), strict=True) if draw and field in sample]
     if maps and not any(field in sample for field in PANOPTIC) and metainfo.get('classes'):
         return _draw_map(image, sample.get(maps[-1]), metainfo)
-    if hasattr(drawer, 'visualize_cls') and 'gt_label' in sample:
+    if hasattr(drawer, 'visualize_cls') and ('gt_label' in sample or 'pred_label' in sample):
         return drawer.visualize_cls(image, sample, draw_gt=draw_gt, draw_pred=draw_pred)
+    if not ((draw_gt and _has(sample, 'gt_')) or (draw_pred and _has(sample, 'pred_'))):
+        return image
     options = {'pred_score_thr': score_thr} if 'pred_instances' in sample else {}
+    drawer.set_image(image)  # some visualizers set none where they find nothing that they know
     drawer.add_datasample('image', image, sample, draw_gt=draw_gt, draw_pred=draw_pred, **options)
     return drawer.get_image()
 
@@ -170,9 +212,14 @@ def _draw_map(image: np.ndarray, data: Any, metainfo: Mapping[str, Any]) -> np.n
     return draw_segments(np.ascontiguousarray(image).copy(), labels, classes, colours, FONT_SIZE, name_of)
 
 
-def read_image(path: str) -> np.ndarray:
-    """RGB [H, W, 3], uint8."""
-    return cv2.imdecode(np.frombuffer(fileio.get(path), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+def read_image(path: str) -> np.ndarray | None:
+    """RGB [H, W, 3], uint8; None for a file that is not there, or is no picture of up to four channels."""
+    try:
+        content = np.frombuffer(fileio.get(path), np.uint8)
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except Exception:  # of any storage, and of decoders
+        return None
+    return None if pixels is None else to_rgb(pixels)
 
 
 def resize_sample(sample: Any, old: tuple[int, int], new: tuple[int, int], score_thr: float) -> Any:

@@ -7,6 +7,7 @@ from .layer_decay import LayerDecayOptimWrapperConstructor
 from .nonfinite.hook import NonFiniteHook
 from .picture_hooks import CurvesHook, PredictionsHook
 from .resume.checkpoint_hook import WholeCheckpointHook
+from .resume.hook_state import HookStateHook
 from .resume.position import PositionHook
 from .resume.random_state import RandomStateHook
 from .resume.signals import PreemptionHook
@@ -17,6 +18,7 @@ __all__ = [
     'CurvesHook',
     'DumpSmallResults',
     'FSDPStrategy',
+    'HookStateHook',
     'InstanceTTAModel',
     'LayerDecayOptimWrapperConstructor',
     'NonFiniteHook',

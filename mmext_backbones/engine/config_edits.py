@@ -7,6 +7,7 @@ the rest (our hooks, the seed, where checkpoints come from) is set on its config
 import importlib
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -15,6 +16,7 @@ from mmengine.device import get_device
 from ..config.editing import ConfigEditor, type_name, walk
 from ..config.files import load_config
 from ..registry import MODELS
+from ..utils.checksums import check_zip
 from ..utils.console import say
 from ..utils.errors import UserError
 from ..weights.checkpoints import read_meta
@@ -50,7 +52,9 @@ CURVES_HOOK = 'mmext_backbones.CurvesHook'
 PREDICTIONS_HOOK = 'mmext_backbones.PredictionsHook'
 NONFINITE_HOOK = 'mmext_backbones.NonFiniteHook'
 # in this order: a validation is noted as complete, the random state is put back, then a stop may be written
-INTERRUPTION_HOOKS = [f'mmext_backbones.{name}' for name in ('RandomStateHook', 'PositionHook', 'PreemptionHook')]
+INTERRUPTION_HOOKS = [
+    f'mmext_backbones.{name}' for name in ('RandomStateHook', 'HookStateHook', 'PositionHook', 'PreemptionHook')
+]
 STRATEGY_NAMES = ('ddp', 'fsdp', 'deepspeed')
 # what a schedule, a loop or a hook counts in iterations
 SCHEDULE_KEYS = ('begin', 'end', 'T_max', 'total_iters', 'total_steps', 'step_size', 'milestones', 'periods')
@@ -324,11 +328,17 @@ def use_amp(editor: ConfigEditor) -> None:
 
 
 def use_resume(editor: ConfigEditor, resume: str) -> None:
-    """Goes on from a checkpoint, or for ``'auto'`` from the last one in the work dir, if there is one."""
+    """Goes on from a checkpoint, or for ``'auto'`` from the last one in the work dir, if there is one.
+
+    Raises:
+        UserError: if the checkpoint is damaged, or none of several can be resumed from.
+    """
     cfg = editor.cfg
     cfg.resume = True
     if resume != 'auto':
         cfg.load_from = resume
+        if Path(resume).is_file():
+            check_zip(resume)
         return
     cfg.load_from = find_checkpoint(cfg.work_dir, say)
     if cfg.load_from is None:
@@ -363,7 +373,12 @@ def use_whole_checkpoints(editor: ConfigEditor) -> None:
 
 
 def use_hooks(editor: ConfigEditor, hooks: Sequence[dict]) -> None:
-    """Adds custom hooks that the config has none of the same type of."""
+    """Adds custom hooks; one of the same type, as in the config that a training leaves, gets what is given."""
     cfg = editor.cfg
-    present = {hook['type'] for hook in cfg.get('custom_hooks') or []}
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *(hook for hook in hooks if hook['type'] not in present)]
+    present = list(cfg.get('custom_hooks') or [])
+    for hook in hooks:
+        same = [each for each in present if each['type'] == hook['type']]
+        for each in same:
+            each.update(hook)
+        present += [] if same else [hook]
+    cfg.custom_hooks = present

@@ -1,7 +1,8 @@
 """Hooks that draw loss and metric curves, and predictions beside the ground truth.
 
 Both write one PNG in the work dir, renewed after each validation, so that a run that is cut short leaves its picture.
-They know no library: what they draw follows from what the run recorded and what the model predicted.
+They know no library: what they draw follows from what the run recorded and what the model predicted. What they cannot
+draw or write they leave out with one warning: no run ends over a picture.
 """
 
 import json
@@ -9,8 +10,8 @@ import math
 import numbers
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmengine.dist import is_main_process
@@ -18,9 +19,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..drawing.charts import Line, Panel, draw_chart, is_main_metric
-from ..drawing.samples import can_draw, draw_sides, sheet
+from ..drawing.files import write_picture
+from ..drawing.samples import can_draw, draw_sides, has_two_sides, sheet
 from ..registry import HOOKS
-from ..utils.files import unless_full, write_whole
+from ..utils.console import MayFail
+from ..utils.errors import UserError
+from ..utils.files import in_place, write_whole
+from .evaluation.shown import ShownPictures
 
 __all__ = ['CurvesHook', 'PredictionsHook']
 
@@ -44,18 +49,16 @@ class CurvesHook(Hook):
         self.max_points = max_points
         self.losses: dict[str, list[tuple[int, float]]] = {}
         self.metrics: dict[str, list[tuple[int, float]]] = {}
+        self._may_fail = MayFail('curves of losses and metrics')
 
     def before_train(self, runner: Runner) -> None:
         if runner.iter == 0:
             return
         folders = [Path(runner.work_dir)] + ([Path(runner._load_from).parent] if runner._load_from else [])
-        for folder in folders:
-            if (folder / 'curves.json').is_file():
-                saved = json.loads((folder / 'curves.json').read_text())
-                self.interval = saved['interval']
-                for name in ('losses', 'metrics'):
-                    curves = {key: [tuple(p) for p in points] for key, points in saved[name].items()}
-                    setattr(self, name, {k: [p for p in points if p[0] <= runner.iter] for k, points in curves.items()})
+        for path in (folder / 'curves.json' for folder in folders):
+            if path.is_file():
+                with MayFail(f'the curves of the run before, {path}'):
+                    self.interval, self.losses, self.metrics = _read_curves(path, runner.iter)
                 return
 
     def after_train_iter(
@@ -63,7 +66,8 @@ class CurvesHook(Hook):
     ) -> None:
         step = runner.iter + 1
         if step % self.interval == 0 and is_main_process():
-            self._add_losses(runner, step)
+            with self._may_fail:
+                self._add_losses(runner, step)
 
     def _add_losses(self, runner: Runner, step: int) -> None:
         """A point at `step`, the mean of what came after the last one, at most `interval` iterations."""
@@ -80,26 +84,27 @@ class CurvesHook(Hook):
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if not is_main_process():
             return
-        for key, value in (metrics or {}).items():
-            if isinstance(value, numbers.Real) and math.isfinite(value):
-                points = [point for point in self.metrics.get(key, []) if point[0] < runner.iter]  # it may be repeated
-                self.metrics[key] = [*points, (runner.iter, float(value))]
-        self._write(runner)
+        with self._may_fail:
+            for key, value in (metrics or {}).items():
+                if isinstance(value, numbers.Real) and math.isfinite(value):
+                    points = [point for point in self.metrics.get(key, []) if point[0] < runner.iter]  # if repeated
+                    self.metrics[key] = [*points, (runner.iter, float(value))]
+            self._write(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if is_main_process():
-            self._save(runner)  # for a run that goes on from this checkpoint
+            with self._may_fail:
+                self._save(runner)  # for a run that goes on from this checkpoint
 
     def after_train(self, runner: Runner) -> None:
         if is_main_process():
-            self._write(runner)
+            with self._may_fail:
+                self._write(runner)
 
-    @unless_full('curves')
     def _save(self, runner: Runner) -> None:
         points = {'interval': self.interval, 'losses': self.losses, 'metrics': self.metrics}
         write_whole(Path(runner.work_dir) / 'curves.json', json.dumps(points))
 
-    @unless_full('curves')
     def _write(self, runner: Runner) -> None:
         self._add_losses(runner, runner.iter)
         if not self.losses:  # a validation without training
@@ -129,7 +134,21 @@ class CurvesHook(Hook):
                 'no validation yet',
             ),
         ]
-        draw_chart(panels, title, columns=2, size=(5.5, 4.4)).savefig(path, dpi=110)
+        with in_place(path) as partial:
+            draw_chart(panels, title, columns=2, size=(5.5, 4.4)).savefig(partial, dpi=110)
+
+
+def _read_curves(path: Path, until: int) -> tuple[int, dict[str, list], dict[str, list]]:
+    """Interval, losses and metrics of an earlier run up to an iteration."""
+    saved = json.loads(path.read_text(encoding='utf-8'))
+    interval = int(saved['interval'])
+    if interval < 1:
+        raise ValueError(f'interval {interval}')
+    curves = []
+    for name in ('losses', 'metrics'):
+        points = {str(key): [(int(step), float(value)) for step, value in each] for key, each in saved[name].items()}
+        curves.append({key: [point for point in each if point[0] <= until] for key, each in points.items()})
+    return interval, *curves
 
 
 @HOOKS.register_module()
@@ -137,7 +156,8 @@ class PredictionsHook(Hook):
     """Draws some validation images with their ground truth and what the model predicts, as ``predictions.png``.
 
     Boxes, masks and semantic maps are drawn by `drawing`, all else by the visualizer of the config. Images, boxes and
-    masks are brought to one size first, so that the labels stay legible on small images.
+    masks are brought to one size first, so that the labels stay legible on small images. Of an image that is no file
+    of a picture (many bands, arrays, archives) what the pipeline made of it is shown, see `drawing.pixels.to_rgb`.
 
     Args:
         num_images: Images on the sheet, spread over the data set.
@@ -163,6 +183,17 @@ class PredictionsHook(Hook):
         self.show_dir = show_dir
         self.file = file
         self.tiles: list[np.ndarray] = []
+        self._pairs = False
+        self._shown: ShownPictures | None = None
+        self._may_fail = MayFail('pictures of predictions')
+
+    def before_test(self, runner: Runner) -> None:
+        if self.show_dir is not None and can_draw(runner.visualizer):
+            try:
+                Path(self.show_dir).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f'--show-dir {self.show_dir} cannot be written: {error.strerror}.') from error
+            self._shown = ShownPictures(runner.test_dataloader.dataset, self.show_dir)
 
     def before_val_epoch(self, runner: Runner) -> None:
         self.tiles = []
@@ -173,45 +204,68 @@ class PredictionsHook(Hook):
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
     ) -> None:
-        self._collect(runner, runner.val_dataloader, batch_idx, outputs or [])
+        with self._may_fail:
+            self._collect(runner, runner.val_dataloader, batch_idx, data_batch, outputs)
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
     ) -> None:
-        self._collect(runner, runner.test_dataloader, batch_idx, outputs or [])
-        if self.show_dir is None:
+        with self._may_fail:
+            self._collect(runner, runner.test_dataloader, batch_idx, data_batch, outputs)
+        if self.show_dir is None or not can_draw(runner.visualizer):
             return
-        folder = Path(self.show_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        for sample in outputs or []:
-            image = self._draw(runner, runner.test_dataloader, sample, shrink=False)
-            if image is not None:
-                cv2.imwrite(str(folder / f'{Path(sample.img_path).stem}.png'), image[..., ::-1])
+        for sample, inputs in _with_inputs(outputs, data_batch):
+            with self._may_fail:
+                self._show(runner, sample, inputs)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        self._write(runner, f'iteration {runner.iter}', metrics or {})
+        with self._may_fail:
+            self._write(runner, f'iteration {runner.iter}', metrics or {})
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        self._write(runner, 'test', metrics or {})
+        with self._may_fail:
+            self._write(runner, 'test', metrics or {})
 
-    def _collect(self, runner: Runner, loader: torch.utils.data.DataLoader, batch_idx: int, outputs: Sequence) -> None:
+    def _collect(
+        self,
+        runner: Runner,
+        loader: torch.utils.data.DataLoader,
+        batch_idx: int,
+        data_batch: dict | None,
+        outputs: Sequence | None,
+    ) -> None:
         if not is_main_process() or self.num_images < 1:
             return
         wanted = np.linspace(0, len(loader) - 1, min(self.num_images, len(loader))).round().astype(int)
         if batch_idx not in wanted:
             return
-        for sample in list(outputs)[: -(-self.num_images // len(loader))]:
+        for sample, inputs in _with_inputs(outputs, data_batch)[: -(-self.num_images // len(loader))]:
             if len(self.tiles) < self.num_images:
-                tile = self._draw(runner, loader, sample)
+                tile = self._draw(runner, loader, sample, inputs)
                 if tile is not None:
+                    self._pairs = has_two_sides(sample)
                     self.tiles.append(tile)
 
+    def _show(self, runner: Runner, sample: Any, inputs: torch.Tensor | None) -> None:
+        """The picture of one image of a test."""
+        if self._shown is None:
+            self.before_test(runner)
+        image = self._draw(runner, runner.test_dataloader, sample, inputs, shrink=False)
+        if image is not None:
+            write_picture(self._shown(sample), image)
+
     def _draw(
-        self, runner: Runner, loader: torch.utils.data.DataLoader, sample: object, shrink: bool = True
+        self,
+        runner: Runner,
+        loader: torch.utils.data.DataLoader,
+        sample: Any,
+        inputs: torch.Tensor | None,
+        shrink: bool = True,
     ) -> np.ndarray | None:
         if not can_draw(runner.visualizer):
             return None
-        return draw_sides(runner.visualizer, loader.dataset.metainfo, sample, self.edge, self.score_thr, shrink)
+        metainfo = loader.dataset.metainfo
+        return draw_sides(runner.visualizer, metainfo, sample, self.edge, self.score_thr, shrink, inputs)
 
     def _write(self, runner: Runner, when: str, metrics: dict[str, float]) -> None:
         if not self.tiles or not is_main_process():
@@ -221,8 +275,16 @@ class PredictionsHook(Hook):
             for name, value in metrics.items()
             if isinstance(value, numbers.Real) and is_main_metric(name) and not name.endswith('_50')
         ]
-        pairs = self.tiles[0].shape[1] > 1.5 * self.edge
-        sides = 'left: ground truth, right: prediction' if pairs else 'ground truth and prediction'
+        sides = 'left: ground truth, right: prediction' if self._pairs else 'ground truth and prediction'
         title = ', '.join([f'{Path(runner.work_dir).name}, {when}', sides, *values])
-        picture = sheet(self.tiles, title, columns=2 if pairs else 4)
-        cv2.imwrite(str(self.file or Path(runner.work_dir) / 'predictions.png'), picture[..., ::-1])
+        picture = sheet(self.tiles, title, columns=2 if self._pairs else 4)
+        write_picture(Path(self.file or Path(runner.work_dir) / 'predictions.png'), picture)
+
+
+def _with_inputs(outputs: Sequence | None, data_batch: Any) -> list[tuple[Any, torch.Tensor | None]]:
+    """Each data sample of a batch with what the pipeline made of its image, where the batch has that for each."""
+    samples = list(outputs or [])
+    inputs = data_batch.get('inputs') if isinstance(data_batch, dict) else None
+    if not isinstance(inputs, (list, tuple, torch.Tensor)) or len(inputs) != len(samples):
+        return [(sample, None) for sample in samples]
+    return list(zip(samples, inputs, strict=True))

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +17,14 @@ from ..datasets.shapes.config import use_shapes
 from ..datasets.shapes.files import make_default_shapes
 from ..utils.console import QuietStdout, silence_libraries
 from ..utils.errors import UserError
+from ..utils.files import is_full
 from ..weights.checkpoints import check_checkpoint
 from .config_edits import fit_device, fit_processes, use_bf16, use_strategy
 from .memory import explain_out_of_memory
 from .options import RunOptions
 from .processes import check_launcher
 
-__all__ = ['check_checkpoints', 'prepare', 'watched']
+__all__ = ['check_checkpoints', 'make_work_dir', 'prepare', 'watched']
 
 
 def prepare(config: str, options: RunOptions, strategy: str | None = None) -> ConfigEditor:
@@ -70,7 +72,35 @@ def prepare(config: str, options: RunOptions, strategy: str | None = None) -> Co
         cfg.bad_data = options.bad_data
     name = Path(cfg.filename).stem + ('_shapes' if options.shapes else '')
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / name)
+    _check_name(cfg.work_dir)
     return editor
+
+
+def _check_name(work_dir: str) -> None:
+    """The config that is written there holds the name as text."""
+    try:
+        work_dir.encode('utf-8')
+    except UnicodeEncodeError:
+        raise UserError(
+            f'work dir {work_dir!a}: the name holds bytes that are no UTF-8. Name another one with --work-dir.'
+        ) from None
+
+
+def make_work_dir(work_dir: str) -> None:
+    """Makes the folder where it is not there.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work_dir):
+            pass
+    except OSError as error:
+        if not is_full(error):
+            raise UserError(
+                f'work dir {work_dir!r} cannot be written: {error.strerror}. Name another one with --work-dir.'
+            ) from error
 
 
 def check_checkpoints(cfg: Config) -> None:

@@ -11,11 +11,14 @@ from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
 from ..config.editing import NOT_SET, Change, shorten
-from ..utils.cli import tool
-from ..utils.console import say
+from ..config.options import option_words
+from ..utils.cli import command_line
+from ..utils.console import MayFail, say
+from ..utils.files import read_path
 from ..utils.words import plural
 from .config_edits import step_batch
 from .evaluation.per_class import PerClass, per_class_lines
+from .options import RunOptions
 
 
 def say_changes(changes: Sequence[Change], shapes: bool, skip: tuple[str, ...] = ()) -> None:
@@ -54,15 +57,14 @@ def say_summary(
     metrics: dict[str, float],
     started: float,
     config: str,
-    shapes: bool,
-    show_dir: str | None = None,
+    asked: RunOptions,
     per_class: PerClass | None = None,
     files: Sequence[tuple[str, Path]] = (),
 ) -> None:
     work_dir = Path(cfg.work_dir)
     say()
-    if per_class:
-        for line in [*per_class_lines(per_class), '']:
+    with MayFail('the table of classes'):
+        for line in [*per_class_lines(per_class), ''] if per_class else []:
             say(line)
     for line in metric_table(metrics):
         say(line)
@@ -73,16 +75,27 @@ def say_summary(
             say(f'{name:<12} {path}')
     for name, path in files:
         say(f'{name:<12} {path}')
-    if show_dir is not None:
+    show_dir = getattr(asked, 'show_dir', None)
+    if show_dir is not None and Path(show_dir).is_dir():  # a visualizer that draws no samples leaves none
         say(f'{"pictures":<12} {show_dir}')
-    last = work_dir / 'last_checkpoint'
-    if last.is_file() and last.stat().st_mtime >= started:
-        checkpoint = os.path.relpath(last.read_text().strip())
+    note = work_dir / 'last_checkpoint'
+    last = read_path(note)
+    if last and note.stat().st_mtime >= started:
+        checkpoint = last if '://' in last else os.path.relpath(last)
         say(f'{"checkpoint":<12} {checkpoint}')
         if os.path.isfile(checkpoint):  # DeepSpeed writes folders
-            say(f'{"test it":<12} {tool("test")} {config} {checkpoint}{" --shapes" if shapes else ""}')
+            say(f'{"test it":<12} {command_line("tools/test.py", *_test_words(cfg, config, checkpoint, asked))}')
     minutes, seconds = divmod(round(time.time() - started), 60)
     say(f'{"took":<12} {minutes} min {seconds:02d} s')
+
+
+def _test_words(cfg: Config, config: str, checkpoint: str, asked: RunOptions) -> list[str]:
+    """What a test of a checkpoint is told. Where options have changed the config, it is the one in the work dir."""
+    written = Path(cfg.work_dir) / Path(cfg.filename).name
+    if (asked.cfg_options or asked.bf16) and written.is_file():
+        return [os.path.relpath(written), checkpoint]
+    shapes = ['--shapes'] if asked.shapes else []
+    return [config, checkpoint, *shapes, *option_words(asked.cfg_options)]
 
 
 def metric_table(metrics: dict[str, float]) -> list[str]:

@@ -14,7 +14,7 @@ from mmengine.logging import MMLogger
 from ..config.data_paths import check_data
 from ..config.editing import ConfigEditor
 from ..datasets.bad_data.runner import report_bad_data
-from ..utils.console import QuietStdout, say, shorten_console
+from ..utils.console import MayFail, QuietStdout, say, shorten_console
 from ..utils.errors import UserError
 from ..weights.checkpoints import check_checkpoint, check_match
 from .config_edits import PREDICTIONS_HOOK, fit_strategy, use_hooks
@@ -25,7 +25,7 @@ from .evaluation.tta import use_tta
 from .options import TestOptions
 from .processes import on_device
 from .runner import build_runner
-from .setup import prepare, watched
+from .setup import make_work_dir, prepare, watched
 from .summary import say_changes, say_summary
 
 __all__ = ['test']
@@ -76,6 +76,7 @@ def test(config: str, checkpoint: str | None = None, **options: Any) -> dict[str
     if cfg.get('test_dataloader') is None or cfg.get('test_evaluator') is None:
         raise UserError(f'config {config!r} has no test_dataloader or no test_evaluator: there is nothing to test on.')
     _edit(editor, checkpoint, asked)
+    make_work_dir(cfg.work_dir)
     check_data(cfg, ('test',))
     given = find_predictions(cfg, asked.predictions) if asked.predictions is not None else None
     state = check_checkpoint(checkpoint) if checkpoint is not None else None
@@ -90,22 +91,23 @@ def test(config: str, checkpoint: str | None = None, **options: Any) -> dict[str
 
     files = [('saved', path) for path in saved if path.exists()]
     if is_main_process():
-        record = describe(
-            cfg,
-            config,
-            metrics=metrics,
-            per_class=per_class,
-            num_images=num_images,
-            checkpoint=checkpoint,
-            predictions=list(given.values()) if given is not None else None,
-            options=asked.cfg_options,
-            shapes=asked.shapes,
-            tta=asked.tta,
-        )
-        name = results_name(checkpoint or asked.predictions, cfg, shapes=asked.shapes, tta=asked.tta)
-        results = _write_results(record, checkpoint or asked.predictions, cfg.work_dir, name)
-        files += [*_pictures(Path(cfg.work_dir) / SHEET, results, started), ('results', results)]
-    say_summary(cfg, metrics, started, config, asked.shapes, show_dir=asked.show_dir, per_class=per_class, files=files)
+        with MayFail('the file of results'):
+            record = describe(
+                cfg,
+                config,
+                metrics=metrics,
+                per_class=per_class,
+                num_images=num_images,
+                checkpoint=checkpoint,
+                predictions=list(given.values()) if given is not None else None,
+                options=asked.cfg_options,
+                shapes=asked.shapes,
+                tta=asked.tta,
+            )
+            name = results_name(checkpoint or asked.predictions, cfg, shapes=asked.shapes, tta=asked.tta)
+            results = _write_results(record, checkpoint or asked.predictions, cfg.work_dir, name)
+            files += [*_pictures(Path(cfg.work_dir) / SHEET, results, started), ('results', results)]
+    say_summary(cfg, metrics, started, config, asked, per_class=per_class, files=files)
     return metrics
 
 
@@ -124,8 +126,10 @@ def _edit(editor: ConfigEditor, checkpoint: str | None, asked: TestOptions) -> N
     cfg.load_from = checkpoint
     cfg.resume = False
     drawing = {} if asked.threshold is None else {'score_thr': asked.threshold}
+    if asked.show_dir:
+        drawing['show_dir'] = asked.show_dir
     drawing['file'] = str(Path(cfg.work_dir) / SHEET)
-    use_hooks(editor, [{'type': PREDICTIONS_HOOK, 'show_dir': asked.show_dir, **drawing}])
+    use_hooks(editor, [{'type': PREDICTIONS_HOOK, **drawing}])
 
 
 def _run(

@@ -10,9 +10,11 @@ Each keeps the name of its run in the work dir, and a resumed training goes on w
 """
 
 import atexit
+import functools
 import json
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,28 @@ from mmengine.visualization.vis_backend import (
 )
 
 from ..registry import VISBACKENDS
+from ..utils.console import MayFail
 from ..utils.errors import UserError
-from ..utils.files import unless_full, write_whole
+from ..utils.files import is_full, unless_full, write_whole
 from ..weights.checkpoints import read_meta
 
 __all__ = ['MLflowBackend', 'TensorBoardBackend', 'WandbBackend']
+
+
+def _guarded(call: Callable, may_fail: MayFail) -> Callable:
+    """The call, whose errors are told once; but a tracker that cannot be started, and a full disk, are for others."""
+
+    @functools.wraps(call)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:
+            if isinstance(error, UserError) or is_full(error):
+                raise
+            with may_fail:
+                raise
+
+    return guarded
 
 
 class _SameRun:
@@ -45,6 +64,9 @@ class _SameRun:
 
     def __init__(self, save_dir: str, resume_from: str | None = None, **kwargs: Any) -> None:
         super().__init__(save_dir, **kwargs)
+        may_fail = MayFail(f'what {self.KEY} shows')
+        for name in ('add_config', 'add_graph', 'add_image', 'add_scalar', 'add_scalars', 'close'):
+            setattr(self, name, _guarded(getattr(self, name), may_fail))
         self._resume_from = resume_from
         self._work_dir = Path(save_dir).parents[1]
 
@@ -55,17 +77,19 @@ class _SameRun:
     def _runs(self) -> dict[str, str]:
         try:
             runs = json.loads(self._file.read_text())
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return runs if isinstance(runs, dict) else {}
 
     def _last_run(self) -> str | None:
         """That of the training which is resumed; one that starts has none."""
-        return self._runs().get(self.KEY) if self._resume_from is not None else None
+        run = self._runs().get(self.KEY) if self._resume_from is not None else None
+        return run if isinstance(run, str) else None
 
     def _remember(self, run: str) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self._file, json.dumps({**self._runs(), self.KEY: run}))
+        with MayFail(f'the note of the run of {self.KEY}, with which a resumed training would go on'):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._file, json.dumps({**self._runs(), self.KEY: run}))
 
 
 @VISBACKENDS.register_module()

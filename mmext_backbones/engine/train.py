@@ -34,6 +34,7 @@ from .length_edits import length_note, rate_note, use_batch_size, use_epochs, us
 from .options import TrainOptions
 from .processes import on_device, world_size
 from .resume.starting import check_resume
+from .resume.work_dir_lock import lock_work_dir
 from .runner import build_runner
 from .setup import check_checkpoints, prepare, watched
 from .summary import say_changes, say_plan, say_summary
@@ -61,18 +62,19 @@ def train(config: str, **options: Any) -> dict[str, float]:
     editor = prepare(config, asked, asked.strategy)
     cfg = editor.cfg
     check_needed(cfg)
-    _edit(editor, asked)
-    _check(cfg)
-    fit_seed(editor)
-    _warn_of_old_keys(cfg)
-    say_changes(editor.changes, asked.shapes)
-    with watched(cfg, 'train'):
-        runner = build_runner(cfg)
-    say_plan(runner, cfg)
-    with watched(cfg, 'train'), report_bad_data(runner):
-        runner.train()
+    with lock_work_dir(cfg.work_dir):
+        _edit(editor, asked)
+        _check(cfg)
+        fit_seed(editor)
+        _warn_of_old_keys(cfg)
+        say_changes(editor.changes, asked.shapes)
+        with watched(cfg, 'train'):
+            runner = build_runner(cfg)
+        say_plan(runner, cfg)
+        with watched(cfg, 'train'), report_bad_data(runner):
+            runner.train()
     metrics = _last_validation(runner)
-    say_summary(cfg, metrics, started, config, asked.shapes)
+    say_summary(cfg, metrics, started, config, asked)
     return metrics
 
 
@@ -87,8 +89,11 @@ def _edit(editor: ConfigEditor, asked: TrainOptions) -> None:
         use_scaled_lr(editor, world_size(asked.launcher))
     if asked.seed is not None:
         use_seed(editor, asked.seed)
-    if asked.resume is not None:
-        use_resume(editor, asked.resume)
+    resume = asked.resume
+    if resume is None and editor.cfg.get('resume'):  # as the config has it
+        resume = editor.cfg.get('load_from') or 'auto'
+    if resume is not None:
+        use_resume(editor, resume)
     hooks = (CURVES_HOOK, PREDICTIONS_HOOK, NONFINITE_HOOK, *INTERRUPTION_HOOKS)
     use_hooks(editor, [{'type': hook} for hook in hooks])
     use_whole_checkpoints(editor)

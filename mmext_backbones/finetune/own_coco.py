@@ -15,7 +15,7 @@ from typing import Any
 
 from ..datasets.bad_data.coco import check_categories
 from ..utils.errors import UserError
-from ..utils.files import write_whole
+from ..utils.files import keep_inputs, write_whole
 from ..utils.words import plural
 
 __all__ = ['OwnCoco', 'OwnSplit', 'read_own_coco']
@@ -97,6 +97,8 @@ def read_own_coco(
         _check_apart(data, annotations, Path(val_annotations), folders)
     elif val_images is not None:
         raise UserError(f'validation images in {val_images}, and no annotations of them: name their COCO file, too.')
+    written = [Path(out) / 'annotations' / f'{name}.json' for name in ('train', 'val')]
+    keep_inputs(f'--out {str(out)!r}', written, filter(None, (annotations, val_annotations)))
     classes, notes = _classes(data, annotations)
     masks, told = _masks(data, masks)
     notes += told
@@ -133,7 +135,7 @@ def _read(path: Path, images: Path) -> dict:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f'there is no file {str(path)!r}: name the COCO file of the annotations.') from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'{str(path)!r} cannot be read as JSON: {error}') from error
     if not isinstance(data, dict):
         raise UserError(f'{str(path)!r} holds a {type(data).__name__}: a COCO file is a dict of lists.')
@@ -178,17 +180,25 @@ def _check_folder(images: Path, names: list[str], path: Path) -> None:
     """Whether the file names count from this folder. Single missing files are found when the data is checked."""
     if not images.is_dir():
         raise UserError(f'there is no folder {str(images)!r}: name the folder of the images.')
-    if any((images / name).is_file() for name in names):
+    if any(_is_file(images / name) for name in names):
         return
     name = names[0]
-    better = next((parent for parent in images.resolve().parents if (parent / name).is_file()), None)
+    better = next((parent for parent in images.resolve().parents if _is_file(parent / name)), None)
     hint = f'They count from {str(better)!r}: name that folder.' if better is not None else ''
-    if not hint and (images / Path(name).name).is_file():
+    if not hint and _is_file(images / Path(name).name):
         hint = f'There is {str(images / Path(name).name)!r}: correct the file_name entries of the file.'
     raise UserError(
         f'none of the {len(names)} images of {str(path)!r} is in {str(images)!r}: the first would be '
         f'{str(images / name)!r}. {hint}'.rstrip()
     )
+
+
+def _is_file(path: Path) -> bool:
+    """Also of names that are longer than any system has them."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _check_apart(data: dict[str, dict], train: Path, val: Path, folders: dict[str, Path]) -> None:

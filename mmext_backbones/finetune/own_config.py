@@ -29,7 +29,7 @@ __all__ = ['DEFAULT', 'write_own_config']
 DEFAULT = 'default'
 STEPS = 2000  # of the optimizer, about; in at least MIN_EPOCHS, the recipes' 12, and at most MAX_EPOCHS
 MIN_EPOCHS, MAX_EPOCHS = 12, 100
-WARMUP = 500  # steps, as in the recipes; at most a tenth of the run
+WARMUP = 500  # steps, as in the recipes; at most a tenth of the run, and none where that is a single step
 LARGEST = (1333, 800)  # longer and shorter edge of an image, as for COCO
 PALETTE = 80  # colours of mmdet's for COCO
 BOXES_ONLY = {'MaskRCNN': 'FasterRCNN', 'CascadeRCNN': 'CascadeRCNN'}  # with masks -> the same without
@@ -220,17 +220,15 @@ def _set_schedule(editor: ConfigEditor, data: OwnCoco, batch_size: int, epochs: 
     if epochs is None:
         epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, round(STEPS / steps)))
     every = max(1, epochs // 10)
-    warmup = max(1, min(WARMUP, steps * epochs // 10))
+    warmup = min(WARMUP, steps * epochs // 10)
+    if warmup < 2:  # of a single step mmengine's LinearLR would never end
+        warmup = 0
     # after 8 and 11 epochs of 12, as the recipes
     milestones = sorted({round(epochs * part) for part in (8 / 12, 11 / 12)} & set(range(1, epochs)))
     editor.set('train_cfg', {'type': 'EpochBasedTrainLoop', 'max_epochs': epochs, 'val_interval': every})
-    editor.set(
-        'param_scheduler',
-        [
-            {'type': 'LinearLR', 'start_factor': 0.001, 'by_epoch': False, 'begin': 0, 'end': warmup},
-            {'type': 'MultiStepLR', 'by_epoch': True, 'begin': 0, 'end': epochs, 'milestones': milestones},
-        ],
-    )
+    warming = {'type': 'LinearLR', 'start_factor': 0.001, 'by_epoch': False, 'begin': 0, 'end': warmup}
+    steps_down = {'type': 'MultiStepLR', 'by_epoch': True, 'begin': 0, 'end': epochs, 'milestones': milestones}
+    editor.set('param_scheduler', [warming, steps_down] if warmup else [steps_down])
     editor.set(
         'default_hooks.checkpoint',
         {
@@ -246,8 +244,8 @@ def _set_schedule(editor: ConfigEditor, data: OwnCoco, batch_size: int, epochs: 
     for key in ('load_from', 'resume'):
         if editor.get(key) not in (NOT_SET, None, False):
             editor.set(key, None if key == 'load_from' else False)
-    length = f'{plural(epochs, "epoch")} of {plural(steps, "step")}, {steps * epochs} in all'
-    return [f'{length}; the warm-up takes {warmup} of them']
+    warmed = f'the warm-up takes {warmup} of them' if warmup else 'too few for a warm-up'
+    return [f'{plural(epochs, "epoch")} of {plural(steps, "step")}, {steps * epochs} in all; {warmed}']
 
 
 def _set_rate(editor: ConfigEditor, batch_size: int, lr: float | None) -> list[str]:

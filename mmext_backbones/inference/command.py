@@ -13,7 +13,7 @@ from ..utils.console import say, silence_libraries
 from ..utils.errors import UserError
 from ..utils.words import plural
 from .images import ImageError
-from .predictor import Predictor
+from .predictor import Predictor, UnpredictedError
 from .results import Results
 from .sources import Source, find_images, find_videos, read_names
 from .video import VideoFile, VideoOutput
@@ -96,7 +96,7 @@ def infer(
     if results.replaces:
         say(f'Results in {folder} are replaced.')
 
-    failed: dict[str, str] = {}
+    failed: dict[str, ImageError] = {}
     seconds: list[float] = []
     finished = False
     try:
@@ -104,10 +104,13 @@ def infer(
             work = _predict_videos if video else _predict_pictures
             settings = {'threshold': threshold, 'pictures': pictures, 'batch_size': batch_size, 'crops': save_crop}
             work(predictor, sources, results, bar, failed, seconds, **settings)
+        if failed and not results.images:
+            _raise_bug(failed)
         finished = True
     finally:  # after Ctrl-C, too: what was predicted is not lost
         mean = sum(seconds) / len(seconds) if seconds else None
-        results.write(predictor.classes, predictor.task, finished=finished, failed=failed, mean_seconds=mean)
+        told = {name: str(error) for name, error in failed.items()}
+        results.write(predictor.classes, predictor.task, finished=finished, failed=told, mean_seconds=mean)
         predicted = plural(len(results.images), 'frame' if video else 'picture')
         say(f'{predicted} in {folder}' + (f', {mean:.2f} s each' if mean is not None else ''))
         if failed:
@@ -130,7 +133,7 @@ def _predict_pictures(
     sources: Sequence[Source],
     results: Results,
     bar: Progress,
-    failed: dict[str, str],
+    failed: dict[str, ImageError],
     seconds: list[float],
     *,
     threshold: float,
@@ -147,7 +150,10 @@ def _predict_pictures(
             seconds.append(prediction.seconds)
             results.add(prediction, str(source.path))
             if pictures:
-                results.draw(prediction, _picture(source), threshold)
+                try:
+                    results.draw(prediction, _picture(source), threshold)
+                except UserError as error:  # too large for its format
+                    _tell_failure(bar, source, ImageError(str(error)), failed)
             if crops:
                 results.write_crops(prediction, source.name, Path(_picture(source)).suffix, threshold)
             if predictor.task == 'segmentation':
@@ -164,7 +170,7 @@ def _predict_videos(
     sources: Sequence[Source],
     results: Results,
     bar: Progress,
-    failed: dict[str, str],
+    failed: dict[str, ImageError],
     seconds: list[float],
     *,
     threshold: float,
@@ -182,7 +188,9 @@ def _predict_videos(
         output = VideoOutput(results.folder / 'videos' / f'{source.name}.mp4', video.fps) if pictures else None
         count = 0
         try:
-            for prediction in predictor.stream(video, batch_size):
+            for prediction in predictor.stream_readable(video, batch_size):
+                if isinstance(prediction, ImageError):
+                    raise UnpredictedError(f'frame {count + 1} of {str(source.path)!r}: {prediction}') from prediction
                 count += 1
                 seconds.append(prediction.seconds)
                 results.add(prediction, f'{source.path}#{count}')
@@ -197,6 +205,8 @@ def _predict_videos(
             elif output is not None:
                 output.finish()
                 results.files.append(f'videos/{source.name}.mp4')
+        except UnpredictedError as error:
+            _tell_failure(bar, source, error, failed)
         finally:
             video.close()
             if output is not None:
@@ -205,8 +215,15 @@ def _predict_videos(
         bar.console.print(f'{source.path}: {plural(count, "frame")}{told}', **_PLAIN)
 
 
-def _tell_failure(bar: Progress, source: Source, error: ImageError, failed: dict[str, str]) -> None:
-    failed[str(source.path)] = str(error)
+def _raise_bug(failed: Mapping[str, ImageError]) -> None:
+    """Where nothing could be predicted at all, the files are not at fault: the error as it was."""
+    for error in failed.values():
+        if isinstance(error, UnpredictedError):
+            raise error.__cause__
+
+
+def _tell_failure(bar: Progress, source: Source, error: ImageError, failed: dict[str, ImageError]) -> None:
+    failed[str(source.path)] = error
     bar.console.print(f'Failed: {error}', **_PLAIN)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from ..datasets.bad_data.images import file_fault
 from .arrays import ImageError, array_of, to_pixels
 
-__all__ = ['ImageError', 'ImageReader', 'Picture', 'to_rgb']
+__all__ = ['ImageError', 'ImageReader', 'Picture']
 
 Picture = str | os.PathLike | bytes | BinaryIO | np.ndarray | torch.Tensor | Image.Image
 
@@ -93,13 +93,3 @@ class ImageReader:
             pixels = pixels.astype(np.float32)
         shape = pixels.shape[:2]
         return {'img': pixels, 'img_path': '', 'img_id': 0, 'img_shape': shape, 'ori_shape': shape}
-
-
-def to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """A copy in RGB, uint8 [H, W, 3], of what a pipeline has read: BGR, grey or with an alpha channel."""
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    pixels = pixels[..., [0, 0, 0]] if pixels.shape[2] < 3 else pixels[..., 2::-1]
-    if pixels.dtype == np.uint16:
-        pixels = pixels >> 8
-    return np.ascontiguousarray(np.clip(pixels, 0, 255).astype(np.uint8))

@@ -14,16 +14,21 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 from PIL import Image
 
+from ..drawing.pixels import to_rgb
 from ..utils.devices import find_device
 from ..utils.errors import UserError, did_you_mean
 from ..utils.words import plural
-from .images import ImageError, Picture, to_rgb
+from .images import ImageError, Picture
 from .network import build, read_config
 from .prediction import Prediction
 
-__all__ = ['Predictor']
+__all__ = ['Predictor', 'UnpredictedError']
 
 TOP = 5  # classes that a classification tells
+
+
+class UnpredictedError(ImageError):
+    """A picture that can be read, and that the pipeline or the network fails on; what they raised is the cause."""
 
 
 class Predictor:
@@ -112,12 +117,14 @@ class Predictor:
     def stream(self, images: Iterable[Picture], batch_size: int = 1) -> Iterator[Prediction]:
         """As `predict`, one after the other: only a batch is in memory."""
         for prediction in self.stream_readable(images, batch_size):
+            if isinstance(prediction, UnpredictedError):
+                raise prediction.__cause__
             if isinstance(prediction, ImageError):
                 raise prediction
             yield prediction
 
     def stream_readable(self, images: Iterable[Picture], batch_size: int = 1) -> Iterator[Prediction | ImageError]:
-        """As `stream`, with the error in the place of a picture that cannot be read."""
+        """As `stream`, with the error in the place of a picture that cannot be read or predicted."""
         if batch_size < 1:
             raise ValueError(f'batch_size={batch_size}: expected 1 or more')
         single = isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim < 4
@@ -127,7 +134,7 @@ class Predictor:
             if shapes is None:
                 yield from (error for error, *_ in group)
             while batch := list(itertools.islice(group, batch_size)):
-                yield from self._predict(batch)
+                yield from self._try_to_predict(batch)
 
     def _try_to_prepare(self, image: Picture) -> tuple:
         """As `_prepare`; the error and nothing else for a picture that cannot be read."""
@@ -135,6 +142,10 @@ class Predictor:
             return self._prepare(image)
         except ImageError as error:
             return error, None, None, 0.0
+        except (UserError, TypeError):  # as it would be of any picture, and of no picture at all
+            raise
+        except Exception as error:
+            return _unpredicted(image if isinstance(image, (str, os.PathLike)) else '', error), None, None, 0.0
 
     def _prepare(self, image: Picture) -> tuple[np.ndarray, dict, tuple, float]:
         """The picture in RGB, what the pipeline makes of it, the shapes of that, and the time it took."""
@@ -144,10 +155,21 @@ class Predictor:
         with DefaultScope.overwrite_default_scope(self.scope):
             packed = self._pipeline(read)
         if packed is None:
-            raise UserError('the test pipeline of the config gives nothing for this picture.')
+            raise ImageError(f'image {read.get("img_path")!r}: the test pipeline of the config gives nothing for it.')
         inputs = packed['inputs'] if isinstance(packed['inputs'], list) else [packed['inputs']]
         shapes = tuple(tuple(view.shape) for view in inputs)
         return pixels, packed, shapes, time.perf_counter() - start
+
+    def _try_to_predict(self, batch: Sequence[tuple]) -> list[Prediction | ImageError]:
+        """As `_predict`; where it fails on several pictures, each by itself, with the error in its place."""
+        try:
+            return self._predict(batch)
+        except UserError:
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                return [_unpredicted(getattr(batch[0][1].get('data_samples'), 'img_path', ''), error)]
+        return [prediction for one in batch for prediction in self._try_to_predict([one])]
 
     @torch.no_grad()
     def _predict(self, batch: Sequence[tuple[np.ndarray, dict, tuple, float]]) -> list[Prediction]:
@@ -168,6 +190,14 @@ class Predictor:
             )
             for (pixels, _, _, before), part in zip(batch, parts, strict=True)
         ]
+
+
+def _unpredicted(path: str | os.PathLike, error: Exception) -> UnpredictedError:
+    first_line = str(error).strip().partition('\n')[0][:300]
+    name = f'image {os.fspath(path)!r}' if path else 'image'
+    told = UnpredictedError(f'{name} cannot be predicted: {type(error).__name__}: {first_line}')
+    told.__cause__ = error
+    return told
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ segments/         of a segmentation the class of each pixel: PNGs with a palette
 videos/           with --video, instead of the two folders
 """
 
+import contextlib
 import datetime
 import json
 import re
@@ -18,7 +19,7 @@ from typing import Any
 
 from ..drawing.files import write_label_map, write_picture
 from ..utils.errors import UserError
-from ..utils.files import remove, write_whole
+from ..utils.files import keep_inputs, remove, write_whole
 from .prediction import Prediction, category_ids, colours_of
 
 __all__ = ['Results']
@@ -34,7 +35,7 @@ class Results:
         folder: Where everything goes.
         run: What is asked for: the keys of `SAME` and any others.
         targets: Files that the run will write, relative to the folder.
-        overwrite: Whether those of another run may be replaced.
+        overwrite: Whether those of another run may be replaced; the run's own sources never are.
 
     Attributes:
         replaces: Whether results of an earlier, equal run or, with `overwrite`, of any other, are there.
@@ -49,6 +50,10 @@ class Results:
         self.files: list[str] = []
         self.entries: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
+        places = [folder / name for name in ('run.json', 'predictions.json', 'images.json', *targets)]
+        places += [folder / 'segments' / Path(name).relative_to('pictures').with_suffix('.png') for name in targets
+                   if name.startswith('pictures/')]  # fmt: skip
+        keep_inputs(f'--out {str(folder)!r}', places, self._sources())
         earlier = self._earlier()
         there = [name for name in ('run.json', 'predictions.json', *targets) if (folder / name).exists()]
         same = bool(earlier) and all(earlier.get(key) == self.run.get(key) for key in SAME)
@@ -60,7 +65,8 @@ class Results:
                 'them with --overwrite.'
             )
         self.replaces = bool(there)
-        self._stale = list(earlier.get('files', []))
+        files = earlier.get('files')
+        self._stale = {name for name in files if isinstance(name, str)} if isinstance(files, list) else set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -69,9 +75,12 @@ class Results:
     def _earlier(self) -> dict[str, Any]:
         try:
             record = json.loads((self.folder / 'run.json').read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return record if isinstance(record, dict) else {}
+
+    def _sources(self) -> list[str]:
+        return [str(source) for source in self.run.get('sources') or []]
 
     def add(self, prediction: Prediction, file_name: str) -> None:
         """Keeps what JSON says of a prediction; the rest of it is not kept.
@@ -131,10 +140,12 @@ class Results:
         date = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
         record = {'format': FORMAT, 'date': date, 'kind': kind, 'classes': list(classes), **self.run, **more}
         write_whole(self.folder / 'run.json', json.dumps({**record, 'files': self.files}, indent=2) + '\n')
-        for name in set(self._stale) - set(self.files):
-            stale = self.folder / name
-            if stale.resolve().is_relative_to(self.folder.resolve()):  # whoever wrote that list
-                remove(stale) if stale.is_file() else None
+        sources = {Path(source).resolve() for source in self._sources()}
+        for name in self._stale - set(self.files):
+            with contextlib.suppress(OSError, ValueError):  # whoever wrote that list
+                stale, real = self.folder / name, (self.folder / name).resolve()
+                if real.is_file() and real.is_relative_to(self.folder.resolve()) and real not in sources:
+                    remove(stale)
 
     def _json(self, name: str, content: Any) -> None:
         write_whole(self.folder / name, json.dumps(content) + '\n')

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from ..utils.errors import UserError, did_you_mean
+from ..utils.files import unique_names
 
 __all__ = ['IMAGE_SUFFIXES', 'VIDEO_SUFFIXES', 'Source', 'find_images', 'find_videos', 'read_names']
 
@@ -95,16 +96,9 @@ def _inside(file: Path, folder: Path) -> bool:
 
 
 def _named(files: Sequence[tuple[Path, str | Path]]) -> list[Source]:
-    """Sources with the names of their files; later ones of the same name are numbered."""
-    sources, names, seen = [], set(), set()
+    """Sources with the names of their files, each file once; later ones of the same name are numbered."""
+    first: dict[Path, tuple[Path, str]] = {}
     for path, relative in files:
-        if path.resolve() in seen:
-            continue
-        seen.add(path.resolve())
-        base = Path(relative).with_suffix('').as_posix()
-        name, number = base, 2
-        while name.lower() in names:  # some disks do not tell A from a
-            name, number = f'{base}_{number}', number + 1
-        names.add(name.lower())
-        sources.append(Source(path, name))
-    return sources
+        first.setdefault(path.resolve(), (path, Path(relative).with_suffix('').as_posix()))
+    names = unique_names(name for _, name in first.values())
+    return [Source(path, name) for (path, _), name in zip(first.values(), names, strict=True)]

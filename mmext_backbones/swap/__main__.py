@@ -21,6 +21,7 @@ from ..registry import SCOPE
 from ..utils.cli import add_traceback_option, run_cli
 from ..utils.console import silence_libraries
 from ..utils.errors import UserError
+from ..utils.files import keep_inputs
 from ..zoo import known_network
 from . import DEFAULT, SwapRefused, swap_backbone
 from .checks import build_model, check_weights, forward, summarise, table
@@ -65,6 +66,8 @@ def main(argv: list[str]) -> None:
         check_weights(weights)
     old = load_config(args.config)
     refuse_old_config(old, args.config)
+    if not args.check:
+        keep_inputs(f'-o {out}', [out], [old.filename])
     try:
         new = swap_backbone(old, args.backbone, weights=weights, keep_optimizer=args.keep_optimizer)
     except SwapRefused as error:

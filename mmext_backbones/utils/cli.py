@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from .errors import UserError
 from .explain import explain
@@ -20,14 +22,21 @@ def add_traceback_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def tool(name: str) -> str:
-    """How to start a tool: as this process was started, by the installed command or from a checkout.
+def command_line(tool: str, *arguments: object) -> str:
+    """A command that can be typed as it stands, quoted where it has to be.
+
+    Where this process was started by the installed command, tools are verbs of it: ``mmext train``.
 
     Args:
-        name: Of the file in tools/, without its suffix.
+        tool: A script, such as ``'tools/train.py'``.
+        *arguments: In their order; None and an empty string among them are left out.
     """
-    installed = sys.argv[:1] and sys.argv[0].startswith('mmext ')
-    return f'mmext {VERBS.get(name, name)}' if installed else f'python tools/{name}.py'
+    start, installed = ['python', tool], sys.argv[:1] and sys.argv[0].startswith('mmext ')
+    if installed and tool.startswith('tools/'):
+        name = Path(tool).stem
+        start = ['mmext', VERBS.get(name, name)]
+    words = [os.fspath(each) if isinstance(each, os.PathLike) else str(each) for each in arguments if each is not None]
+    return shlex.join([*start, *filter(None, words)])
 
 
 def check_threshold(threshold: float) -> None:

@@ -1,12 +1,17 @@
 """What a run prints: only what a person needs; the rest goes to the log file."""
 
+import contextlib
 import io
 import logging
 import os
+import traceback
 import warnings
+from types import TracebackType
 from typing import TextIO
 
-__all__ = ['QuietStdout', 'say', 'shorten_console', 'silence_libraries']
+from mmengine.logging import print_log
+
+__all__ = ['MayFail', 'QuietStdout', 'is_first_process', 'say', 'shorten_console', 'silence_libraries']
 
 LONG_RECORD = 12  # lines; longer log records go to the log file and leave one line on the screen
 
@@ -95,6 +100,36 @@ class QuietStdout(io.TextIOBase):
         self.screen.flush()
 
 
+class MayFail(contextlib.ContextDecorator):
+    """What fails inside is left out: its error is told, once, and the run goes on.
+
+    It is for what this package adds to a run, drawings and tables, which the libraries' own run does not have.
+
+    Args:
+        what: What is left out then, for the warning.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.told = False
+
+    def __enter__(self) -> 'MayFail':
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if not self.told:
+            self.told = True
+            first_line = str(error).strip().partition('\n')[0][:300]
+            why = ': '.join(filter(None, [type(error).__name__, first_line]))
+            print_log(f'{self.what}: left out, and the run goes on ({why}).', 'current', logging.WARNING)
+            print_log(''.join(traceback.format_exception(error)), 'current', logging.DEBUG)
+        return True
+
+
 def silence_libraries() -> None:
     """Silences what the libraries say about themselves at every start; warnings of this package stay."""
     for module in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torch', 'torchvision', 'pkg_resources'):
@@ -103,7 +138,19 @@ def silence_libraries() -> None:
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # said where importlib imports it
 
 
+def is_first_process() -> bool:
+    """Whether this is the first process of a run, before its processes know each other."""
+    ranks = (os.environ.get(name) for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))
+    return int(next((rank for rank in ranks if rank is not None), 0)) == 0
+
+
 def say(text: str = '') -> None:
-    """Prints a line, on the first process of a distributed run only."""
-    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0:
-        print(text, flush=True)
+    """Prints a line, on the first process of a distributed run only.
+
+    What the screen cannot show, such as the bytes of a file name that are no UTF-8, stands as an escape.
+    """
+    if is_first_process():
+        try:
+            print(text, flush=True)
+        except UnicodeEncodeError:
+            print(text.encode('ascii', 'backslashreplace').decode(), flush=True)

@@ -28,6 +28,7 @@ def explain(error: BaseException) -> str | None:
             _own_error,
             _unknown_type,
             _bad_arguments,
+            _open_files,
             _memory,
             _checkpoint,
             _image,
@@ -58,7 +59,7 @@ def ran_out(error: BaseException) -> tuple[str, str] | None:
         if isinstance(link, (RuntimeError, OSError, MemoryError)) or type(link).__module__.startswith('cv2'):
             for kind, pattern in _RAN_OUT.items():
                 for line in reversed(lines):  # what a worker sent ends in its error
-                    if re.search(pattern, line):
+                    if re.search(pattern, line) and not re.search(_OPEN_FILES, line):
                         return kind, line.strip()
         if isinstance(link, MemoryError):
             return 'host', lines[-1].strip()
@@ -113,6 +114,18 @@ def _broken_scope(name: str) -> str | None:
         except Exception as error:
             return _library(error) or f'{name}: {scope} cannot be imported: {type(error).__name__}: {error}'
     return None
+
+
+def _open_files(error: BaseException) -> str | None:
+    """More files, sockets and pieces of shared memory than a process may have open."""
+    lines = str(error).strip().splitlines()
+    line = next((line.strip() for line in reversed(lines) if re.search(_OPEN_FILES, line)), None)
+    if line is None or not isinstance(error, (OSError, RuntimeError)):
+        return None
+    return (
+        f'too many open files: {line}\nRaise the limit of this shell (ulimit -n shows it; ulimit -n 4096), or load '
+        'with fewer processes (--cfg-options train_dataloader.num_workers=0 train_dataloader.persistent_workers=False).'
+    )
 
 
 def _library(error: BaseException) -> str | None:
@@ -334,6 +347,7 @@ def _accepted_keys(cls: type) -> list[str]:
     return list(keys)
 
 
+_OPEN_FILES = r'Too many open files|received 0 items of ancdata'
 _RAN_OUT = {
     'shared': r'Bus error|unable to (?:open|allocate) shared memory|unable to (?:mmap|write to file|resize) .*torch_',
     'gpu': r'(?:CUDA|HIP|MPS backend|XPU|NPU)\b.*out of memory|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED',

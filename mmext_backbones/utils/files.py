@@ -6,12 +6,14 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
+
+from .errors import UserError
 
 try:
     import fcntl
@@ -23,15 +25,19 @@ __all__ = [
     'in_place',
     'is_full',
     'is_local',
+    'keep_inputs',
     'locked',
     'move_into_place',
+    'read_path',
     'remove',
+    'unique_names',
     'unless_full',
     'write_whole',
 ]
 
 PARTIAL = '.partial'  # the end of the name of a file that is being written
 
+LONGEST_PATH = 4096  # bytes, what systems take
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -63,16 +69,27 @@ def in_place(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """`Path.write_text` in UTF-8, see `in_place`."""
+    """`Path.write_text` in UTF-8, see `in_place`. Bytes of a path that are no UTF-8 stay what they are."""
     with in_place(path) as partial:
-        partial.write_text(text, encoding='utf-8')
+        partial.write_text(text, encoding='utf-8', errors='surrogateescape')
+
+
+def read_path(note: Path) -> str:
+    """The path or address that a small file holds; empty if there is no such file, or it holds anything else."""
+    if not note.is_file():
+        return ''
+    with note.open('rb') as file:
+        content = file.read(LONGEST_PATH + 1).strip()
+    if len(content) > LONGEST_PATH or any(byte < 32 for byte in content):
+        return ''
+    return os.fsdecode(content)
 
 
 def move_into_place(partial: Path, path: Path) -> None:
     """Renames a file or a folder that is complete to what it is meant to be; on the disk before this returns."""
     for file in [partial, *partial.rglob('*')] if partial.is_dir() else [partial]:
         _sync(file)
-    if path.is_dir():
+    if partial.is_dir() and path.is_dir():
         shutil.rmtree(path)  # no folder can be renamed onto another
     os.replace(partial, path)
     _sync(path.parent)
@@ -84,6 +101,48 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def keep_inputs(option: str, targets: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
+    """Looks whether what is to be written would replace what it is made from, also under another name.
+
+    Args:
+        option: That names what is written, with its value, for the message.
+        targets: Files that will be written.
+        inputs: Files that are read; those that are not there, and addresses, are passed over.
+
+    Raises:
+        UserError: if one of the targets is one of the inputs.
+    """
+    there = {_identity(target): target for target in targets if os.path.exists(target)}
+    for file in inputs if there else ():
+        if os.path.exists(file) and _identity(file) in there:
+            raise UserError(
+                f'{option}: {str(there[_identity(file)])!r} is read here, and would be replaced by what is written. '
+                'Name another place.'
+            )
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def unique_names(names: Iterable[str], taken: set[str] | None = None) -> list[str]:
+    """The names, those numbered that were there before: some disks do not tell A from a.
+
+    Args:
+        names: Without suffixes.
+        taken: Names that are given away, in small letters; those that are given here are added.
+    """
+    unique, taken = [], set() if taken is None else taken
+    for base in names:
+        name, number = base, 2
+        while name.lower() in taken:
+            name, number = f'{base}_{number}', number + 1
+        taken.add(name.lower())
+        unique.append(name)
+    return unique
 
 
 def unless_full(what: str) -> Callable[[Callable], Callable]:

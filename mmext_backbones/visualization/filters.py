@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    out = check_out(args.out)
+    out = check_out(args.out, args.files)
     weights, file = sort_files(args.files)
     picture = read_picture(file, args.size, args.seed)
     network = load_network(args.network, weights, args.cfg_options, args.seed)

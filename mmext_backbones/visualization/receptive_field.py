@@ -185,7 +185,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError('--images and --noise: expected one of them')
     if args.num < 1 or args.size < 1:
         raise UserError(f'--num {args.num} --size {args.size}: expected at least 1')
-    out = check_out(args.out)
+    out = check_out(args.out, args.images)
     pictures = [_square(read_picture(file), args.size) for file in args.images or ()]
     if not pictures and not args.noise:
         pictures = [draw_shapes(args.seed + i, args.size) for i in range(args.num)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..utils.cli import command_line
 from ..utils.errors import UserError, did_you_mean
 from .fitting import check_values, fit, unwrap
 from .layouts import family_of, find_layout
@@ -36,9 +37,10 @@ def check_checkpoint(path: str) -> dict | None:
         return None
     if Path(path).is_dir():
         folder, name = os.path.split(os.path.normpath(path))
+        options = ('--tag', name, '--max_shard_size', '1000GB')
+        make = command_line(f'{folder}/zero_to_fp32.py', folder, f'{folder}/fp32', *options)
         raise UserError(
-            f'checkpoint {path!r} is a folder: expected a file. From one that DeepSpeed wrote, make the file\n'
-            f'  python {folder}/zero_to_fp32.py {folder} {folder}/fp32 --tag {name} --max_shard_size 1000GB'
+            f'checkpoint {path!r} is a folder: expected a file. From one that DeepSpeed wrote, make the file\n  {make}'
         )
     if not Path(path).is_file():
         known = [str(other) for other in Path(path).parent.glob('*.pth')]

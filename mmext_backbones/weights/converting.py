@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..utils.files import in_place
+from ..utils.files import in_place, keep_inputs
 from . import swin
 from .fitting import WeightsError, check_values, describe_unknown, unwrap
 from .layouts import FAMILIES, OWN, find_layout, strip_prefix
@@ -54,13 +54,15 @@ def convert_file(source: str, target: str | os.PathLike, *, to: str = 'ours', fo
         What was done, with the SHA-256 of the new file, for people.
 
     Raises:
-        WeightsError: if `source` cannot be read or converted, or `target` is there already or of another kind.
+        UserError: if `source` cannot be read or converted, or `target` is `source`, is there already or of another
+            kind.
     """
     path = Path(target)
     if path.suffix not in ('.pth', '.safetensors'):
         raise WeightsError(f'{target}: expected a name that ends in .pth or .safetensors')
     if path.exists() and not force:
         raise WeightsError(f'{target} is there already: name another file, or replace it with --force')
+    keep_inputs(f'OUT {target}', [path], [source])
     if not path.parent.is_dir():
         raise WeightsError(f'{target}: there is no folder {path.parent}')
     tensors = unwrap(read(source), source)

@@ -257,6 +257,15 @@ def test_schedule_is_by_iteration(data_dir):
     assert decay.end == 90
 
 
+@pytest.mark.parametrize('iters', [1, 2, 7])
+def test_no_warm_up_of_a_single_step(iters, data_dir):
+    """mmengine's LinearLR of one step never reaches the rate."""
+    cfg = load('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+    use_shapes(cfg, data_dir, iters=iters)
+    (decay,) = cfg.param_scheduler
+    assert (decay.type, decay.begin, decay.end) == ('CosineAnnealingLR', 0, iters)
+
+
 def test_editor_records_only_what_changes():
     editor = ConfigEditor(Config({'a': {'b': [{'c': 1}, {'c': (1, 2)}]}}))
     editor.set('a.b.0.c', 2)

@@ -1,5 +1,6 @@
 """Trainings that are asked to stop, or killed, and go on: the end is that of an unbroken run, bit for bit."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -7,13 +8,14 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.model import MMDistributedDataParallel
 
 from mmext_backbones.engine.resume.position import find_checkpoint
-from mmext_backbones.engine.resume.signals import EXIT_CODE, Preempted
+from mmext_backbones.engine.resume.signals import EXIT_CODE, SIGNALS, LoaderProcesses, Preempted
 from mmext_backbones.weights.loading import read
 
 from .toy import At, LogCapture, fork, forked, free_port, make_hooks, make_run, wait
@@ -176,6 +178,46 @@ def test_a_second_signal_stops_at_once(tmp_path):
 
     assert forked(lambda: make_run(tmp_path / 'two', hooks=[At(10, child)]).train()) == -signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize('stage', ['after_train_iter', 'after_val_iter'])
+def test_a_pool_forked_from_a_training_ends(stage, tmp_path, capfd):
+    """Pools end their processes by SIGTERM and wait for them; mmdet's VOCMetric opens one in each validation."""
+
+    def pool() -> None:
+        with multiprocessing.get_context('fork').Pool(2) as processes:
+            assert processes.map(abs, [-1, 2]) == [1, 2]
+            processes.apply_async(time.sleep, (60,))  # busy when they are ended
+
+    def train() -> None:
+        signal.alarm(60)
+        make_run(tmp_path, hooks=[At(7, pool, stage)], **{'train_cfg.max_epochs': 1}).train()
+
+    assert forked(train) == 0
+    assert 'stopping after' not in capfd.readouterr().err
+
+
+def test_signals_do_what_they_did_in_forked_processes(tmp_path):
+    """One forked from the training, and one from a loader process: each is ended by SIGTERM."""
+    ends = []
+
+    def waiting() -> None:
+        pid = fork(lambda: time.sleep(60))
+        os.kill(pid, signal.SIGTERM)
+        ends.append(wait([pid]))
+
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    make_run(tmp_path, hooks=[At(3, waiting)], **{'train_cfg.max_epochs': 1}).train()
+    assert ends == [[-signal.SIGTERM]]
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+
+    def loader_process() -> None:
+        LoaderProcesses().guard(loader := SimpleNamespace(worker_init_fn=None))
+        loader.worker_init_fn(0)
+        waiting()
+        os._exit(ends[-1] != [-signal.SIGTERM])
+
+    assert forked(loader_process) == 0
 
 
 ALONE = """

@@ -1,6 +1,7 @@
 """The pictures: curves that survive a resume, and predictions for each of the three tasks."""
 
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -221,3 +222,118 @@ def test_samples_without_a_drawer_are_left_alone(tmp_path):
     hook.after_val_iter(runner, 0, outputs=[SimpleNamespace(img_path='x.png')])
     hook.after_val_epoch(runner, {})
     assert not list(tmp_path.iterdir())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What cannot be drawn ends nothing
+
+
+def drawing_runner(tmp_path, library='mmseg', drawer='SegLocalVisualizer'):
+    metainfo = {'classes': ('one', 'two'), 'palette': [(255, 0, 0), (0, 255, 0)]}
+    loader = type('Loader', (), {'dataset': SimpleNamespace(metainfo=metainfo), '__len__': lambda self: 1})()
+    return SimpleNamespace(
+        work_dir=str(tmp_path), iter=7, visualizer=visualizer(library, drawer), val_dataloader=loader,
+        test_dataloader=loader,
+    )  # fmt: skip
+
+
+def drawn(tmp_path, sample, inputs=None, **options) -> list[np.ndarray]:
+    """The tiles of a validation of one batch."""
+    hook = PredictionsHook(num_images=1, edge=100, **options)
+    runner = drawing_runner(tmp_path)
+    batch = {'inputs': [inputs]} if inputs is not None else {}
+    hook.before_val_epoch(runner)
+    hook.after_val_iter(runner, 0, data_batch=batch, outputs=[sample])
+    tiles = list(hook.tiles)
+    hook.after_val_epoch(runner, {'score': 0.5})
+    return tiles
+
+
+@pytest.mark.parametrize('bands', [1, 2, 3, 4, 12])
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
+@pytest.mark.parametrize('file', [True, False])
+def test_images_that_are_no_files_of_pictures(bands, dtype, file, tmp_path):
+    """As they come from arrays in .npy, from archives, or from nowhere: what the network was given is shown."""
+    path = str(tmp_path / 'bands.npy')
+    pixels = (torch.rand(bands, 30, 40) * 90).to(dtype)
+    if file:
+        np.save(path, pixels.permute(1, 2, 0).numpy())
+    sample = segmentation_sample(path if file else '', 30, 40)
+    sample.set_metainfo({'ori_shape': (30, 40), 'img_shape': (30, 40)})
+    (tile,) = drawn(tmp_path, sample, pixels)
+    assert tile.shape[:2] == (75, 208)
+    assert tile.std() > 5
+    assert (tmp_path / 'predictions.png').is_file()
+    assert not drawn(tmp_path, sample)  # without inputs there is nothing to draw on
+
+
+def test_a_tile_of_a_large_file(tmp_path):
+    """The file has another size than what was predicted: the inputs are shown, without what was padded."""
+    path = str(tmp_path / 'large.png')
+    cv2.imwrite(path, np.full((300, 400, 3), 250, np.uint8))
+    sample = segmentation_sample(path, 30, 40)
+    sample.set_metainfo({'ori_shape': (30, 40), 'img_shape': (15, 20)})
+    inputs = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    inputs[:, :15, :20] = 90
+    (tile,) = drawn(tmp_path, sample, inputs)
+    assert tile.shape[:2] == (75, 208)
+    assert tile.max(axis=2)[:, :100].min() > 0
+
+
+def test_without_annotations_the_prediction_is_drawn_alone(tmp_path):
+    path = str(tmp_path / 'a.png')
+    cv2.imwrite(path, np.full((30, 40, 3), 200, np.uint8))
+    sample = segmentation_sample(path, 30, 40)
+    del sample.gt_sem_seg
+    (tile,) = drawn(tmp_path, sample)
+    assert tile.shape == (75, 100, 3)
+    del sample.pred_sem_seg
+    (tile,) = drawn(tmp_path, sample)
+    assert np.abs(tile.astype(int) - 200).max() <= 2  # the image as it is, and none that was drawn before
+
+
+def test_what_fails_is_told_once(tmp_path, monkeypatch):
+    hook, runner = PredictionsHook(num_images=5, show_dir=str(tmp_path / 'all')), drawing_runner(tmp_path)
+    told = []
+    monkeypatch.setattr('mmext_backbones.utils.console.print_log', lambda text, *args: told.append((text, *args)))
+    monkeypatch.setattr('mmext_backbones.engine.picture_hooks.draw_sides', lambda *args: 1 / 0)
+    for _ in range(3):
+        hook.before_val_epoch(runner)
+        hook.after_val_iter(runner, 0, outputs=[segmentation_sample('', 30, 40)])
+        hook.after_val_epoch(runner, {})
+        hook.after_test_iter(runner, 0, outputs=[segmentation_sample('', 30, 40)])
+    warnings = [text for text, _, level in told if level == logging.WARNING]
+    assert warnings == ['pictures of predictions: left out, and the run goes on (ZeroDivisionError: division by zero).']
+
+
+DAMAGED = ('', '[]', '{"interval": 0}', '[' * 10**5, '{"interval": 5, "losses": {"a": [1]}}', '\0')
+
+
+@pytest.mark.parametrize('content', DAMAGED, ids=range(len(DAMAGED)))
+def test_damaged_curves_of_the_run_before(content, tmp_path):
+    (tmp_path / 'curves.json').write_text(content)
+    hook = CurvesHook(interval=10)
+    train(hook, runner_at(tmp_path, iteration=20), 40)
+    assert [step for step, _ in hook.losses['loss']] == [30, 40]
+    assert json.loads((tmp_path / 'curves.json').read_text())['interval'] == 10
+
+
+def test_curves_that_cannot_be_written(tmp_path):
+    (tmp_path / 'curves.json').mkdir()
+    (tmp_path / 'curves.png').mkdir()
+    hook = CurvesHook(interval=10)
+    train(hook, runner_at(tmp_path), 20)
+    assert [step for step, _ in hook.losses['loss']] == [10, 20]
+
+
+def test_many_losses_have_colours_of_their_own(tmp_path):
+    """A cascade has twelve; the legend stands below them."""
+    from mmext_backbones.drawing.charts import Line, Panel, draw_chart
+
+    lines = [Line(f's{i}.loss', [(0, i), (10, i + 1)]) for i in range(24)]
+    figure = draw_chart([Panel('losses', 'loss', lines)], 'title', columns=1, size=(5.5, 4.4))
+    axes = figure.axes[0]
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 24
+    figure.savefig(tmp_path / 'a.png')
+    legend = axes.get_legend().get_window_extent()
+    assert legend.y1 < axes.get_window_extent().y0

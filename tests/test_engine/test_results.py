@@ -1,5 +1,6 @@
 """What a test leaves behind, with models that know the answer and spoil it a little: the numbers are not trivial."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -20,6 +21,7 @@ from mmext_backbones.datasets.shapes.files import SEMANTIC_CLASSES, make_shapes
 from mmext_backbones.datasets.shapes.scenes import CLASSES
 from mmext_backbones.engine import setup
 from mmext_backbones.engine import test as testing
+from mmext_backbones.engine.evaluation import predictions
 from mmext_backbones.engine.evaluation.per_class import per_class_lines
 from mmext_backbones.engine.evaluation.results import describe, results_name, write_results
 from mmext_backbones.utils.errors import UserError
@@ -437,3 +439,53 @@ def test_json_of_something_else(content, expected, folder, made):
     Path('q.segm.json').write_text(json.dumps(masks))
     with pytest.raises(UserError, match='hold segm, which the config does not evaluate'):
         run('boxes', predictions='q.segm.json')
+
+
+def test_tests_on_other_data_keep_their_files(tmp_path):
+    """The same test replaces its file, another one has a number in the name; what is no result stays."""
+    record = {'config': 'a.py', 'options': {}, 'shapes': False, 'dataset': [{'ann_file': 'x'}], 'num_images': 8,
+              'tta': False, 'metrics': {'mAP': 0.1}}  # fmt: skip
+    other = {**record, 'dataset': [{'ann_file': 'y'}], 'num_images': 2}
+    paths = [write_results(each, [tmp_path], 'x.a.json') for each in (record, other, {**record, 'metrics': {}}, other)]
+    assert [path.name for path in paths] == ['x.a.json', 'x.a.2.json', 'x.a.json', 'x.a.2.json']
+    assert json.loads(paths[0].read_text())['metrics'] == {}
+    for content in ('', '[' * 10**5, '[]', '{"config": 5}'):
+        (tmp_path / 'mine.json').write_text(content)
+        assert write_results(record, [tmp_path], 'mine.json').name == 'mine.2.json'
+        assert (tmp_path / 'mine.json').read_text() == content
+
+
+@pytest.mark.parametrize(
+    'content',
+    [b'I1\n)R.', b'I1\nI2\nI3\ns.', b'\x80\x04\x8e' + 7 * b'\xff' + b'\x7f.', pickle.dumps(print), b'(' * 10**5],
+    ids=['call', 'item', 'length', 'function', 'marks'],
+)
+def test_damaged_pickles_of_predictions(content, tmp_path):
+    (tmp_path / 'p.pkl').write_bytes(content)
+    with pytest.raises(UserError, match=r'predictions .*p\.pkl. cannot be read'):
+        predictions._read_pickle(tmp_path / 'p.pkl')
+
+
+def test_a_pickle_changes_no_function(tmp_path):
+    """It may set attributes of what it names."""
+    defaults = torch._utils._rebuild_tensor_v2.__defaults__
+    content = b'\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\x00\x00\x00__defaults__I1\n\x85s\x86b.'
+    (tmp_path / 'p.pkl').write_bytes(content)
+    with contextlib.suppress(UserError):
+        predictions._read_pickle(tmp_path / 'p.pkl')
+    assert torch._utils._rebuild_tensor_v2.__defaults__ == defaults
+
+
+def test_no_prediction_is_written_over_the_data(tmp_path):
+    (tmp_path / 'ann').mkdir()
+    (tmp_path / 'val.bbox.json').write_text('{}')
+    dataset = {'data_root': str(tmp_path), 'data_prefix': {'img_path': 'img', 'seg_map_path': 'ann'},
+               'ann_file': 'val.bbox.json'}  # fmt: skip
+    cfg = Config({'default_scope': 'mmseg', 'test_dataloader': {'dataset': dataset}})
+    for metric, out in (('IoUMetric', 'ann'), ('IoUMetric', 'ann/inside'), ('CocoMetric', 'val.json')):
+        cfg.test_evaluator = {'type': metric}
+        with pytest.raises(UserError, match=r'would replace|would be replaced'):
+            predictions.save_predictions(cfg, str(tmp_path / out))
+    assert (tmp_path / 'val.bbox.json').read_text() == '{}'
+    cfg.test_evaluator = {'type': 'IoUMetric'}
+    predictions.save_predictions(cfg, str(tmp_path / 'maps'))

@@ -13,6 +13,7 @@ from PIL import Image
 from mmext_backbones.inference import Predictor
 from mmext_backbones.inference.command import infer
 from mmext_backbones.inference.prediction import decode_mask
+from mmext_backbones.inference.results import Results
 from mmext_backbones.inference.sources import find_images, read_names
 from mmext_backbones.inference.video import VideoFile, VideoOutput
 from mmext_backbones.utils.cli import run_cli
@@ -206,6 +207,51 @@ def test_files_of_somebody_else_stay(folder, made, tmp_path):
         infer(*made('detection'), [str(folder / 'a.png')], out=str(out), device='cpu')
     infer(*made('detection'), [str(folder / 'a.png')], out=str(out), device='cpu', overwrite=True)
     assert (out / 'keep.txt').read_text() == 'mine'
+
+
+def test_a_picture_that_the_network_fails_on(folder, made, tmp_path, capsys, monkeypatch):
+    """The others are predicted; where all fail alike, it is no matter of pictures."""
+    Image.new('RGB', (5000, 1)).save(folder / 'thin.png')
+    out = tmp_path / 'out'
+    predict = Predictor._predict
+
+    def failing(self, batch):
+        if any(Path(packed['data_samples'].img_path).name == 'thin.png' for _, packed, *_ in batch):
+            raise RuntimeError('no pixel is left\nof it')
+        return predict(self, batch)
+
+    monkeypatch.setattr(Predictor, '_predict', failing)
+    assert infer(*made('detection'), [str(folder)], out=str(out), device='cpu') == 1
+    run = read(out / 'run.json')
+    assert run['finished']
+    assert run['failed'][str(folder / 'thin.png')].endswith('cannot be predicted: RuntimeError: no pixel is left')
+    assert {'pictures/a.png', 'pictures/more/a.jpg'} <= set(listed(out))
+    with pytest.raises(RuntimeError, match='no pixel is left'):
+        infer(*made('detection'), [str(folder / 'thin.png')], out=str(tmp_path / 'other'), device='cpu')
+
+
+@pytest.mark.parametrize('where', ['pictures', 'segments'])
+def test_sources_are_never_replaced(where, folder, made, tmp_path):
+    out = tmp_path / 'out'
+    (out / where).mkdir(parents=True)
+    source = out / where / 'a.png'
+    source.write_bytes((folder / 'a.png').read_bytes())
+    with pytest.raises(UserError, match='is read here, and would be replaced'):
+        infer(*made('segmentation'), [str(source)], out=str(out), device='cpu', overwrite=True)
+    assert source.read_bytes() == (folder / 'a.png').read_bytes()
+
+
+@pytest.mark.parametrize('files', [5, [{'a': 1}], ['../photos/a.png', 'pictures/a.png', 'x' * 5000, 'a\0']])
+def test_an_odd_record_of_an_earlier_run(files, folder, tmp_path):
+    """Files outside of the folder stay, and so do the pictures of this run."""
+    out = tmp_path / 'out'
+    (out / 'pictures').mkdir(parents=True)
+    (out / 'pictures' / 'a.png').touch()
+    (out / 'run.json').write_text(json.dumps({'files': files}))
+    run = {'config': 'a', 'sources': [str(out / 'pictures' / 'a.png')]}
+    Results(out, run, [], overwrite=True).write(('a',), 'detection', finished=True)
+    assert (folder / 'a.png').exists()
+    assert (out / 'pictures' / 'a.png').exists()
 
 
 def test_what_was_predicted_before_ctrl_c_is_kept(folder, made, tmp_path, monkeypatch):

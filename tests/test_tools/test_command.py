@@ -11,7 +11,7 @@ import mmext_backbones
 from mmext_backbones import __main__ as command
 from mmext_backbones.config.files import load_config, own_configs
 from mmext_backbones.config.writing import write_child
-from mmext_backbones.utils.cli import check_threshold, square, tool
+from mmext_backbones.utils.cli import check_threshold, command_line, square
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.words import plural
 from mmext_backbones.zoo import build_network
@@ -62,8 +62,8 @@ def test_a_verb_is_its_tool(monkeypatch, capsys):
     assert 'SwinTransformer on 1 x 3 x 64 x 64' in once
     assert run(monkeypatch, 'cost', 'swin_t', '--size', '64', '64') == 0
     assert capsys.readouterr().out == once
-    assert tool('test') == 'mmext test'
-    assert tool('check_dataset') == 'mmext check-data'
+    assert command_line('tools/test.py', 'a b') == "mmext test 'a b'"
+    assert command_line('tools/check_dataset.py') == 'mmext check-data'
     assert run(monkeypatch, 'cost', '--help') == 0
     assert capsys.readouterr().out.startswith('usage: mmext cost ')
     assert run(monkeypatch, 'cost', 'swin_q', '--size', '64') == 2
@@ -72,7 +72,7 @@ def test_a_verb_is_its_tool(monkeypatch, capsys):
 
 def test_tools_of_a_checkout_are_called_so(monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['tools/train.py'])
-    assert tool('test') == 'python tools/test.py'
+    assert command_line('tools/test.py') == 'python tools/test.py'
 
 
 @pytest.mark.parametrize(

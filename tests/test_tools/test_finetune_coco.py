@@ -138,6 +138,44 @@ def test_what_follows_from_the_number_of_images(mine):
     assert cfg.val_dataloader.dataset.pipeline[1].scale == (64, 64)
 
 
+def test_no_warm_up_of_a_single_step(mine):
+    """mmengine's LinearLR of one step never reaches the rate."""
+    data = read_own_coco('pictures', 'mine.json', 'out')
+    notes = write_own_config('base.py', data, 'out/a.py', weights='none', batch_size=16, epochs=11)
+    assert [each.type for each in Config.fromfile('out/a.py').param_scheduler] == ['MultiStepLR']
+    assert 'too few for a warm-up' in ' '.join(notes)
+
+
+def test_the_annotations_are_not_written_over(mine):
+    Path('annotations').mkdir()
+    shutil.move('mine.json', 'annotations/train.json')
+    before = Path('annotations/train.json').read_bytes()
+    with pytest.raises(UserError, match=r'annotations/train.json.* would be replaced'):
+        read_own_coco('pictures', 'annotations/train.json', '.')
+    assert Path('annotations/train.json').read_bytes() == before
+
+
+def test_a_stopped_training_goes_on_as_it_is_told(mine, capsys):
+    """Without --resume the tool says how; with it the data and the config stay as they are."""
+    options = (*QUICK, '--epochs', '2', '--batch-size', '8', '--out', 'my results')
+    assert finetune(*options, '--only-config') == 0
+    assert "python tools/train.py 'my results/config.py' --seed 0" in capsys.readouterr().out
+    config = Path('my results/config.py')
+    before = config.read_bytes()
+    assert finetune(*options) == 2
+    assert "Train it: python tools/train.py 'my results/config.py' --seed 0" in capsys.readouterr().err
+    stopped = ('--cfg-options', 'train_cfg.max_epochs=1')
+    assert finetune(*options, '--resume', *stopped) == 0
+    capsys.readouterr()
+    assert finetune(*options) == 2
+    assert 'Go on with its training: the same command with --resume' in capsys.readouterr().err
+    assert finetune(*options, '--resume') == 0
+    out = capsys.readouterr().out
+    assert "python tools/test.py 'my results/config.py' 'my results/run/" in out
+    assert Path('my results/run/epoch_2.pth').is_file()
+    assert config.read_bytes() == before
+
+
 @pytest.mark.parametrize('base', ['swin_t_cascade_1x.py', 'sequencer_s_retinanet_1x.py'])
 def test_every_head_has_the_classes(mine, base):
     data = read_own_coco('pictures', 'mine.json', 'out', masks=False if 'retinanet' in base else None)

@@ -237,7 +237,7 @@ def _decode_runs(text: str) -> np.ndarray | None:
     Each number takes characters of 6 bits from ``'0'`` on: 5 of the number, lowest first, and one that says that more
     follow; the last one's highest bit is the sign. From the third on they are differences to the one before the last.
     """
-    codes = np.frombuffer(text.encode('utf-8'), np.uint8).astype(np.int64) - 48
+    codes = np.frombuffer(text.encode('utf-8', 'surrogatepass'), np.uint8).astype(np.int64) - 48
     if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         return None
     ends = np.flatnonzero((codes & 32) == 0)

@@ -429,9 +429,12 @@ def _is_remote(checkpoint: Any) -> bool:
 def _schedule(editor: ConfigEditor, iters: int) -> None:
     """A short run of iterations with AdamW, a warm-up and a cosine decay."""
     every = max(1, -(-iters // 2))
-    warmup = max(1, min(WARMUP_ITERS, iters // 4))
+    warmup = min(WARMUP_ITERS, iters // 4)
+    if warmup < 2:  # of a single step mmengine's LinearLR would never end
+        warmup = 0
     editor.set('train_cfg', {'type': 'IterBasedTrainLoop', 'max_iters': iters, 'val_interval': every})
-    phases = [{'type': 'LinearLR', 'start_factor': 0.01, 'by_epoch': False, 'begin': 0, 'end': warmup}]
+    warming = {'type': 'LinearLR', 'start_factor': 0.01, 'by_epoch': False, 'begin': 0, 'end': warmup}
+    phases = [warming] if warmup else []
     if iters > warmup:
         decay = {'type': 'CosineAnnealingLR', 'T_max': iters - warmup, 'eta_min': LR / 100, 'by_epoch': False}
         phases.append({**decay, 'begin': warmup, 'end': iters})

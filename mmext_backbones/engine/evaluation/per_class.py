@@ -11,7 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ...utils.console import MayFail
+
 PerClass = dict[str, dict[str, dict[str, float]]]  # kind -> class -> measure -> value, NaN where undefined
+MakeTables = Callable[[dict], PerClass]
 KINDS = {'bbox': 'box', 'segm': 'mask', 'semantic': 'class', 'classification': 'class'}
 COUNTS = ('objects', 'images')
 FEW_CLASSES = 20  # up to here a line a class with every measure; above, only the first ones, side by side
@@ -31,7 +34,7 @@ def record_classes(evaluator: Evaluator) -> PerClass:
         A dict that is empty until the evaluation, and on all processes but the first.
     """
     per_class: PerClass = {}
-    for metric in evaluator.metrics:
+    for metric in getattr(evaluator, 'metrics', None) or ():
         for base in type(metric).__mro__:
             record = RECORDERS.get((base.__module__.partition('.')[0], base.__name__))
             if record is not None:
@@ -41,19 +44,23 @@ def record_classes(evaluator: Evaluator) -> PerClass:
 
 
 def _recording(metric: BaseMetric, record: Callable, per_class: PerClass) -> Callable:
-    compute = metric.compute_metrics
+    compute, may_fail = metric.compute_metrics, MayFail('the metrics of each class')
 
     def compute_metrics(results: list) -> dict:
-        metrics, tables = record(metric, compute, results)
-        for kind, table in tables.items():
-            number = 1 + sum(name.partition(' ')[0] == kind for name in per_class)
-            per_class[kind if number == 1 else f'{kind} {number}'] = table
+        metrics, make_tables = record(metric, compute, results)
+        with may_fail:
+            for kind, table in make_tables(metrics).items():
+                number = 1 + sum(name.partition(' ')[0] == kind for name in per_class)
+                per_class[kind if number == 1 else f'{kind} {number}'] = table
         return metrics
 
     return compute_metrics
 
 
-def _record_coco(metric: BaseMetric, compute: Callable, results: list) -> tuple[dict, PerClass]:
+# Each computes the metrics, and returns them with a function that makes the tables out of them.
+
+
+def _record_coco(metric: BaseMetric, compute: Callable, results: list) -> tuple[dict, MakeTables]:
     """mmdet keeps pycocotools' evaluations to itself, and its own classwise values name no kind: boxes or masks."""
     from mmdet.evaluation.metrics import coco_metric
 
@@ -66,7 +73,8 @@ def _record_coco(metric: BaseMetric, compute: Callable, results: list) -> tuple[
 
         return make_and_note
 
-    makers = {name: getattr(coco_metric, name) for name in ('COCOeval', 'COCOevalMP')}
+    names = [name for name in ('COCOeval', 'COCOevalMP') if hasattr(coco_metric, name)]
+    makers = {name: getattr(coco_metric, name) for name in names}
     try:
         for name, make in makers.items():
             setattr(coco_metric, name, noting(make))
@@ -74,7 +82,7 @@ def _record_coco(metric: BaseMetric, compute: Callable, results: list) -> tuple[
     finally:
         for name, make in makers.items():
             setattr(coco_metric, name, make)
-    return metrics, {done.params.iouType: _coco_classes(done) for done in evaluations if done.params.useCats}
+    return metrics, lambda _: {each.params.iouType: _coco_classes(each) for each in evaluations if each.params.useCats}
 
 
 def _coco_classes(done: Any) -> dict[str, dict[str, float]]:
@@ -97,23 +105,29 @@ def _coco_classes(done: Any) -> dict[str, dict[str, float]]:
     return table
 
 
-def _record_iou(metric: BaseMetric, compute: Callable, results: list) -> tuple[dict, PerClass]:
-    metrics = compute(results)
+def _record_iou(metric: BaseMetric, compute: Callable, results: list) -> tuple[dict, MakeTables]:
+    return compute(results), lambda _: _iou_tables(metric, results)
+
+
+def _iou_tables(metric: BaseMetric, results: list) -> PerClass:
     if metric.format_only:
-        return metrics, {}
+        return {}
     areas = [sum(area) for area in zip(*results, strict=True)]  # intersection, union, prediction, label: [classes]
     values = metric.total_area_to_metrics(*areas, metric.metrics, metric.nan_to_num, metric.beta)
     values.pop('aAcc')
     classes = metric.dataset_meta['classes']
     table = {name: {key: 100 * float(value[i]) for key, value in values.items()} for i, name in enumerate(classes)}
-    return metrics, {'semantic': table}
+    return {'semantic': table}
 
 
-def _record_accuracy(metric: BaseMetric, compute: Callable, results: list) -> tuple[dict, PerClass]:
-    metrics = compute(results)
+def _record_accuracy(metric: BaseMetric, compute: Callable, results: list) -> tuple[dict, MakeTables]:
+    return compute(results), lambda metrics: _accuracy_tables(metric, results, metrics)
+
+
+def _accuracy_tables(metric: BaseMetric, results: list, metrics: dict) -> PerClass:
     classes = (metric.dataset_meta or {}).get('classes')
     if not results or not classes or 'top1' not in metrics:
-        return metrics, {}
+        return {}
     labels = torch.tensor([int(result['gt_label']) for result in results])
     scored = 'pred_score' in results[0]
     predicted = [int(result['pred_score'].argmax() if scored else result['pred_label']) for result in results]
@@ -122,7 +136,7 @@ def _record_accuracy(metric: BaseMetric, compute: Callable, results: list) -> tu
     for index, name in enumerate(classes):
         of_class = right[labels == index].double()
         table[name] = {'top1': 100 * float(of_class.mean()), 'images': len(of_class)}
-    return metrics, {'classification': table}
+    return {'classification': table}
 
 
 RECORDERS = {

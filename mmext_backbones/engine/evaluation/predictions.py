@@ -26,11 +26,13 @@ from mmengine.dataset import BaseDataset
 from mmengine.evaluator import DumpResults, Evaluator
 from mmengine.registry import DATASETS, init_default_scope
 
+from ...config.editing import walk
 from ...datasets.bad_data.dataset import inner_datasets
 from ...datasets.bad_data.truth import countable_annotations
 from ...datasets.metainfo import classes_of
 from ...registry import METRICS
 from ...utils.errors import UserError, did_you_mean
+from ...utils.files import keep_inputs
 from .per_class import PerClass, record_classes
 
 __all__ = ['DumpSmallResults', 'evaluate_predictions', 'find_predictions', 'save_predictions']
@@ -99,6 +101,7 @@ def save_predictions(cfg: Config, out: str) -> list[Path]:
         kind = 'mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'mmext_backbones.DumpSmallResults'
         metrics.append(ConfigDict(type=kind, out_file_path=str(path)))
     cfg.test_evaluator = metrics
+    _keep_data(cfg, out, written, as_folder)
     folder = path if as_folder else path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,6 +113,23 @@ def save_predictions(cfg: Config, out: str) -> list[Path]:
     if not os.access(folder, os.W_OK):
         raise UserError(f'--out {out}: {folder} is no folder that can be written.')
     return written
+
+
+def _keep_data(cfg: Config, out: str, written: Sequence[Path], as_folder: bool) -> None:
+    """What is written must not replace the data: a folder of maps is none of theirs, nor a file their annotations."""
+    nodes = [node for part in (cfg.test_dataloader, cfg.test_evaluator) for _, node in walk(part)]
+    files = [node['ann_file'] for node in nodes if isinstance(node.get('ann_file'), str)]
+    roots = [str(node.get('data_root') or '') for node in nodes]
+    files += [os.path.join(root, file) for root in roots for file in files]
+    prefixes = [each for node in nodes for each in _values(node.get('data_prefix'))]
+    folders = {os.path.realpath(os.path.join(root, str(each))) for root in roots for each in prefixes if each}
+    if as_folder and any(Path(os.path.realpath(out)).is_relative_to(folder) for folder in folders):
+        raise UserError(f'--out {out} is a folder of the test data: maps would replace its files. Name another folder.')
+    keep_inputs(f'--out {out}', [] if as_folder else written, files)
+
+
+def _values(prefix: Any) -> list[Any]:
+    return list(prefix.values()) if isinstance(prefix, dict) else [prefix]
 
 
 def _metrics(cfg: Config, option: str) -> list[ConfigDict]:
@@ -258,8 +278,8 @@ def _evaluate_json(metric: Any, files: dict[str, Path]) -> dict[str, float]:
 
 def _read_json(path: Path) -> list[dict]:
     try:
-        entries = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        entries = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'predictions {str(path)!r} cannot be read: {error}') from error
     wanted = {'image_id', 'category_id', 'score'}
     if not (isinstance(entries, list) and all(isinstance(entry, dict) and wanted <= entry.keys() for entry in entries)):
@@ -308,8 +328,10 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ('torch.storage', '_load_from_bytes'):
             return lambda data: torch.load(io.BytesIO(data), weights_only=True)
+        if (module, name) == ('torch._utils', '_rebuild_tensor_v2'):
+            rebuild = super().find_class(module, name)
+            return lambda *parts: rebuild(*parts)  # a pickle may change what it is given: not torch's own function
         allowed = (module, name) in (
-            ('torch._utils', '_rebuild_tensor_v2'),
             ('torch', 'Size'),
             ('collections', 'OrderedDict'),
             ('_codecs', 'encode'),  # bytes, as pickle's protocol 2 spells them
@@ -327,5 +349,6 @@ def _read_pickle(path: Path) -> Any:
     try:
         with path.open('rb') as file:
             return _Unpickler(file).load()
-    except (OSError, EOFError, ValueError, RuntimeError, AttributeError, ImportError, pickle.UnpicklingError) as error:
-        raise UserError(f'predictions {str(path)!r} cannot be read: {error}') from error
+    except Exception as error:  # a damaged pickle fails in as many ways as there are calls in it
+        reason = str(error).strip() or type(error).__name__
+        raise UserError(f'predictions {str(path)!r} cannot be read: {reason}') from error

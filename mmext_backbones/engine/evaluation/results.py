@@ -1,6 +1,7 @@
 """The results of a test, class by class: a table, and a JSON file beside the checkpoint.
 
-The file ``<checkpoint>.<config>[_shapes][.tta].json`` holds one object:
+The file ``<checkpoint>.<config>[_shapes][.tta].json`` (with a number before ``.json`` where another test of the
+checkpoint, on other data say, has left one already) holds one object:
 
     format       1; raised when a key changes its meaning
     config       the path or name of the config
@@ -25,6 +26,7 @@ measure (percent); of mmpretrain's Accuracy, ``classification`` with top1 (perce
 import contextlib
 import datetime
 import hashlib
+import itertools
 import json
 import math
 import sys
@@ -35,21 +37,12 @@ from typing import Any
 from mmengine.config import Config
 
 from ...config.editing import walk
+from ...utils.files import write_whole
 from .per_class import PerClass
 
 __all__ = ['describe', 'results_name', 'write_results']
 
-
-# --------------------------------------------------------------------------------------------------------------------
-# Measuring
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The screen
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The file
+SAME = ('config', 'options', 'shapes', 'dataset', 'num_images', 'tta')  # what makes two tests of a checkpoint the same
 
 
 def describe(
@@ -123,6 +116,9 @@ def results_name(source: str | Path, cfg: Config, *, shapes: bool = False, tta: 
 def write_results(record: dict[str, Any], folders: Sequence[str | Path], name: str) -> Path:
     """Writes the file into the first folder that takes it.
 
+    A file of that name about another test (other data, another config or other options) stays: the new one has a
+    number in its name then.
+
     Args:
         record: From `describe`.
         folders: Where it should be, and where else it may be.
@@ -138,10 +134,27 @@ def write_results(record: dict[str, Any], folders: Sequence[str | Path], name: s
     *first, last = map(Path, folders)
     for folder in first:
         with contextlib.suppress(OSError):
-            (folder / name).write_text(text, encoding='utf-8')
-            return folder / name
-    (last / name).write_text(text, encoding='utf-8')
-    return last / name
+            path = _free_path(folder, name, record)
+            write_whole(path, text)
+            return path
+    path = _free_path(last, name, record)
+    write_whole(path, text)
+    return path
+
+
+def _free_path(folder: Path, name: str, record: dict[str, Any]) -> Path:
+    """The file of this name, or with the first number, that is not there or holds a result of the same test."""
+    stem = name.removesuffix('.json')
+    paths = (folder / (name if number == 1 else f'{stem}.{number}.json') for number in itertools.count(1))
+    return next(path for path in paths if not path.exists() or _is_same_test(path, record))
+
+
+def _is_same_test(path: Path, record: dict[str, Any]) -> bool:
+    try:
+        earlier = json.loads(path.read_text(encoding='utf-8'))
+        return all(earlier[key] == record[key] for key in SAME)
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return False  # of somebody else
 
 
 def _file(path: str) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ...registry import HOOKS
-from ...utils.cli import tool
+from ...utils.cli import command_line
 from ...utils.errors import UserError
+from ...utils.files import read_path
 from ..resume.random_state import random_state
 from .saved_batch import image_paths, save_whole, tensors
 from .step_guard import StepGuard, can_skip, guard, loss_scaler
@@ -76,6 +77,14 @@ class NonFiniteHook(Hook):
     # ----------------------------------------------------------------------------------------------------------------
     # What mmengine calls
 
+    def state_dict(self) -> dict[str, list]:
+        """What counts towards the limits, also in a run that is resumed."""
+        return {'skipped': list(self.skipped), 'saved': [str(path) for path in self.saved]}
+
+    def load_state_dict(self, state: dict[str, list]) -> None:
+        """Inverse of `state_dict`."""
+        self.skipped, self.saved = list(state['skipped']), [Path(path) for path in state['saved']]
+
     def before_train(self, runner: Runner) -> None:
         self._guards = guard(runner.optim_wrapper)
         self._buffers = _buffers(_bare(runner.model))
@@ -127,7 +136,7 @@ class NonFiniteHook(Hook):
             lines.append(f'Images: {", ".join(images[:SHOWN])}{more}')
         saved = [path for path in paths if path is not None]
         if saved:
-            lines.append(f'Which module gives the first such value: {tool("replay")} {saved[0]}')
+            lines.append(f'Which module gives the first such value: {command_line("tools/replay.py", saved[0])}')
         may_skip = can_skip(faulty) and faulty.fault != 'scale'
         if self.action == 'skip' and may_skip:
             self.skipped.append(iteration)
@@ -210,9 +219,9 @@ def _remedy(runner: Runner, fault: str) -> str:
     start = 'If the images are sound, lower the learning rate or lengthen its warm-up'
     if fault != 'loss':
         start += ', or clip the gradients (optim_wrapper.clip_grad.max_norm)'
-    last = Path(runner.work_dir) / 'last_checkpoint'
-    if last.is_file():
-        return f'{start}; go on from {last.read_text().strip()} with --resume.'
+    last = read_path(Path(runner.work_dir) / 'last_checkpoint')
+    if last:
+        return f'{start}; go on from {last} with --resume.'
     return f'{start}.'
 
 

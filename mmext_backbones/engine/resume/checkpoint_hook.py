@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from ...registry import HOOKS
 from ...utils.errors import UserError
 from ...utils.files import PARTIAL, is_local, remove, write_whole
+from .work_dir_lock import is_left_over
 
 __all__ = ['LAST', 'NoRoom', 'WholeCheckpointHook']
 
@@ -47,7 +48,7 @@ class WholeCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
         if is_main_process() and is_local(self.out_dir, self.backend_args):
-            for leftover in Path(self.out_dir).glob(f'*{PARTIAL}'):
+            for leftover in filter(is_left_over, Path(self.out_dir).glob(f'*{PARTIAL}')):
                 runner.logger.info(f'{leftover} was not written to its end: removed.')
                 remove(leftover)
 

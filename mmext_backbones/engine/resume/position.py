@@ -1,27 +1,27 @@
 """Finds the checkpoint to resume from, and the place in the data that it stands for."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner.base_loop import BaseLoop
 
 from ...registry import HOOKS
+from ...utils.checksums import check_zip
+from ...utils.console import MayFail
 from ...utils.errors import UserError
-from ...utils.files import unless_full, write_whole
-from ...weights.checkpoints import read_meta
-from ...weights.fitting import WeightsError
+from ...utils.files import read_path
 from ...weights.loading import read_file
 from .checkpoint_hook import LAST
+from .hook_state import finished_validation, note_validation
 
 __all__ = ['PositionHook', 'find_checkpoint']
 
 KEY = 'mmext_position'
-NO_ITERATION = 'does not say of which iteration it is'
-VALIDATED = 'last_validation'  # the file in the work dir that names the iteration of the last complete validation
 
 
 def find_checkpoint(work_dir: str | Path, say: Callable[[str], None]) -> str | None:
@@ -39,50 +39,75 @@ def find_checkpoint(work_dir: str | Path, say: Callable[[str], None]) -> str | N
     """
     problems: list[str] = []
     note = Path(work_dir, LAST)
-    last = note.read_text().strip() if note.is_file() else ''
-    if '://' in last or (last and Path(last).is_dir()):  # elsewhere, or a folder of DeepSpeed or FSDP
+    last = read_path(note)
+    if '://' in last or _has_files(last):  # elsewhere, or a folder of DeepSpeed
         return last
-    if last:
-        problem = _problem(last)
+    if last or note.is_file():
+        problem = _problem(last) if last else f'{note} names no checkpoint: it is empty or damaged'
         if problem is None:
             return last
         problems.append(problem)
         say(f'The last checkpoint cannot be resumed: {problem}')
-    folders = dict.fromkeys([Path(last).parent if last else Path(work_dir), Path(work_dir)])
     found: dict[str, int] = {}
-    for path in (str(path) for folder in folders for path in sorted(folder.glob('*.pth'))):
-        problem = _problem(path) if path != last else None
-        if problem is not None:
-            problems += [problem] if not problem.endswith(NO_ITERATION) else []  # weights that somebody put there
-        elif path != last:
-            checkpoint = read_file(path, 'cpu', mmap=True)
-            # not the best ones, which are there to be tested
-            if 'optimizer' in checkpoint or 'optim_wrapper' in checkpoint:
-                found[path] = checkpoint['meta']['iter']
-    if not found and problems:
+    folders = dict.fromkeys([Path(last).parent if last else Path(work_dir), Path(work_dir)])
+    for path in (str(path) for folder in folders for path in sorted(folder.glob('*.pth')) if str(path) != last):
+        try:
+            content = _read(path)
+        except (UserError, OSError) as error:
+            problems.append(_reason(path, error))
+            continue
+        # weights that somebody put there have no place, and the best checkpoints no optimizer: they are to be tested
+        place = _place(content)
+        if place is not None and ('optimizer' in content or 'optim_wrapper' in content):
+            found[path] = place
+    for path in sorted(found, key=found.get, reverse=True):
+        problem = _problem(path)
+        if problem is None:
+            say(f'The newest whole checkpoint is {path}, of iteration {found[path]}: going on from there.')
+            return path
+        problems.append(problem)
+    if problems:
         lines = '\n  '.join(problems)
         raise UserError(
             f'there are checkpoints in {work_dir}, and the training cannot go on from any of them:\n  {lines}\n'
             'Nothing was changed. To begin anew, leave --resume out, with another --work-dir to keep these files.'
         )
-    if not found:
-        return None
-    newest = max(found, key=found.get)
-    say(f'The newest whole checkpoint is {newest}, of iteration {found[newest]}: going on from there.')
-    return newest
+    return None
+
+
+def _has_files(path: str) -> bool:
+    return bool(path) and Path(path).is_dir() and any(file.is_file() for file in Path(path).rglob('*'))
 
 
 def _problem(path: str) -> str | None:
     """Why a training cannot go on from this file; None if it can."""
-    try:
-        meta = read_meta(path) if Path(path).is_file() else None
-    except WeightsError as error:
-        return str(error)
-    except OSError as error:  # torch looks for the end of a file that has none
-        return f'{path} cannot be read: {error}'
-    if meta is None:
+    if Path(path).is_dir():
+        return f'{path} is an empty folder'
+    if not Path(path).is_file():
         return f'{path}: there is no such file'
-    return None if 'iter' in meta else f'{path} {NO_ITERATION}'
+    try:
+        place = _place(_read(path))
+        check_zip(path)
+    except (UserError, OSError) as error:  # torch looks for the end of a file that has none
+        return _reason(path, error)
+    return f'{path} does not say of which iteration it is' if place is None else None
+
+
+def _place(content: Any) -> int | None:
+    """The iteration that a checkpoint says it is of."""
+    meta = content.get('meta') if isinstance(content, Mapping) else None
+    place = meta.get('iter') if isinstance(meta, Mapping) else None
+    return place if isinstance(place, int) and not isinstance(place, bool) and place >= 0 else None
+
+
+def _read(path: str) -> Any:
+    if Path(path).is_dir():
+        raise UserError(f'{path} is a folder')
+    return read_file(path, 'cpu', mmap=True)
+
+
+def _reason(path: str, error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f'{path} cannot be read: {error}'
 
 
 @HOOKS.register_module()
@@ -97,21 +122,23 @@ class PositionHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self) -> None:
-        self._loaded: dict[str, int] = {}
+        self._loaded: dict[str, Any] = {}
+        self._validated_at: int | None = None  # iteration of the last complete validation
         self._done = 0  # batches of the first epoch
+        self._may_fail = MayFail('the note of the last validation')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint[KEY] = {'batches': len(runner.train_dataloader), 'processes': get_world_size()}
+        checkpoint[KEY] = {
+            'batches': len(runner.train_dataloader),
+            'processes': get_world_size(),
+            'validated': self._validated_at,
+        }
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self._loaded = checkpoint.get(KEY) or {}
 
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
-        validated = Path(runner.work_dir, VALIDATED)
-        validated_at = int(validated.read_text()) if validated.is_file() else None
-        if validated_at is not None and validated_at > runner.iter and is_main_process():
-            validated.unlink()  # of a training that this one repeats
         if runner.iter == 0 or not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
             return
         batches = getattr(runner, 'numbered_batches', None)
@@ -122,7 +149,7 @@ class PositionHook(Hook):
                 loop.dataloader_iterator = _Skipping(loop.dataloader_iterator, free)
         elif batches is not None:
             self._done = self._batches_done(runner)
-        if self._done == 0 and _validation_due(runner) and validated_at != runner.iter:
+        if self._done == 0 and _validation_due(runner) and not self._validated(runner):
             runner.logger.info(f'The validation after iteration {runner.iter} was not finished: now it is.')
             runner.val_loop.run()
 
@@ -141,14 +168,20 @@ class PositionHook(Hook):
         vars(runner.train_loop).pop('run_iter', None)
 
     def after_val(self, runner: Runner) -> None:
-        if is_main_process():
-            _note_validation(Path(runner.work_dir, VALIDATED), runner.iter)
+        self._validated_at = runner.iter
+        if is_main_process() and isinstance(runner._train_loop, BaseLoop):
+            with self._may_fail:
+                note_validation(runner)
+
+    def _validated(self, runner: Runner) -> bool:
+        """Whether the validation at the checkpoint came to its end: the checkpoint came after it, or it was noted."""
+        return self._loaded.get('validated') == runner.iter or finished_validation(runner) is not None
 
     def _batches_done(self, runner: Runner) -> int:
         """Batches of the current epoch that came before the checkpoint."""
         now = {'batches': len(runner.train_dataloader), 'processes': get_world_size()}
         done = runner.iter - runner.epoch * now['batches']
-        if done != 0 and {**now, **self._loaded} != now:
+        if done != 0 and any(self._loaded.get(key, value) != value for key, value in now.items()):
             runner.logger.warning(
                 f'The checkpoint is of {self._loaded["processes"]} processes with {self._loaded["batches"]} batches an '
                 f'epoch, and these are {now["processes"]} with {now["batches"]}: epoch {runner.epoch + 1} begins anew.'
@@ -191,8 +224,3 @@ def _validation_due(runner: Runner) -> bool:
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     step, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
     return step >= loop.val_begin and (step % loop.val_interval == 0 or step == last)
-
-
-@unless_full('the note of the last validation')
-def _note_validation(path: Path, iteration: int) -> None:
-    write_whole(path, f'{iteration}\n')

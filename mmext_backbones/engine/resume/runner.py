@@ -21,6 +21,7 @@ from ...weights.checkpoints import read_meta
 from .batches import NumberedBatches, number_batches
 from .checkpoint_hook import NoRoom
 from .signals import LoaderProcesses, any_process, release_signals
+from .work_dir_lock import lock_work_dir
 
 __all__ = ['ResumableRun']
 
@@ -48,7 +49,8 @@ class ResumableRun:
 
     def train(self) -> torch.nn.Module:
         try:
-            return super().train()
+            with lock_work_dir(self.work_dir):
+                return super().train()
         finally:
             self._loader_processes.end()
             release_signals()

@@ -18,6 +18,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from ...registry import HOOKS
+from ...utils.console import is_first_process
 from ...utils.files import write_whole
 from .checkpoint_hook import LAST, WholeCheckpointHook
 
@@ -28,6 +29,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 _received: list[int] = []
 _handlers: dict[int, Any] = {}  # those in place before
+_watching: list[int] = []  # the process that set ours
 
 
 class Preempted(SystemExit):
@@ -43,23 +45,65 @@ class Preempted(SystemExit):
 
 
 def watch_signals() -> None:
-    """From here on the first SIGTERM, SIGINT or SIGUSR1 is noted; the second does what it did before."""
+    """From here on the first SIGTERM, SIGINT or SIGUSR1 is noted; the second does what it did before.
+
+    In processes that are forked from this one they do what they did before from the first one on: a pool of
+    `multiprocessing` ends its processes by SIGTERM and waits for them.
+    """
     _received.clear()
-    for number in SIGNALS:
-        _handlers.setdefault(number, signal.signal(number, _note))
+    _set_handlers(_note)
 
 
 def release_signals() -> None:
-    """Puts back what `watch_signals` has replaced."""
+    """Puts back what was there before, in this process."""
     while _handlers:
         number, handler = _handlers.popitem()
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+def _set_handlers(handle: Callable[[int, FrameType | None], None]) -> None:
+    _watching[:] = [os.getpid()]
+    for number in SIGNALS:
+        _handlers.setdefault(number, signal.signal(number, handle))
+
+
+def _before_fork() -> None:
+    """Holds signals back: Python drops those that come to a child before its handlers are put back."""
+    if _handlers:
+        _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _after_fork() -> None:
+    if hasattr(_fork, 'mask'):
+        signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
+        del _fork.mask
+
+
+def _after_fork_in_child() -> None:
+    release_signals()
+    _received.clear()
+    _after_fork()
+
+
+_fork = threading.local()
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+
+
+def _inherited(number: int) -> bool:
+    """Whether this process was forked from the one that set the handler; the signal then does what it did before."""
+    if _watching == [os.getpid()]:
+        return False
+    release_signals()
+    os.kill(os.getpid(), number)
+    return True
+
+
 def _note(number: int, frame: FrameType | None) -> None:
+    if _inherited(number):
+        return
     _received.append(number)
     release_signals()
-    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0:
+    if is_first_process():
         # a plain write: a signal may come in the middle of a print
         os.write(
             2, f'\n{signal.Signals(number).name}: stopping after this iteration; once more stops at once.\n'.encode()
@@ -170,13 +214,12 @@ class _Start:
         self.then = then
 
     def __call__(self, worker_id: int) -> None:
-        for number in SIGNALS:
-            signal.signal(number, self._note)
+        _set_handlers(self._note)
         if sys.platform == 'linux':
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if self.then is not None:
             self.then(worker_id)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGTERM and self.ending.value:
+        if not _inherited(number) and number == signal.SIGTERM and self.ending.value:
             os._exit(0)

@@ -20,7 +20,7 @@ from ...weights.checkpoints import check_match, to_model_names
 from ...weights.fitting import unwrap
 from ...weights.loading import read_file
 
-__all__ = ['CheckedStart', 'check_resume']
+__all__ = ['CheckedStart', 'check_resume', 'why_no_resume']
 
 REMEDY = 'To start from its weights alone: --cfg-options load_from={path}, without --resume.'
 
@@ -34,20 +34,34 @@ def check_resume(cfg: Config) -> None:
     path = cfg.get('load_from')
     if not cfg.get('resume') or not isinstance(path, str) or '://' in path or Path(path).is_dir():
         return  # a folder is DeepSpeed's, which knows how to read it
-    content = read_file(path, 'cpu', mmap=True)
+    why = why_no_resume(read_file(path, 'cpu', mmap=True), schedules=bool(cfg.get('param_scheduler')))
+    if why is not None:
+        raise _no_resume(path, why)
+
+
+def why_no_resume(content: Any, *, schedules: bool) -> str | None:
+    """Why a training cannot go on from what a checkpoint holds; None if it can.
+
+    Args:
+        content: Of the file.
+        schedules: Whether the training has schedules, whose state is to be there.
+    """
+    if not isinstance(content, Mapping):
+        return f'it holds a {type(content).__name__}, and not the state of a training'
     optimizer = 'optim_wrapper' if 'optim_wrapper' in content else 'optimizer'  # the former by strategies
     parts: dict[str, type | tuple[type, ...]] = {'meta': Mapping, 'message_hub': Mapping, optimizer: Mapping}
-    if cfg.get('param_scheduler'):
+    if schedules:
         parts['param_schedulers'] = (list, Mapping)
     for part, kind in parts.items():
         if part not in content:
-            raise _no_resume(path, f'it has no {part!r}: it holds weights, but not the state of a training')
+            return f'it has no {part!r}: it holds weights, but not the state of a training'
         if not isinstance(content[part], kind):
-            raise _no_resume(path, f'its {part!r} is a {type(content[part]).__name__}')
+            return f'its {part!r} is a {type(content[part]).__name__}'
     for key in ('iter', 'epoch'):
         value = content['meta'].get(key)
-        if not isinstance(value, int) or value < 0:
-            raise _no_resume(path, f'its meta[{key!r}] is {value!r}: expected where the training was, 0 or more')
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            return f'its meta[{key!r}] is {value!r}: expected where the training was, 0 or more'
+    return None
 
 
 def _no_resume(path: str, why: str) -> UserError:
