@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.console import say
 from mmext_backbones.weights.converting import TARGETS, convert_file
 
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--force', action='store_true', help='replace OUT if it is there')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
-    print(convert_file(args.source, args.target, to=args.to, force=args.force))
+    say(convert_file(args.source, args.target, to=args.to, force=args.force))
 
 
 if __name__ == '__main__':

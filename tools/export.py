@@ -20,7 +20,7 @@ from rich.console import Console
 
 from mmext_backbones.config.options import add_config_options
 from mmext_backbones.utils.cli import add_traceback_option, run_cli, square
-from mmext_backbones.utils.console import silence_libraries
+from mmext_backbones.utils.console import say, silence_libraries
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.words import plural
 
@@ -72,9 +72,9 @@ def main(argv: list[str]) -> int:
     check_arguments(args, out)
     parts = build_parts(args.network, neck=args.neck, options=args.cfg_options)
     if args.weights:
-        print(load_weights(parts, args.weights))
+        say(load_weights(parts, args.weights))
     else:
-        print('note: no weights were named, so the file holds random ones.')
+        say('note: no weights were named, so the file holds random ones.')
     options = {'neck': parts.neck, 'size': tuple(args.size), 'dynamic': not args.static, 'metadata': parts.metadata}
     try:
         with Console(stderr=True).status('recording, writing and running the file; minutes for the largest networks'):
@@ -87,14 +87,14 @@ def main(argv: list[str]) -> int:
         return 1
     except RuntimeError as error:
         raise UserError(f'{args.network} cannot be exported here: {error}') from error
-    print('\n'.join(table(made.differences)))
+    say('\n'.join(table(made.differences)))
     for key, value in made.metadata.items():
-        print(f'{key} = {value}')
-    print(f'{out}: {out.stat().st_size / 2**20:.1f} MiB, {made.nodes} nodes, written in {made.seconds:.0f} s')
+        say(f'{key} = {value}')
+    say(f'{out}: {out.stat().st_size / 2**20:.1f} MiB, {made.nodes} nodes, written in {made.seconds:.0f} s')
     if args.speed:
         x = torch.randn(args.batch or 1, parts.backbone.in_channels, *args.size)
         ours, theirs = speed(made.network, made.run, x)
-        print(
+        say(
             f'{"x".join(map(str, x.shape))}, {plural(torch.get_num_threads(), "thread")}: eager {ours * 1e3:.0f} ms, '
             f'file {theirs * 1e3:.0f} ms, ratio {ours / theirs:.2f} (medians of 7, in turn; rough)'
         )

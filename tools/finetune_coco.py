@@ -29,9 +29,10 @@ from mmext_backbones.engine.test import test
 from mmext_backbones.engine.train import train
 from mmext_backbones.finetune import OwnCoco, read_own_coco, write_own_config
 from mmext_backbones.utils.cli import add_traceback_option, command_line, run_cli
-from mmext_backbones.utils.console import silence_libraries
+from mmext_backbones.utils.console import say, silence_libraries
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.files import read_path
+from mmext_backbones.utils.printable import one_line
 from mmext_backbones.utils.words import plural
 
 BASE = 'mmext_backbones::swin_t_maskrcnn_1x.py'
@@ -96,11 +97,11 @@ def prepare(args: argparse.Namespace, out: Path, config: Path, train_command: st
         masks=False if args.boxes else None,
         seed=args.seed,
     )
-    print(f'classes      {len(data.classes)}: {", ".join(data.classes)}')
+    say(f'classes      {len(data.classes)}: {", ".join(map(one_line, data.classes))}')
     for name, part in (('training', data.train), ('validation', data.val)):
         print(f'{name:<12} {plural(part.num_images, "image")}, {part.annotations}')
     for note in data.notes:
-        print(f'note         {note}')
+        say(f'note         {note}')
 
     step('Config')
     notes = write_own_config(

@@ -8,6 +8,7 @@ import sys
 
 from mmext_backbones.engine.nonfinite.replay import replay
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
+from mmext_backbones.utils.console import say
 
 
 def main(argv: list[str]) -> None:
@@ -16,7 +17,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--device', help='where to run it (default: as in the training, where that is here)')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
-    print(replay(args.file, args.device))
+    say(replay(args.file, args.device))
 
 
 if __name__ == '__main__':

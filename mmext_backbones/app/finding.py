@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ..config.files import load_config
 from ..engine.resume.checkpoint_hook import LAST
 from ..utils.errors import UserError, did_you_mean
+from ..utils.printable import one_line
 
 __all__ = ['Model', 'find_runs', 'model_of', 'models_of']
 
@@ -41,7 +42,7 @@ def find_runs(root: str | Path) -> list[Model]:
         config = _config(Path(folder), files) if weights else None
         if weights and config:
             name = f'{os.path.relpath(folder, root) if depth else root.resolve().name} ({weights.stem})'
-            found.append((weights.stat().st_mtime, Model(name, str(config), str(weights))))
+            found.append((weights.stat().st_mtime, Model(one_line(name), str(config), str(weights))))
     return [model for _, model in sorted(found, key=lambda each: (-each[0], each[1].name))]
 
 
@@ -61,7 +62,7 @@ def model_of(config: str, weights: str, taken: Sequence[str] = ()) -> Model:
         raise UserError(f'the path of the {"weights" if config else "config"} is missing: both are needed.')
     _check_weights(weights)
     load_config(config)
-    name = f'{Path(config.rpartition("::")[2]).stem} ({Path(weights).stem})'
+    name = one_line(f'{Path(config.rpartition("::")[2]).stem} ({Path(weights).stem})')
     number = 2
     while name in taken:
         name = f'{name.removesuffix(f" #{number - 1}")} #{number}'
@@ -99,10 +100,18 @@ def _weights(folder: Path, files: Sequence[str]) -> Path | None:
     best = [folder / name for name in files if name.startswith('best_') and name.endswith('.pth')]
     if best:
         return max(best, key=lambda path: path.stat().st_mtime)
-    last = Path((folder / LAST).read_text().strip()) if LAST in files else folder
-    there = next((path for path in (last, folder / last.name) if path.is_file()), None)  # a folder may have been moved
+    last = _noted(folder / LAST) if LAST in files else None
+    there = last and next((path for path in (last, folder / last.name) if path.is_file()), None)  # a moved folder
     rest = [folder / name for name in files if name.endswith('.pth')]
     return there or max(rest, key=_length, default=None)
+
+
+def _noted(note: Path) -> Path | None:
+    """The checkpoint that a note names; None of a damaged one."""
+    try:
+        return Path(note.read_text(encoding='utf-8').strip())
+    except (OSError, ValueError):
+        return None
 
 
 def _length(checkpoint: Path) -> tuple[int, float]:

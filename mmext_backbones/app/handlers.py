@@ -3,6 +3,7 @@
 import logging
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,12 @@ from .models import LoadedModels, Tell, silent
 from .pictures import read_picture
 from .results import Found, failure_text, found_text, note_text
 
-__all__ = ['Handlers', 'Panel']
+__all__ = ['TYPED_OFF', 'Handlers', 'Panel']
+
+TYPED_OFF = (
+    'Off, because a config is a program that would be run here. To add models by their paths, start the page with '
+    '--typed-paths; or name them at the start: python tools/demo_app.py CONFIG WEIGHTS'
+)
 
 TEXT_SCALE = 1.5  # two results share the width of a window
 
@@ -36,11 +42,22 @@ class Handlers:
     Args:
         offered: Says which models everybody may choose, now.
         models: Those in memory.
+        typed: Whether models can be added by their paths: a config that is named is run.
+        uploads: The folder of what visitors upload, of which nothing is a model.
     """
 
-    def __init__(self, offered: Callable[[], list[Model]], models: LoadedModels) -> None:
+    def __init__(
+        self,
+        offered: Callable[[], list[Model]],
+        models: LoadedModels,
+        *,
+        typed: bool = False,
+        uploads: str | None = None,
+    ) -> None:
         self._offered = offered
         self._models = models
+        self._typed = typed
+        self._uploads = uploads
 
     def choices(self, added: Added) -> list[str]:
         """Names of the models that can be chosen: what was added last comes first."""
@@ -86,6 +103,13 @@ class Handlers:
             What this person has added by now, the name of the new model or None, and a message.
         """
         try:
+            if not self._typed:
+                raise UserError(TYPED_OFF)
+            for path in (config, weights):
+                if self._uploads is not None and Path(path.strip()).resolve().is_relative_to(
+                    Path(self._uploads).resolve()
+                ):
+                    raise UserError('a file that was uploaded is no model: name one of the machine of this page.')
             model = model_of(config, weights, self.choices(added))
         except Exception as error:
             return dict(added), None, failure_text(message_of(error))

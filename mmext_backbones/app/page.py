@@ -6,7 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from .handlers import Handlers, Panel
+from ..utils.printable import one_line
+from .handlers import TYPED_OFF, Handlers, Panel
 from .results import Found, note_text
 
 __all__ = ['CSS', 'build_page', 'theme']
@@ -65,7 +66,7 @@ def theme() -> gr.themes.Base:
 
 
 def build_page(
-    handlers: Handlers, examples: Sequence[Path], *, compare: bool = False, typed: bool = True, folder: str = ''
+    handlers: Handlers, examples: Sequence[Path], *, compare: bool = False, typed: bool = False, folder: str = ''
 ) -> gr.Blocks:
     """The page.
 
@@ -91,8 +92,7 @@ def build_page(
                 press = gr.Button('Find', variant='primary', size='lg')
                 threshold = gr.Slider(0, 1, THRESHOLD, step=0.01, label='Threshold', info=ABOUT_THRESHOLD)
                 tta = gr.Checkbox(False, label='Test-time augmentation', info=ABOUT_TTA)
-                if typed:
-                    _adder(handlers, added, [first, second], open_now=not names)
+                _adder(handlers, added, [first, second], typed=typed, open_now=typed and not names)
             with gr.Column(scale=8, min_width=320, elem_id='results'), gr.Row(equal_height=False):
                 one = _View('Result', 'one')
                 other = _View('Result of the second model', 'other', visible=compare)
@@ -157,13 +157,16 @@ class _View:
         return [self.image, self.text, self.found]
 
 
-def _adder(handlers: Handlers, added: gr.State, choosers: Sequence[gr.Dropdown], open_now: bool) -> None:
-    """Where a model is added by its paths; the first chooser takes it."""
+def _adder(
+    handlers: Handlers, added: gr.State, choosers: Sequence[gr.Dropdown], *, typed: bool, open_now: bool
+) -> None:
+    """Where a model is added by its paths; the first chooser takes it. The handlers refuse where that is off."""
     with gr.Accordion('Add a model by its paths', open=open_now):
-        config = gr.Textbox(label='Config', placeholder='configs/swin_t_maskrcnn_1x.py', max_lines=1)
-        weights = gr.Textbox(label='Weights', placeholder='path/to/checkpoint.pth', max_lines=1)
-        press = gr.Button('Add this model')
-        answer = gr.HTML()
+        box = {'max_lines': 1, 'interactive': typed}
+        config = gr.Textbox(label='Config', placeholder='configs/swin_t_maskrcnn_1x.py', **box)
+        weights = gr.Textbox(label='Weights', placeholder='path/to/checkpoint.pth', **box)
+        press = gr.Button('Add this model', interactive=typed)
+        answer = gr.HTML('' if typed else note_text(TYPED_OFF))
 
     def add_model(config: str, weights: str, mine: dict) -> tuple[Any, ...]:
         mine, name, message = handlers.add(config, weights, mine)
@@ -186,6 +189,15 @@ def _picture() -> gr.Image:
     )
     # the file as it came: a damaged one gets our message, gradio would only say that there was an error
     picture.preprocess = lambda payload: None if payload is None else payload.path
+    move = picture.move_resource_to_block_cache
+
+    def move_files(path: Any) -> str | None:
+        """gradio would fetch an address that a request names."""
+        if '://' in str(path):
+            raise gr.Error('Upload the picture: no address is fetched.')
+        return move(path)
+
+    picture.move_resource_to_block_cache = move_files
     return picture
 
 
@@ -199,4 +211,5 @@ def _at(names: Sequence[str], position: int) -> str | None:
 
 
 def _hint(names: Sequence[str], typed: bool, folder: str) -> str:
+    folder = one_line(folder).replace('`', '')
     return '' if names else NOTHING_YET.format(folder=f'`{folder}`', typed=' Or add one by its paths.' if typed else '')

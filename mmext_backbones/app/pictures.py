@@ -1,6 +1,7 @@
 """The pictures of the page: uploads, and drawn examples."""
 
 import itertools
+from collections.abc import Container
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,10 @@ from ..utils.errors import UserError
 __all__ = ['LONGEST', 'draw_examples', 'read_picture']
 
 LONGEST = 1600  # pixels, longer edge; larger pictures are shrunk: no test pipeline of ours looks at more
+MOST_PIXELS = 50_000_000  # of what is decoded; of a JPEG that is a fraction of what it has
 EXAMPLE_SIZE = 384
+# what Pillow decodes by itself: others (EPS) are handed to programs
+FORMATS = ('JPEG', 'JPEG2000', 'PNG', 'WEBP', 'AVIF', 'BMP', 'GIF', 'TIFF', 'PPM')
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -25,11 +29,15 @@ def read_picture(path: str | Path) -> np.ndarray:
         UserError: if it cannot be read, or is too large.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=[name for name in FORMATS if name in _known_formats()]) as image:
             image.draft('RGB', (LONGEST, LONGEST))  # JPEG only: decodes at a fraction of the size
+            if image.width * image.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
             pixels = _to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
-        raise UserError('the picture has too many pixels to be shown: shrink it first.') from error
+        raise UserError(
+            f'the picture has too many pixels: at most {MOST_PIXELS / 1e6:.0f} million are decoded. Shrink it first.'
+        ) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         reason = 'it is of no kind that is known, or damaged' if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f'the picture cannot be read: {reason}. Try a JPEG or a PNG.') from error
@@ -38,6 +46,11 @@ def read_picture(path: str | Path) -> np.ndarray:
         size = [max(1, round(edge * factor)) for edge in pixels.shape[1::-1]]
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     return pixels
+
+
+def _known_formats() -> Container[str]:
+    Image.init()
+    return Image.OPEN
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -3,18 +3,21 @@
 import argparse
 import contextlib
 import importlib
-import ipaddress
 import os
+import secrets
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..utils.cli import add_traceback_option
 from ..utils.errors import UserError
 from .finding import find_runs, models_of
+from .guard import MOST_BYTES, Guard, is_loopback
 from .handlers import Handlers
 from .models import LoadedModels
 from .pictures import draw_examples
@@ -31,8 +34,10 @@ python tools/demo_app.py                                          the runs under
 python tools/demo_app.py CONFIG WEIGHTS                           one model
 python tools/demo_app.py CONFIG_A WEIGHTS_A CONFIG_B WEIGHTS_B    two of them, compared
 
-The page is at http://127.0.0.1:7860 and for this machine only. It works without a network and sends nothing anywhere.
+The page is at http://127.0.0.1:7860 and for this machine only, all its accounts; --login asks for a password. It works
+without a network and sends nothing anywhere.
 """
+USER = 'me'  # who logs in
 
 
 def main(argv: Sequence[str]) -> None:
@@ -54,7 +59,18 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         '--typed-paths',
         action='store_true',
-        help='let visitors from elsewhere name files of this machine, too: a config is a program that they can run',
+        help='let who reaches the page add models by their paths here: a config is a program, which they can run',
+    )
+    parser.add_argument(
+        '--login', action='store_true', help='ask for a password, which is drawn at each start and printed'
+    )
+    parser.add_argument(
+        '--allow-host',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help='serve under this host name, too, as where another server hands the page on (default: localhost, '
+        'addresses and, with --host, the names of this machine)',
     )
     add_traceback_option(parser)
     args = parser.parse_args(argv)
@@ -63,6 +79,7 @@ def main(argv: Sequence[str]) -> None:
     if not 1 <= args.port <= 65535:
         parser.error(f'--port {args.port}: expected 1 to 65535')
     signal.signal(signal.SIGTERM, _stop)
+    password = secrets.token_urlsafe(12) if args.login else None
     with serve(
         args.models,
         work_dirs=args.work_dirs,
@@ -71,9 +88,12 @@ def main(argv: Sequence[str]) -> None:
         device=args.device,
         keep=args.keep,
         share=args.share,
-        typed=args.typed_paths or (_is_local(args.host) and not args.share),
+        typed=args.typed_paths,
+        password=password,
+        allow_hosts=args.allow_host,
     ) as (url, page):
         print(f'The page: {url}   (Ctrl-C stops it)', flush=True)
+        print(_whom(args.host, args.share, password, args.typed_paths), flush=True)
         if args.share:
             address = page.share_url or 'gradio.live gave no address; is it reached from here?'
             print(f'For everybody who has the link: {address}', flush=True)
@@ -91,7 +111,9 @@ def serve(
     device: str | None = None,
     keep: int = 2,
     share: bool = False,
-    typed: bool = True,
+    typed: bool = False,
+    password: str | None = None,
+    allow_hosts: Sequence[str] = (),
     load: Callable[[str, str, bool], Any] | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """Serves the page in threads of this process until the context ends.
@@ -106,7 +128,9 @@ def serve(
         device: Of the models.
         keep: Models kept in memory.
         share: Whether gradio.live gives the page a public address.
-        typed: Whether models can be added by their paths.
+        typed: Whether models can be added by their paths: a config that is named is run.
+        password: What visitors are asked for, with the name ``me``; nothing when None.
+        allow_hosts: Further host names under which the page is served.
         load: Makes a predictor from config, weights and whether to augment; `Predictor` when None.
 
     Yields:
@@ -117,10 +141,21 @@ def serve(
     """
     named = models_of(paths)
     _import_gradio()
-    with tempfile.TemporaryDirectory(prefix='mmext_app_') as folder, _environment(GRADIO_TEMP_DIR=folder):
+    own_names = set() if is_loopback(host) else {socket.gethostname().lower(), socket.getfqdn().lower(), host.lower()}
+    with tempfile.TemporaryDirectory(prefix='mmext_app_') as folder, _settings(folder):
+        from starlette.middleware import Middleware
+
         from .page import CSS, build_page, theme
 
-        handlers = Handlers(lambda: named or find_runs(work_dirs), LoadedModels(load or _loader(device), keep))
+        models = LoadedModels(load or _loader(device), keep)
+        handlers = Handlers(lambda: named or find_runs(work_dirs), models, typed=typed, uploads=folder)
+        guard = Middleware(
+            Guard,
+            names=own_names,
+            origins={name.lower().partition(':')[0] for name in allow_hosts},
+            loopback=is_loopback(host),
+            uploads=Path(folder),
+        )
         page = build_page(handlers, draw_examples(folder), compare=len(named) > 1, typed=typed, folder=str(work_dirs))
         try:
             _, url, _ = page.queue().launch(
@@ -137,6 +172,9 @@ def serve(
                 enable_monitoring=False,
                 state_session_capacity=SESSIONS,
                 allowed_paths=[],
+                max_file_size=MOST_BYTES,
+                app_kwargs={'middleware': [guard]},
+                auth=None if password is None else (USER, password),
                 theme=theme(),
                 css=CSS,
             )
@@ -145,6 +183,8 @@ def serve(
                 f'nothing can listen at {host}:{port}: the port is taken, or the address is not of this machine. '
                 'Try another --port.'
             ) from error
+        if page.share_url:
+            own_names.add(urlsplit(page.share_url).hostname)
         try:
             yield url, page
         finally:
@@ -152,7 +192,9 @@ def serve(
 
 
 @contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
+def _settings(folder: str) -> Iterator[None]:
+    """The environment of gradio: where uploads go, and no further processes that serve files past the guard."""
+    values = {'GRADIO_TEMP_DIR': folder, 'GRADIO_NUM_WORKERS': '0'}
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -188,12 +230,14 @@ def _loader(device: str | None) -> Callable[[str, str, bool], Any]:
     return load
 
 
-def _is_local(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return host == 'localhost' or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _whom(host: str, share: bool, password: str | None, typed: bool) -> str:
+    """Who can use the page, for who starts it."""
+    who = 'every account of this machine' if is_loopback(host) else f'everybody who reaches {host}'
+    who = 'everybody who has the link' if share else who
+    able = ', and can run programs as you (--typed-paths)' if typed else ''
+    if password is None:
+        return f'It answers {who}{able}. --login asks for a password.'
+    return f'It answers {who} and has the password{able}. Log in as {USER!r} with {password}'
 
 
 def _stop(*_: object) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..utils.printable import printable
 from .findings import Finding, examine
 from .probing import names_of, run_probes
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--quick', action='store_true', help='imports and versions only: run nothing, compile nothing')
     args = parser.parse_args(argv)
     facts = run_probes(names_of(args.config, args.quick), args.config)
-    findings = examine(facts, args.config)
+    findings = [each._replace(text=printable(each.text)) for each in examine(facts, args.config)]
     broken = any(finding.level == 'problem' for finding in findings)
     show(findings)
     if args.json is not None:

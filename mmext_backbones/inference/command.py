@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..utils.cli import check_threshold
 from ..utils.console import say, silence_libraries
 from ..utils.errors import UserError
+from ..utils.printable import one_line, printable
 from ..utils.words import plural
 from .images import ImageError
 from .predictor import Predictor, UnpredictedError
@@ -159,7 +161,7 @@ def _predict_pictures(
             if predictor.task == 'segmentation':
                 results.write_segments(prediction, f'{source.name}.png')
             if len(seconds) <= TOLD:
-                bar.console.print(f'{source.path}: {prediction.summary(threshold)}', **_PLAIN)
+                bar.console.print(f'{one_line(source.path)}: {prediction.summary(threshold)}', **_PLAIN)
             elif len(seconds) == TOLD + 1:
                 bar.console.print('... and so on', **_PLAIN)
         bar.advance(task)
@@ -184,7 +186,7 @@ def _predict_videos(
         except ImageError as error:
             _tell_failure(bar, source, error, failed)
             continue
-        task = bar.add_task(source.path.name, total=video.num_frames or None)
+        task = bar.add_task(escape(one_line(source.path.name)), total=video.num_frames or None)
         output = VideoOutput(results.folder / 'videos' / f'{source.name}.mp4', video.fps) if pictures else None
         count = 0
         try:
@@ -212,7 +214,7 @@ def _predict_videos(
             if output is not None:
                 output.discard()
         told = f' (its header says {video.num_frames})' if video.num_frames not in (0, count) else ''
-        bar.console.print(f'{source.path}: {plural(count, "frame")}{told}', **_PLAIN)
+        bar.console.print(f'{one_line(source.path)}: {plural(count, "frame")}{told}', **_PLAIN)
 
 
 def _raise_bug(failed: Mapping[str, ImageError]) -> None:
@@ -224,7 +226,7 @@ def _raise_bug(failed: Mapping[str, ImageError]) -> None:
 
 def _tell_failure(bar: Progress, source: Source, error: ImageError, failed: dict[str, ImageError]) -> None:
     failed[str(source.path)] = error
-    bar.console.print(f'Failed: {error}', **_PLAIN)
+    bar.console.print(f'Failed: {printable(error)}', **_PLAIN)
 
 
 _PLAIN: dict[str, Any] = {'markup': False, 'highlight': False, 'soft_wrap': True}

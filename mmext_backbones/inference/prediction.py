@@ -11,6 +11,7 @@ import numpy as np
 from ..drawing.files import write_picture
 from ..drawing.legend import _percent, _with_panel, class_shares, draw_segments
 from ..drawing.objects import class_colours, draw_objects, enlarge
+from ..utils.printable import one_line
 
 __all__ = ['Prediction', 'category_ids', 'colours_of', 'decode_mask', 'draw_prediction', 'encode_map', 'encode_mask']
 
@@ -80,12 +81,12 @@ class Prediction:
             threshold: Detections below this score are not counted.
         """
         if self.kind == 'segmentation':
-            return ', '.join(f'{name} {share:.1%}' for name, share in self.shares().items()) or 'nothing'
+            return ', '.join(f'{one_line(name)} {share:.1%}' for name, share in self.shares().items()) or 'nothing'
         if self.kind == 'classification':
             pairs = zip(self.labels, self.scores, strict=True)
-            return ', '.join(f'{self.name_of(int(label))} {score:.2f}' for label, score in pairs)
+            return ', '.join(f'{one_line(self.name_of(int(label)))} {score:.2f}' for label, score in pairs)
         counts = Counter(self.name_of(int(label)) for label in self.labels[self.scores >= threshold])
-        return ', '.join(f'{count} {name}' for name, count in counts.most_common()) or 'nothing'
+        return ', '.join(f'{count} {one_line(name)}' for name, count in counts.most_common()) or 'nothing'
 
     def to_dict(self, threshold: float = 0.0) -> dict[str, Any]:
         """As plain values that JSON can hold.

@@ -19,7 +19,7 @@ from ..config.files import full_name, load_config
 from ..config.writing import write_child
 from ..registry import SCOPE
 from ..utils.cli import add_traceback_option, run_cli
-from ..utils.console import silence_libraries
+from ..utils.console import say, silence_libraries
 from ..utils.errors import UserError
 from ..utils.files import keep_inputs
 from ..zoo import known_network
@@ -78,20 +78,20 @@ def main(argv: list[str]) -> None:
     if weights not in (None, DEFAULT):
         said = check_weights(weights, find_holder(new.model)['backbone'])
     failure = check(args.config, old, new)
-    print('\n'.join(table(summarise(old, args.size), summarise(new, args.size), args.size)))
+    say('\n'.join(table(summarise(old, args.size), summarise(new, args.size), args.size)))
     if failure:
-        print(f'note: not run, because the original does not run here either: {failure}')
+        say(f'note: not run, because the original does not run here either: {failure}')
     for note in [*notes(old, new), *([said] if said else [])]:
-        print(f'note: {note}')
+        say(f'note: {note}')
     if args.config.startswith(f'{SCOPE}::'):
-        print(f"note: the base is found by its name once {SCOPE} is imported: train with this package's tools.")
+        say(f"note: the base is found by its name once {SCOPE} is imported: train with this package's tools.")
     if args.check:
-        print(f'{args.config} {"takes" if failure else "runs with"} {args.backbone}; nothing was written.')
+        say(f'{args.config} {"takes" if failure else "runs with"} {args.backbone}; nothing was written.')
         return
     write_child(
         args.config, old, new, out, f'{Path(args.config.rpartition("::")[2]).name} with {network.cls} ({network.arch}).'
     )
-    print(f'Written: {out}')
+    say(f'Written: {out}')
 
 
 def check_out(out: Path, config: str, *, force: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .errors import UserError
 from .explain import explain
+from .printable import printable
 
 VERBS = {'check_dataset': 'check-data'}  # tools that the installed command calls otherwise
 TRACEBACK_ENV = 'MMEXT_TRACEBACK'
@@ -74,6 +75,8 @@ def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
         Exception: whatever `explain` does not recognise, with its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='backslashreplace')  # a screen that lacks a character ends no run
     try:
         return main(argv) or 0
     except KeyboardInterrupt:
@@ -85,5 +88,5 @@ def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
             raise
         if '--traceback' in argv or os.environ.get(TRACEBACK_ENV, '0') not in ('', '0'):
             traceback.print_exception(error)
-        print(f'\nError: {message}', file=sys.stderr)
+        print(f'\nError: {printable(message)}', file=sys.stderr)
         return 2

@@ -11,6 +11,8 @@ from typing import TextIO
 
 from mmengine.logging import print_log
 
+from .printable import printable
+
 __all__ = ['MayFail', 'QuietStdout', 'is_first_process', 'say', 'shorten_console', 'silence_libraries']
 
 LONG_RECORD = 12  # lines; longer log records go to the log file and leave one line on the screen
@@ -30,7 +32,7 @@ def shorten_console(logger: logging.Logger, *, testing: bool) -> logging.Logger:
 
 
 class _ShortRecords(logging.Filter):
-    """Lets no long record pass, nor what mmengine says about itself at every start.
+    """Lets no long record pass, nor what mmengine says about itself at every start; see `printable` for the others.
 
     Args:
         testing: Leave out the libraries' own metrics too: the summary of a test has them all.
@@ -58,6 +60,7 @@ class _ShortRecords(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
+        record.msg, record.args = printable(text), None
         return text.count('\n') < LONG_RECORD and not text.startswith(self.noise)
 
 
@@ -145,12 +148,6 @@ def is_first_process() -> bool:
 
 
 def say(text: str = '') -> None:
-    """Prints a line, on the first process of a distributed run only.
-
-    What the screen cannot show, such as the bytes of a file name that are no UTF-8, stands as an escape.
-    """
+    """Prints a line, on the first process of a distributed run only; see `printable`."""
     if is_first_process():
-        try:
-            print(text, flush=True)
-        except UnicodeEncodeError:
-            print(text.encode('ascii', 'backslashreplace').decode(), flush=True)
+        print(printable(text), flush=True)

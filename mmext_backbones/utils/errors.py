@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Sequence
 
+from .printable import one_line
+
 __all__ = ['UserError', 'did_you_mean', 'few', 'unreadable_checkpoint']
 
 FEW = 6  # names that a message lists
@@ -20,7 +22,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 def few(names: Sequence[str]) -> str:
     """The first names, and dots if there are more."""
-    return ', '.join(names[:FEW]) + (', ...' if len(names) > FEW else '')
+    return ', '.join(map(one_line, names[:FEW])) + (', ...' if len(names) > FEW else '')
 
 
 def unreadable_checkpoint(path: str, reason: object) -> UserError:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import UserError
+from ..utils.printable import one_line
 from .layouts import FAMILIES, OWN, find_layout, strip_prefix
 from .resize import resize_patch_kernel, resize_window_table
 
@@ -67,10 +68,11 @@ class Report:
             ('unexpected', self.unexpected, None),
             ('wrong shape', shapes, None),
         ]
-        lines = [f'weights      {self.source}', f'layout       {self.layout}']
+        lines = [f'weights      {one_line(self.source)}', f'layout       {self.layout}']
         for name, keys, note in rows:
             if keys or name == 'loaded':
-                lines.append(f'{name:12} {len(keys):4}  {_some(keys) if note is None else note}'.rstrip())
+                line = f'{name:12} {len(keys):4}  {_some(keys) if note is None else note}'
+                lines.append(one_line(line.rstrip()))
         return '\n'.join(lines)
 
 

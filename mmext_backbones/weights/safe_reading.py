@@ -56,19 +56,26 @@ def load_restricted(
         mmap: Whether tensors stay on disk, where the format allows.
         classes: By full name, what the file may hold objects of; their attributes are set without a call.
     """
-    unpickler = type('Unpickler', (_Unpickler,), {'classes': dict(classes or {})})
-    reader = SimpleNamespace(
-        __name__=__name__, Unpickler=unpickler, load=lambda file, **options: unpickler(file, **options).load()
-    )
-    options = {'map_location': map_location, 'pickle_module': reader, 'weights_only': False}
+    options = {'map_location': map_location, 'pickle_module': reader_of(classes), 'weights_only': False}
     if _check_format(path):
         return torch.load(os.fspath(path), mmap=mmap, **options)  # torch 2.1 maps no Path
     # from memory: torch unpacks files that are a tar archive (before 0.1.10), with whatever links these hold
     with open(path, 'rb') as file:
-        content = file.read()
+        return load_legacy(file.read(), **options)
+
+
+def load_legacy(content: bytes, **options: Any) -> Any:
     if not content.startswith(pickle.PROTO):
         raise pickle.UnpicklingError('Unsupported operand: no file of torch.save')
     return torch.load(io.BytesIO(content), **options)
+
+
+def reader_of(classes: Mapping[str, type] | None = None) -> SimpleNamespace:
+    """What `torch.load` takes for the module that reads."""
+    unpickler = type('Unpickler', (RestrictedUnpickler,), {'classes': dict(classes or {})})
+    return SimpleNamespace(
+        __name__=__name__, Unpickler=unpickler, load=lambda file, **options: unpickler(file, **options).load()
+    )
 
 
 def _check_format(path: str | os.PathLike) -> bool:
@@ -98,10 +105,21 @@ def _tensor(
     storage: Any, offset: int, size: tuple, stride: tuple, grad: bool = False, hooks: Any = None, metadata: Any = None
 ) -> torch.Tensor:
     """``torch._utils._rebuild_tensor`` and ``_v2``, without hooks: those are functions, and torch saves none."""
-    if not isinstance(storage, torch.storage.TypedStorage):
-        raise pickle.UnpicklingError(f'makes a tensor of {type(storage).__name__}')
+    _check_storage(storage, offset, size, stride)
     metadata = (dict(metadata),) if metadata else ()
     return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, grad, OrderedDict(), *metadata)
+
+
+def _check_storage(storage: Any, offset: int, size: tuple, stride: tuple) -> None:
+    """A tensor lies within its numbers: torch would take as much memory more as it asks for, and leave it unwritten."""
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise pickle.UnpicklingError(f'makes a tensor of {type(storage).__name__}')
+    numbers = (offset, *size, *stride)
+    if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
+        raise pickle.UnpicklingError('makes a tensor of a size that is none')
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if all(size) and last >= storage._size():
+        raise pickle.UnpicklingError('makes a tensor that is larger than its numbers')
 
 
 def _parameter(data: torch.Tensor, requires_grad: bool, hooks: Any = None) -> torch.nn.Parameter:
@@ -123,8 +141,7 @@ def _sparse(layout: torch.layout, data: tuple) -> torch.Tensor:
 def _quantized(
     storage: Any, offset: int, size: tuple, stride: tuple, scheme: tuple, grad: bool, hooks: Any = None
 ) -> torch.Tensor:
-    if not isinstance(storage, torch.storage.TypedStorage):
-        raise pickle.UnpicklingError(f'makes a tensor of {type(storage).__name__}')
+    _check_storage(storage, offset, size, stride)
     return torch._utils._rebuild_qtensor(storage, offset, size, stride, scheme, grad, OrderedDict())
 
 
@@ -183,27 +200,27 @@ NAMED: dict[str, Any] = {
     'torch.storage.UntypedStorage': torch.UntypedStorage,
     **{str(value): value for value in vars(torch).values() if isinstance(value, (torch.dtype, torch.qscheme))},
 }
-_CALLED_IDS = {id(function) for function in CALLED.values()}
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # The unpickler
 
 
-class _Operations(dict):
+class Operations(dict):
     def __missing__(self, code: int) -> Callable:
         raise pickle.UnpicklingError(f'Unsupported operand {code}')
 
 
-class _Unpickler(pickle._Unpickler):
+class RestrictedUnpickler(pickle._Unpickler):
     """Python's own, in Python, with every operation that calls, names or changes something in a form that looks first.
 
     `torch.load` derives from it, and turns the names of storages into types of its own.
     """
 
+    called: Mapping[str, Callable] = CALLED
     classes: Mapping[str, type] = {}
 
-    dispatch = _Operations(
+    dispatch = Operations(
         (getattr(pickle, name)[0], pickle._Unpickler.dispatch[getattr(pickle, name)[0]])
         for name in (
             *('PROTO', 'STOP', 'MARK', 'GLOBAL', 'NONE', 'NEWTRUE', 'NEWFALSE', 'BININT', 'BININT1', 'BININT2'),
@@ -217,7 +234,7 @@ class _Unpickler(pickle._Unpickler):
         if (module, name) in NAME_MAPPING:  # as Python 2 spelt it, and so protocol 2
             module, name = NAME_MAPPING[module, name]
         full = f'{IMPORT_MAPPING.get(module, module)}.{name}'
-        for allowed in (CALLED, NAMED, self.classes):
+        for allowed in (self.called, NAMED, self.classes):
             if full in allowed:
                 return allowed[full]
         raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {full} was not an allowed global')
@@ -225,7 +242,7 @@ class _Unpickler(pickle._Unpickler):
     def _reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
-        if id(function) not in _CALLED_IDS or type(arguments) is not tuple:
+        if not any(function is each for each in self.called.values()) or type(arguments) is not tuple:
             raise pickle.UnpicklingError(f'calls {_name(function)}')
         self.stack[-1] = function(*arguments)
 

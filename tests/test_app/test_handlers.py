@@ -1,5 +1,6 @@
 """What the page does, without the page."""
 
+import contextlib
 import gc
 import os
 import sys
@@ -204,7 +205,8 @@ def test_examples_differ_and_can_be_read(tmp_path):
 def handlers(tmp_path):
     for name in ('good', 'broken'):
         make_run(tmp_path / 'runs', name)
-    return Handlers(lambda: find_runs(tmp_path / 'runs'), LoadedModels(FakePredictor, keep=2))
+    models = LoadedModels(FakePredictor, keep=2)
+    return Handlers(lambda: find_runs(tmp_path / 'runs'), models, typed=True, uploads=str(tmp_path / 'uploads'))
 
 
 def test_a_picture_is_looked_at_and_drawn_again(handlers, picture):
@@ -262,6 +264,19 @@ def test_a_model_is_added_by_its_paths(handlers, tmp_path):
     assert 'absent.pth&#x27;: there is no such file' in text
 
 
+def test_models_are_added_only_where_that_was_asked_for_and_never_from_uploads(handlers, tmp_path):
+    uploads = tmp_path / 'uploads'
+    uploads.mkdir()
+    (tmp_path / 'link').symlink_to(uploads)
+    for folder in (uploads, tmp_path):
+        (folder / 'mine.py').write_text('raise SystemExit')
+        (folder / 'mine.pth').write_bytes(b'')
+    for config in (uploads / 'mine.py', tmp_path / 'link' / 'mine.py', uploads / '..' / 'uploads' / 'mine.py'):
+        assert 'a file that was uploaded is no model' in handlers.add(f' {config}', str(tmp_path / 'mine.pth'), {})[2]
+    off = Handlers(list, LoadedModels(FakePredictor, keep=2))
+    assert '--typed-paths' in off.add(str(tmp_path / 'mine.py'), str(tmp_path / 'mine.pth'), {})[2]
+
+
 def test_names_in_a_result_are_no_html():
     prediction = FakePredictor('', '')(np.zeros((10, 10, 3), np.uint8))
     text = found_text(Found('<i>name', prediction, None, False), 0.0)
@@ -291,28 +306,32 @@ def test_without_gradio_the_command_that_helps_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('args', 'typed'),
+    ('args', 'typed', 'told'),
     [
-        ([], True),
-        (['--host', 'localhost'], True),
-        (['--host', '0.0.0.0'], False),
-        (['--host', 'example.org'], False),
-        (['--share'], False),
-        (['--share', '--typed-paths'], True),
+        ([], False, 'It answers every account of this machine. --login asks for a password.'),
+        (['--host', 'localhost'], False, 'every account of this machine. '),
+        (['--host', '0.0.0.0'], False, 'everybody who reaches 0.0.0.0. '),
+        (['--share'], False, 'everybody who has the link. '),
+        (['--typed-paths'], True, 'every account of this machine, and can run programs as you (--typed-paths). '),
+        (['--login'], False, "every account of this machine and has the password. Log in as 'me' with "),
     ],
 )
-def test_paths_can_be_typed_from_this_machine_only(args, typed, monkeypatch):
+def test_paths_can_be_typed_where_that_was_asked_for(args, typed, told, monkeypatch, capsys):
     """A config is a program: who can name one can run one."""
     asked = {}
 
+    @contextlib.contextmanager
     def serve(paths, **options):
         asked.update(options)
-        raise UserError('seen')
+        yield 'http://127.0.0.1:7860', SimpleNamespace(share_url=None)
 
     monkeypatch.setattr(serving, 'serve', serve)
     monkeypatch.setattr(serving.signal, 'signal', lambda *_: None)
-    with pytest.raises(UserError, match='seen'):
-        serving.main(args)
+    monkeypatch.setattr(serving.threading, 'Event', lambda: SimpleNamespace(wait=lambda: None))
+    serving.main([*args, '--allow-host', 'proxy.example'])
     assert asked['typed'] is typed
     assert asked['share'] is ('--share' in args)
     assert asked['host'] == (args[1] if '--host' in args else '127.0.0.1')
+    assert asked['allow_hosts'] == ['proxy.example']
+    assert told in capsys.readouterr().out
+    assert (asked['password'] is not None) is ('--login' in args)

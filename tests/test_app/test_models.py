@@ -33,7 +33,7 @@ def handlers(tmp_path_factory):
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             state = MODELS.build(cfg.model).state_dict()
         torch.save({'state_dict': state}, run / 'best_1.pth')
-    return Handlers(lambda: find_runs(folder / 'work_dirs'), LoadedModels(_loader('cpu'), keep=1))
+    return Handlers(lambda: find_runs(folder / 'work_dirs'), LoadedModels(_loader('cpu'), keep=1), typed=True)
 
 
 @pytest.fixture(scope='module')

@@ -24,7 +24,7 @@ from mmext_backbones.datasets.bad_data.classes import check_classes, check_num_c
 from mmext_backbones.datasets.bad_data.coco import check_categories, check_entries
 from mmext_backbones.datasets.bad_data.dataset import guarded_dataset, inner_datasets
 from mmext_backbones.datasets.bad_data.guard import guard_of
-from mmext_backbones.datasets.bad_data.images import file_fault
+from mmext_backbones.datasets.bad_data.images import file_fault, unreadable
 from mmext_backbones.datasets.bad_data.kinds import KINDS, BadDataError, Fault, log_faults, read_faults, stop
 from mmext_backbones.datasets.bad_data.report import check_splits, count_errors, report_lines, write_report
 from mmext_backbones.datasets.bad_data.runner import GuardedData, needs_masks
@@ -443,6 +443,14 @@ def test_what_is_dropped_with_an_image():
     assert check_entries(data, 'x.json', masks=True)[1]['annotations'] == []
     with pytest.raises(BadDataError, match='1 of the 2 classes of the config are no categories of this file: b'):
         check_categories(data, 'x.json', ['a', 'b'])
+
+
+def test_postscript_is_not_handed_to_a_program(tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin, Image
+
+    monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', lambda *_, **__: pytest.fail('a program was called'))
+    Image.new('RGB', (8, 8)).save(tmp_path / 'a.eps')
+    assert unreadable(str(tmp_path / 'a.eps')).detail == 'cannot be read: it is PostScript and no image'
 
 
 @pytest.mark.parametrize('ending', [b'', b'\0' * 100])

@@ -47,6 +47,8 @@ def unreadable(path: str) -> Fault | None:
     """
     try:
         with Image.open(path) as image:
+            if image.format == 'EPS':  # a program, which Pillow hands to Ghostscript
+                return Fault('unreadable', path, 'cannot be read: it is PostScript and no image')
             image.load()
     except Image.DecompressionBombError as error:
         return Fault('unreadable', path, f'cannot be read: {error}')

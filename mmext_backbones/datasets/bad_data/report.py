@@ -14,6 +14,7 @@ from ...config.editing import shorten
 from ...registry import DATASETS
 from ...utils.attempts import attempt
 from ...utils.files import write_whole
+from ...utils.printable import one_line, printable
 from .classes import check_classes, class_folders
 from .coverage import Labels, count_labels, count_maps, lacking, lacking_pixels, weight_faults
 from .dataset import inner_datasets, parts
@@ -156,11 +157,12 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         if 'same_as' in part:
             lines += ['', f'{split}: the same data as {part["same_as"]}']
             continue
-        lines += ['', f'{split}: {part["samples"]} samples of {part["data"]}']
+        lines += ['', f'{split}: {part["samples"]} samples of {printable(part["data"])}']
         for name, kind in part['faults'].items():
             lines.append(f'  {kind["level"]:<8}{len(kind["found"]):>6}  {name}: {kind["remedy"]}')
             for item in kind['found'][:SHOWN]:
-                lines.append(f'{"":>18}{item["path"]}: {item["detail"]}'.replace('\n', f'\n{"":>20}'))
+                line = f'{one_line(item["path"])}: {printable(item["detail"])}'
+                lines.append(f'{"":>18}{line}'.replace('\n', f'\n{"":>20}'))
             if len(kind['found']) > SHOWN:
                 lines.append(f'{"":>18}... and {len(kind["found"]) - SHOWN} more')
         if not part['faults']:

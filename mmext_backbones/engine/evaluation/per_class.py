@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...utils.console import MayFail
+from ...utils.printable import one_line
 
 PerClass = dict[str, dict[str, dict[str, float]]]  # kind -> class -> measure -> value, NaN where undefined
 MakeTables = Callable[[dict], PerClass]
@@ -187,6 +188,7 @@ def _cell(measure: str, value: float) -> str:
 
 def _render(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table as lines; more than `FEW_CLASSES` rows stand side by side, read down the columns."""
+    rows = [[one_line(row[0]), *row[1:]] for row in rows]
     name_width = min(19, max(10, *(Text(row[0]).cell_len for row in [head, *rows])))
     widths = [max(6, *(len(row[i]) for row in [head, *rows])) for i in range(1, len(head))]
     panels = 1

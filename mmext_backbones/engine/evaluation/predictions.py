@@ -11,15 +11,12 @@ The first two can be evaluated again, by the evaluators of the config, to the sa
 """
 
 import collections
-import io
 import json
 import os
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
@@ -33,6 +30,7 @@ from ...datasets.metainfo import classes_of
 from ...registry import METRICS
 from ...utils.errors import UserError, did_you_mean
 from ...utils.files import keep_inputs
+from ...weights.safe_pickle import load_pickle
 from .per_class import PerClass, record_classes
 
 __all__ = ['DumpSmallResults', 'evaluate_predictions', 'find_predictions', 'save_predictions']
@@ -320,35 +318,10 @@ def _largest_label(sample: dict) -> int:
     return max([*largest, len(scores) - 1 if scores is not None else -1])
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads tensors, arrays and plain values; anything else in a pickle could run code."""
-
-    NUMPY = ('numpy.core.multiarray', 'numpy._core.multiarray')  # as numpy 1 and numpy 2 spell it
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ('torch.storage', '_load_from_bytes'):
-            return lambda data: torch.load(io.BytesIO(data), weights_only=True)
-        if (module, name) == ('torch._utils', '_rebuild_tensor_v2'):
-            rebuild = super().find_class(module, name)
-            return lambda *parts: rebuild(*parts)  # a pickle may change what it is given: not torch's own function
-        allowed = (module, name) in (
-            ('torch', 'Size'),
-            ('collections', 'OrderedDict'),
-            ('_codecs', 'encode'),  # bytes, as pickle's protocol 2 spells them
-            ('numpy', 'ndarray'),
-            ('numpy', 'dtype'),
-        )
-        if allowed or (module in self.NUMPY and name in ('_reconstruct', 'scalar')):
-            return super().find_class(module, name)
-        if module == 'numpy.dtypes' and isinstance(getattr(np.dtypes, name, None), type):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f'{module}.{name} is neither a tensor nor a plain value')
-
-
 def _read_pickle(path: Path) -> Any:
     try:
-        with path.open('rb') as file:
-            return _Unpickler(file).load()
-    except Exception as error:  # a damaged pickle fails in as many ways as there are calls in it
-        reason = str(error).strip() or type(error).__name__
-        raise UserError(f'predictions {str(path)!r} cannot be read: {reason}') from error
+        return load_pickle(path)
+    except Exception as error:  # a damaged file fails in as many ways as it has bytes
+        name = str(error).partition('GLOBAL ')[2].split()[:1]
+        what = f'{name[0]} is neither a tensor nor a plain value' if name else str(error) or type(error).__name__
+        raise UserError(f'predictions {str(path)!r} cannot be read: {what}') from error

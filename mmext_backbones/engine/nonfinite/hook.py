@@ -16,6 +16,7 @@ from ...registry import HOOKS
 from ...utils.cli import command_line
 from ...utils.errors import UserError
 from ...utils.files import read_path
+from ...utils.printable import one_line
 from ..resume.random_state import random_state
 from .saved_batch import image_paths, save_whole, tensors
 from .step_guard import StepGuard, can_skip, guard, loss_scaler
@@ -133,7 +134,7 @@ class NonFiniteHook(Hook):
         images = [path for each in seen for path in _worst_images(each.batch)]
         if images:
             more = f', and {len(images) - SHOWN} more' if len(images) > SHOWN else ''
-            lines.append(f'Images: {", ".join(images[:SHOWN])}{more}')
+            lines.append(f'Images: {", ".join(map(one_line, images[:SHOWN]))}{more}')
         saved = [path for path in paths if path is not None]
         if saved:
             lines.append(f'Which module gives the first such value: {command_line("tools/replay.py", saved[0])}')

@@ -22,14 +22,17 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from torch import Tensor, nn
 
-from ...config.editing import walk
 from ...utils.errors import UserError
+from ...utils.printable import one_line
 from ...weights.fitting import unwrap
 from ...weights.loading import read_file
 from ..resume.random_state import set_random_state
 from .saved_batch import image_paths, read_batch, tensors
+from .saved_config import checked_model, scope_of
 
 __all__ = ['Replay', 'replay']
+
+AMP_DTYPES = (None, 'float16', 'bfloat16', 'float32', 'float64')
 
 
 @dataclass
@@ -55,7 +58,10 @@ class Replay:
     losses: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        rows = [('batch', f'{self.path}, iteration {self.iteration}'), ('images', ', '.join(self.images) or 'unknown')]
+        rows = [
+            ('batch', f'{self.path}, iteration {self.iteration}'),
+            ('images', ', '.join(map(one_line, self.images)) or 'unknown'),
+        ]
         rows.append(('losses', ', '.join(f'{name}={value:g}' for name, value in self.losses.items()) or 'none reached'))
         rows.append(('first', self.first or 'every value is finite this time: the fault depends on what is not in the '
                      'file, such as the device or the order of sums'))  # fmt: skip
@@ -72,13 +78,14 @@ def replay(path: str, device: str | None = None) -> Replay:
         device: Where to run it; where it was met, if that is here, when None.
 
     Raises:
-        UserError: if the file or its weights cannot be read, or the config's model cannot be built.
+        UserError: if the file or its weights cannot be read, or its config names anything but registered parts of
+            models.
     """
     saved = read_batch(path)
+    _check(saved, path)
     device = device or (saved['device'] if saved['device'] != 'cuda' or torch.cuda.is_available() else 'cpu')
-    cfg = ConfigDict(saved['config'])
-    with _scope(cfg.get('default_scope')):
-        model = _build(cfg, saved, Path(path)).to(device)
+    with _scope(scope_of(saved['config'])):
+        model = _build(checked_model(saved['config']), saved, Path(path)).to(device)
         found = Replay(str(path), saved['iteration'], image_paths(saved['data_batch']))
         found.first = _before_any_module(model, saved, found.images)
         trace = _Trace(model)
@@ -108,7 +115,26 @@ def _scope(name: str | None) -> Iterator[None]:
         yield
 
 
-def _build(cfg: ConfigDict, saved: dict[str, Any], path: Path) -> nn.Module:
+def _check(saved: dict[str, Any], path: str) -> None:
+    """A saved batch may come from anywhere: what a run takes from it besides data and config is of these kinds."""
+    try:
+        set_random_state(saved['random_state'])
+        name = saved['weights']
+        sound = name is None or (isinstance(name, str) and Path(name).name == name)  # beside it, nowhere else
+        sound &= isinstance(saved['iteration'], int) and saved['amp_dtype'] in AMP_DTYPES
+        sound &= bool(re.fullmatch(r'[a-z]+', saved['device'])) and isinstance(saved['amp'], bool)
+        sound &= isinstance(saved['loss_scale'], (int, float))
+        image_paths(saved['data_batch'])
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        sound = False
+        reason = f': {type(error).__name__}: {error}'
+    else:
+        reason = ''
+    if not sound:
+        raise UserError(f'{path} is no saved batch as a training leaves it, or it is damaged{reason}')
+
+
+def _build(model_cfg: dict[str, Any], saved: dict[str, Any], path: Path) -> nn.Module:
     """The model of the config with the weights of the moment, in the mode of a training."""
     if saved['weights'] is None:
         raise UserError(f'{path} has no weights: no process of the run had all of them.')
@@ -116,13 +142,7 @@ def _build(cfg: ConfigDict, saved: dict[str, Any], path: Path) -> nn.Module:
     if not weights.is_file():
         raise UserError(f'{path} needs the weights beside it, {weights}, which are not there.')
     state = unwrap(read_file(str(weights), 'cpu'), str(weights))
-    for _, node in walk(cfg.model):
-        node.pop('init_cfg', None)
-        node.pop('pretrained', None)
-    model_cfg = dict(cfg.model)
-    if cfg.get('data_preprocessor') is not None:
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(model_cfg)
+    model = MODELS.build(ConfigDict(model_cfg))
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise UserError(f'{weights} does not fit the model of its config: {", ".join([*missing, *unexpected][:3])} ...')
