@@ -12,16 +12,21 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
-from mmengine.model.weight_init import PretrainedInit, update_init_info
+from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmext_backbones.ops.padding import crop
-from mmext_backbones.ops.torch_versions import TOO_OLD_TO_COMPILE, is_compiling
+from mmext_backbones.ops.torch_versions import TOO_OLD_TO_COMPILE, is_compiling, register_load_state_dict_pre_hook
+from mmext_backbones.weights.conversion_hook import convert_on_load
 from mmext_backbones.weights.fitting import Report, WeightsError, check_values, fit, unwrap
-from mmext_backbones.weights.layouts import family_of, find_layout, strip_prefix
+from mmext_backbones.weights.layouts import family_of
 from mmext_backbones.weights.loading import read
+
+from .arguments import check_init_cfg, check_int, check_stages, is_int, is_pretrained, resolve_arch
+
+__all__ = ['DenseBackbone', 'resolve_arch']
 
 AUTOCAST_DTYPES = (None, 'bfloat16')
 OUT_DTYPES = (None, 'float32', 'bfloat16', 'float16')
@@ -42,7 +47,9 @@ class DenseBackbone(BaseModule):
             What is frozen stays in eval mode.
         with_cp: recompute each block in the backward pass instead of keeping its activations: True for all stages, or
             the stages, counted from 0, e.g. ``(0, 1)`` for the two that hold most of the memory.
-        autocast_dtype: 'bfloat16' to run `forward_features` under its autocast; None for that of the caller.
+        autocast_dtype: 'bfloat16' computes `forward_features` in it, also where the rest of the model does not (on the
+            CPU as well); the maps are float32 then, for heads that make boxes in the type of the maps. None leaves it
+            to the caller.
         out_dtype: type of the maps; None for float32 with `autocast_dtype`, else as they come.
         init_cfg: mmengine's initialisation config, e.g. ``dict(type='Pretrained', checkpoint=...)``.
         level_stages: the stage that each map comes from; map i from stage i when None.
@@ -73,19 +80,16 @@ class DenseBackbone(BaseModule):
         out_dtype: str | None = None,
         level_stages: Sequence[int] | None = None,
     ) -> None:
+        check_init_cfg(init_cfg)
         super().__init__(init_cfg)
+        register_load_state_dict_pre_hook(self, convert_on_load)
         num_levels = len(level_channels)
-        out_indices = tuple(out_indices)
-        if not out_indices or list(out_indices) != sorted(set(out_indices) & set(range(num_levels))):
-            raise ValueError(
-                f'out_indices={out_indices}: expected ascending, distinct stages from 0 to {num_levels - 1}'
-            )
-        if in_channels < 1:
-            raise ValueError(f'in_channels={in_channels}: expected at least 1')
+        out_indices = check_stages('out_indices', out_indices, num_levels)
+        check_int('in_channels', in_channels)
         num_stages = 1 + (out_indices[-1] if level_stages is None else level_stages[out_indices[-1]])
-        if not -1 <= frozen_stages <= num_stages:
+        if not is_int(frozen_stages) or not -1 <= frozen_stages <= num_stages:
             raise ValueError(
-                f'frozen_stages={frozen_stages}: expected -1 (nothing), 0 (the stem) or up to {num_stages}, '
+                f'frozen_stages={frozen_stages!r}: expected -1 (nothing), 0 (the stem) or up to {num_stages}, '
                 f'the number of stages that out_indices={out_indices} builds'
             )
         if autocast_dtype not in AUTOCAST_DTYPES:
@@ -216,14 +220,16 @@ class DenseBackbone(BaseModule):
         """
         first = not self.is_init
         cfgs = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or ())
-        pretrained = [cfg for cfg in cfgs if cfg['type'] in ('Pretrained', PretrainedInit)]
+        pretrained = [cfg for cfg in cfgs if is_pretrained(cfg)]
         configured, self.init_cfg = self.init_cfg, [cfg for cfg in cfgs if cfg not in pretrained]
         try:
             super().init_weights()  # a second call changes nothing but warns
         finally:
             self.init_cfg = configured
         for cfg in pretrained if first else ():
-            report = self.load_pretrained(**{key: value for key, value in cfg.items() if key != 'type'})
+            report = self.load_pretrained(
+                **{key: value for key, value in cfg.items() if key not in ('type', '_scope_')}
+            )
             print_log(f'{type(self).__name__}: pretrained\n{report}', logger='current')
             if hasattr(self, '_params_init_info'):
                 update_init_info(self, init_info=f'Pretrained: loaded from {report.source}')
@@ -235,8 +241,10 @@ class DenseBackbone(BaseModule):
 
         Args:
             checkpoint: A file or an address, see `weights.loading`.
-            prefix: Where the backbone stands in the checkpoint, e.g. ``'backbone.'``; found when None.
-            strict: Refuse weights that are not the whole backbone, or that leave a tensor unexplained.
+            prefix: Where the backbone stands in the checkpoint, e.g. ``'backbone.'`` or ``'teacher.'``; when None, the
+                network that fills most of the backbone is taken.
+            strict: Refuse weights that are not the whole backbone, or that leave a tensor unexplained. Else what fits
+                is loaded.
             map_location: As in `torch.load`.
 
         Returns:
@@ -247,8 +255,7 @@ class DenseBackbone(BaseModule):
             WeightsError: if the file is damaged, unsafe, of another family, or, unless `strict` is False, does not
                 fill the backbone. Nothing has been loaded then.
         """
-        tensors = unwrap(read(checkpoint, map_location), checkpoint)
-        check_values(tensors, checkpoint)
+        tensors = unwrap(read(checkpoint, map_location), checkpoint, others=True, prefix=prefix)
         wanted = self.state_dict()
         tensors, report = fit(tensors, wanted, family_of(type(self)), checkpoint, prefix)
         check_values(tensors, checkpoint, wanted)
@@ -259,40 +266,6 @@ class DenseBackbone(BaseModule):
             )
         self.load_state_dict(tensors, strict=False)
         return report
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """torch's hook for every way of loading: a layout of others, under `prefix`, becomes ours first.
-
-        What is ours already, and what is not recognised, is left for torch to accept or to refuse. What has no place
-        or another shape is reported as torch does.
-        """
-        family = family_of(type(self))
-        mine = strip_prefix(state_dict, prefix)
-        if not prefix and any(isinstance(value, Mapping) for value in mine.values()):
-            mine = unwrap(mine, 'the state dict')
-        if find_layout(mine, family) is not None:
-            tensors, report = fit(mine, self.state_dict(), family, 'the state dict')
-            if report.converted or report.resized or set(tensors) - set(mine):
-                unexpected_keys += [prefix + key for key in report.unexpected]
-                error_msgs += [
-                    f'size mismatch for {prefix}{key}: {had} in the checkpoint, {wants} in the model'
-                    for key, (had, wants) in report.wrong_shape.items()
-                ]
-                for key in [key for key in state_dict if key.startswith(prefix)]:
-                    del state_dict[key]
-                state_dict.update({prefix + key: value for key, value in tensors.items()})
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
 
 
 def _checkpointed_stages(with_cp: bool | Sequence[int], num_stages: int) -> tuple[int, ...]:
@@ -327,22 +300,3 @@ def _no_new_statistics(block: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, num_batches_tracked) in zip(norms, kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
-
-
-def resolve_arch(arch: str | Mapping, archs: Mapping[str, Mapping]) -> Mapping:
-    """The numbers of a named architecture, or a custom one with the same keys.
-
-    Raises:
-        ValueError: for an unknown name, or a dict with other keys.
-    """
-    if isinstance(arch, str):
-        if arch not in archs:
-            raise ValueError(f'arch={arch!r}: expected one of {", ".join(archs)}, or a dict')
-        return archs[arch]
-    expected = next(iter(archs.values())).keys()
-    if not isinstance(arch, Mapping) or set(arch) != set(expected):
-        got = sorted(arch) if isinstance(arch, Mapping) else type(arch).__name__
-        raise ValueError(
-            f'arch={got}: expected one of {", ".join(archs)}, or a dict with the keys {", ".join(expected)}'
-        )
-    return arch

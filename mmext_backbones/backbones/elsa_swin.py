@@ -32,21 +32,14 @@ class ELSASwin(SwinTransformer):
     Args:
         arch: tiny, small or base, or a dict with the keys of `ARCHS`; `group_width` is the number of channels in a
             group of the filter convolution.
-        in_channels: channels of the image.
         window_size: edge of an attention window of the last stage, in tokens.
         drop_rate: dropout of attention outputs and inside the MLPs.
         attn_drop_rate: dropout of attention weights, in the last stage only.
         drop_path_rate: stochastic depth of the last block; linear from 0 over all blocks.
         shift_single_window: shift also a map that is no larger than a window, as the authors' dense backbone does and
             their classifier does not.
-        out_indices: stages whose maps are returned, ascending.
-        frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
-        with_cp: recompute each block in the backward pass instead of keeping its activations; True, or the stages, as
-            in ``(0, 1)``.
-        autocast_dtype: 'bfloat16' computes the backbone in it, also where the rest of the model does not (on the CPU as
-            well); the maps are float32 then, for heads that make boxes in the type of the maps.
-        out_dtype: type of the maps; None leaves them as they come, float32 with `autocast_dtype`.
-        init_cfg: mmengine's initialisation config.
+
+    The arguments that it shares with every backbone are those of `DenseBackbone`.
 
     Raises:
         ValueError: if an argument or the shape of the input is out of range.

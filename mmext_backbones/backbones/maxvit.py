@@ -43,7 +43,8 @@ from mmext_backbones.layers import (
 from mmext_backbones.layers.functional import batch_norm_call, can_fuse
 from mmext_backbones.registry import MODELS
 
-from .base import DenseBackbone, resolve_arch
+from .arguments import check_flag, is_int, resolve_arch
+from .base import DenseBackbone
 
 HEAD_DIM = 32
 SCALED = 'scaled'
@@ -98,21 +99,14 @@ class MaxViT(DenseBackbone):
 
     Args:
         arch: tiny, small, base, large or xlarge, or a dict with the keys of `ARCHS`.
-        in_channels: channels of the image.
         window_size: edge of a window, and number of grid cells along an axis: 7, or 12 and 16 for the published
             384 x 384 and 512 x 512 weights; or 'scaled', ceil(H / 32) x ceil(W / 32) with bias tables resampled from
             those of 7.
         drop_path_rate: stochastic depth of the last block; linear from 0 over all blocks.
         out_norm: norm every output map, with fresh parameters.
         norm_eval: keep batch norm in eval mode, for few images a GPU; its weights still train.
-        out_indices: stages whose maps are returned, ascending.
-        frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
-        with_cp: recompute each block in the backward pass instead of keeping its activations; True, or the stages, as
-            in ``(0, 1)``.
-        autocast_dtype: 'bfloat16' computes the backbone in it, also where the rest of the model does not (on the CPU as
-            well); the maps are float32 then, for heads that make boxes in the type of the maps.
-        out_dtype: type of the maps; None leaves them as they come, float32 with `autocast_dtype`.
-        init_cfg: mmengine's initialisation config.
+
+    The arguments that it shares with every backbone are those of `DenseBackbone`.
 
     Raises:
         ValueError: if an argument or the shape of the input is out of range.
@@ -144,13 +138,11 @@ class MaxViT(DenseBackbone):
         init_cfg: dict | None = None,
     ) -> None:
         arch = resolve_arch(arch, self.ARCHS)
-        if window_size != SCALED and not (isinstance(window_size, int) and window_size >= 1):
+        if window_size != SCALED and not (is_int(window_size) and window_size >= 1):
             raise ValueError(f'window_size={window_size!r}: expected at least 1, or {SCALED!r}')
+        check_flag('out_norm', out_norm)
+        check_flag('norm_eval', norm_eval)
         channels, depths = arch['embed_dims'], arch['depths']
-        if len(channels) != len(depths):
-            raise ValueError(
-                f'embed_dims={channels}: expected {len(depths)} numbers, one a stage as in depths={depths}'
-            )
         if any(c % HEAD_DIM for c in channels):
             raise ValueError(f'embed_dims={channels}: expected multiples of {HEAD_DIM}, the width of a head')
         super().__init__(

@@ -35,7 +35,8 @@ from mmext_backbones.layers import BiLSTM2D, Mlp, PatchConv2d, PatchEmbed, Stage
 from mmext_backbones.ops.padding import crop, mean_pool, zero_pad
 from mmext_backbones.registry import MODELS
 
-from .base import DenseBackbone, resolve_arch
+from .arguments import check_flag, is_int, resolve_arch
+from .base import DenseBackbone
 
 
 class Downsample(PatchConv2d):
@@ -64,19 +65,14 @@ class Sequencer2D(DenseBackbone):
 
     Args:
         arch: small, medium or large, or a dict with the keys of `ARCHS`.
-        in_channels: channels of the image.
         patch_size: edge of a patch in pixels; 7 is the published one, and has no pyramid.
         pyramid: return four levels of strides patch_size / 2, 1, 2, 4 * patch_size. When False, the raw stage maps of
             strides patch_size and, for the other stages, 2 * patch_size.
         drop_path_rate: stochastic depth of the last block; linear from 0 over all blocks.
         out_indices: levels, or without the pyramid stages, whose maps are returned, ascending.
         frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages, with `norm0` to `norm{n-1}`.
-        with_cp: recompute each block in the backward pass instead of keeping its activations; True, or the stages, as
-            in ``(0, 1)``.
-        autocast_dtype: 'bfloat16' computes the backbone in it, also where the rest of the model does not (on the CPU as
-            well); the maps are float32 then, for heads that make boxes in the type of the maps.
-        out_dtype: type of the maps; None leaves them as they come, float32 with `autocast_dtype`.
-        init_cfg: mmengine's initialisation config.
+
+    The arguments that it shares with every backbone are those of `DenseBackbone`.
 
     Raises:
         ValueError: if an argument or the shape of the input is out of range.
@@ -105,14 +101,15 @@ class Sequencer2D(DenseBackbone):
         init_cfg: dict | None = None,
     ) -> None:
         arch = resolve_arch(arch, self.ARCHS)
-        if patch_size < 1 or (pyramid and patch_size % 2):
+        check_flag('pyramid', pyramid)
+        if not is_int(patch_size) or patch_size < 1 or (pyramid and patch_size % 2):
             raise ValueError(
-                f'patch_size={patch_size}: expected an even number for the pyramid, or pyramid=False (the published '
+                f'patch_size={patch_size!r}: expected an even number for the pyramid, or pyramid=False (the published '
                 'network has 7)'
             )
         channels, depths, hidden = arch['embed_dims'], arch['depths'], arch['hidden_dims']
-        if not len(channels) == len(depths) == len(hidden) or len(depths) < 2:
-            raise ValueError(f'arch={dict(arch)}: expected as many embed_dims and hidden_dims as depths, two or more')
+        if len(depths) < 2:
+            raise ValueError(f'depths={depths}: expected two stages or more')
         p, last = patch_size, len(depths) - 1
         super().__init__(
             (channels[0], channels[0], channels[-1], channels[-1]) if pyramid else channels,

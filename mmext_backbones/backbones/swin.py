@@ -30,7 +30,8 @@ from mmext_backbones.layers import (
 )
 from mmext_backbones.registry import MODELS
 
-from .base import DenseBackbone, resolve_arch
+from .arguments import check_flag, check_int, check_rate, resolve_arch
+from .base import DenseBackbone
 
 
 @MODELS.register_module()
@@ -39,21 +40,14 @@ class SwinTransformer(DenseBackbone):
 
     Args:
         arch: tiny, small, base or large, or a dict with the keys of `ARCHS`.
-        in_channels: channels of the image.
         window_size: edge of an attention window in tokens; 7 or, for the published 384 x 384 weights, 12.
         drop_rate: dropout of attention outputs and inside the MLPs.
         attn_drop_rate: dropout of attention weights.
         drop_path_rate: stochastic depth of the last block; linear from 0 over all blocks.
         shift_single_window: shift also a map that is no larger than a window, as the authors' dense backbone does and
             their classifier does not.
-        out_indices: stages whose maps are returned, ascending.
-        frozen_stages: -1 nothing; 0 the stem; n >= 1 the stem and the first n stages with their output norms.
-        with_cp: recompute each block in the backward pass instead of keeping its activations; True, or the stages, as
-            in ``(0, 1)``.
-        autocast_dtype: 'bfloat16' computes the backbone in it, also where the rest of the model does not (on the CPU as
-            well); the maps are float32 then, for heads that make boxes in the type of the maps.
-        out_dtype: type of the maps; None leaves them as they come, float32 with `autocast_dtype`.
-        init_cfg: mmengine's initialisation config.
+
+    The arguments that it shares with every backbone are those of `DenseBackbone`.
 
     Raises:
         ValueError: if an argument or the shape of the input is out of range.
@@ -85,13 +79,11 @@ class SwinTransformer(DenseBackbone):
         init_cfg: dict | None = None,
     ) -> None:
         arch = resolve_arch(arch, self.ARCHS)
-        if window_size < 1:
-            raise ValueError(f'window_size={window_size}: expected at least 1')
+        check_int('window_size', window_size)
+        check_rate('drop_rate', drop_rate)
+        check_rate('attn_drop_rate', attn_drop_rate)
+        check_flag('shift_single_window', shift_single_window)
         depths, num_heads = arch['depths'], arch['num_heads']
-        if len(num_heads) != len(depths):
-            raise ValueError(
-                f'num_heads={num_heads}: expected {len(depths)} numbers, one a stage as in depths={depths}'
-            )
         channels = [arch['embed_dims'] * 2**i for i in range(len(depths))]
         super().__init__(
             channels,
@@ -106,7 +98,7 @@ class SwinTransformer(DenseBackbone):
         )
         for c, heads in zip(channels, num_heads, strict=True):
             if c % heads:
-                raise ValueError(f'num_heads={num_heads}: {heads} heads do not divide {c} channels')
+                raise ValueError(f'num_heads={num_heads}: expected divisors of the channels {channels}')
 
         self.arch = arch
         self.window_size = window_size

@@ -6,11 +6,12 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch.nn import Module
 
 from ..datasets.bad_data.runner import GuardedData
 from ..mmcv_ops.showing import announce
 from ..utils.console import shorten_console
-from ..weights.fitting import unwrap
+from ..weights.checkpoints import rename_weights
 from .processes import join_processes
 from .resume.runner import ResumableRun
 from .resume.starting import CheckedStart
@@ -19,11 +20,11 @@ from .resume.starting import CheckedStart
 class _Run(GuardedData, ResumableRun, CheckedStart):
     """For a Runner class. The environment, the config and the hooks go to the log file, not over the screen; a test
     leaves the config of the training where it is, in the folder that both share; and the file that weights come from
-    may hold nothing but them, which averaging hooks do not expect."""
+    may hold them under any name, or alone, which neither mmengine nor its averaging hooks expect."""
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
-        if fn_name == 'after_load_checkpoint' and 'state_dict' not in kwargs['checkpoint']:
-            kwargs['checkpoint'] = {'state_dict': unwrap(kwargs['checkpoint'], 'the checkpoint')}
+        if fn_name == 'after_load_checkpoint' and isinstance(self.model, Module):
+            rename_weights(self.model, kwargs['checkpoint'])
         super().call_hook(fn_name, **kwargs)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:

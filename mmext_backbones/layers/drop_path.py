@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import count
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +36,10 @@ def drop_path_schedule(rate: float, depths: Sequence[int]) -> list[list[float]]:
     """Rates that grow linearly from 0 to `rate` over all blocks of all stages, one list a stage.
 
     Raises:
-        ValueError: if `rate` is not in [0, 1).
+        ValueError: if `rate` is no number in [0, 1).
     """
-    if not 0.0 <= rate < 1.0:
-        raise ValueError(f'drop_path_rate={rate}: expected a probability below 1')
+    if not isinstance(rate, Real) or isinstance(rate, bool) or not 0.0 <= rate < 1.0:
+        raise ValueError(f'drop_path_rate={rate!r}: expected a probability below 1')
     last = max(1, sum(depths) - 1)
     blocks = count()
     return [[rate * next(blocks) / last for _ in range(depth)] for depth in depths]

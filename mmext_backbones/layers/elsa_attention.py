@@ -31,11 +31,16 @@ class ELSAAttention(nn.Module):
         group_width: channels a group of the filter convolution. The queries and keys are 2C/3 channels wide, rounded
             down to even thirds and then up to a multiple of this.
         drop_rate: dropout of the output.
+
+    Raises:
+        ValueError: if `embed_dims` is below 3.
     """
 
     def __init__(
         self, embed_dims: int, num_heads: int, kernel_size: int = 7, group_width: int = 8, drop_rate: float = 0.0
     ) -> None:
+        if embed_dims < 3:
+            raise ValueError(f'embed_dims={embed_dims}: expected at least 3, of which two are for queries and keys')
         super().__init__()
         self.num_heads = num_heads
         self.backend = 'auto'  # of the operator; dev/benchmark compares them

@@ -1,4 +1,4 @@
-"""Equivalents of what torch before 2.4 lacks or spells otherwise.
+"""Equivalents of what torch before 2.5 lacks or spells otherwise.
 
 On a current torch these are its own functions, which its compiler knows.
 """
@@ -15,6 +15,7 @@ __all__ = [
     'is_autocast_enabled',
     'is_compiling',
     'register_fake',
+    'register_load_state_dict_pre_hook',
 ]
 
 # The compiler of 2.1.2 makes other maps of Swin and ELSA-Swin where it keeps sizes open, and fails on Sequencer2D
@@ -67,3 +68,17 @@ def register_fake(name: str, fake: Callable, library: torch.library.Library) -> 
         torch.library.register_fake(f'{library.ns}::{name}', fake, lib=library)
     else:  # before 2.4
         library.impl(name, fake, 'Meta')
+
+
+def register_load_state_dict_pre_hook(module: torch.nn.Module, hook: Callable) -> None:
+    """Registers a function that sees a state dict, and may change it, before the module reads its own tensors of it.
+
+    Args:
+        module: That is loaded.
+        hook: Called with the module, then as ``Module._load_from_state_dict``. A function at module level, so that the
+            module can be pickled.
+    """
+    if hasattr(module, 'register_load_state_dict_pre_hook'):
+        module.register_load_state_dict_pre_hook(hook)
+    else:  # before 2.5
+        module._register_load_state_dict_pre_hook(hook, with_module=True)

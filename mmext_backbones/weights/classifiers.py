@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .fitting import Report, WeightsError, fit
+from .errors import WeightsError
+from .fitting import Report, fit
 from .layouts import OWN, find_layout, strip_prefix
 from .rules import Rule, convert
 

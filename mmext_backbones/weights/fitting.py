@@ -3,24 +3,24 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..utils.errors import UserError
+from ..utils.errors import few
 from ..utils.printable import one_line
-from .layouts import FAMILIES, OWN, find_layout, strip_prefix
+from .containers import plain_names, unwrap
+from .errors import WeightsError
+from .layouts import FAMILIES, OWN, Layout, find_layout, find_places, network_at, strip_prefix
 from .resize import resize_patch_kernel, resize_window_table
 
 __all__ = ['Report', 'WeightsError', 'check_values', 'describe_unknown', 'fit', 'unwrap']
 
 # what a file may lack: the norms of output maps and the pyramid are not in a classifier; counters matter to no one
 FRESH = re.compile(r'norm\d\..*|upsample\..*|.*\.num_batches_tracked')
-
-
-class WeightsError(UserError, ValueError):
-    """Weights that do not belong to the model, or not all of them."""
+REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+NOT_DENSE = 'is sparse, nested or quantised'
+MOST = 8  # networks of one file that are tried
 
 
 @dataclass
@@ -38,6 +38,8 @@ class Report:
         missing: Keys of the model that the file should have filled.
         unexpected: Keys of the file that nothing explains.
         wrong_shape: Keys with the shape in the file and in the model.
+        prefix: Where the network stands in the file.
+        others: Where further networks of its family stand.
     """
 
     source: str
@@ -50,6 +52,8 @@ class Report:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     wrong_shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    prefix: str = ''
+    others: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -69,37 +73,13 @@ class Report:
             ('wrong shape', shapes, None),
         ]
         lines = [f'weights      {one_line(self.source)}', f'layout       {self.layout}']
+        if self.others:
+            lines.append(f'network      {one_line(self.prefix or "the one without a prefix")}; {_ways(self.others)}')
         for name, keys, note in rows:
             if keys or name == 'loaded':
                 line = f'{name:12} {len(keys):4}  {_some(keys) if note is None else note}'
                 lines.append(one_line(line.rstrip()))
         return '\n'.join(lines)
-
-
-def unwrap(content: Any, source: str) -> dict[str, Tensor]:
-    """The tensors by name, from what a checkpoint file holds: alone, or under `state_dict`, `model` or their averages.
-
-    Raises:
-        WeightsError: if there are none, or something else stands among the weights.
-    """
-    found = False
-    for _ in range(2):  # {'model': {'state_dict': ...}} exists
-        if not isinstance(content, Mapping):
-            break
-        for key in ('state_dict', 'model', 'state_dict_ema', 'model_ema'):
-            if isinstance(content.get(key), Mapping):
-                content, found = content[key], True
-                break
-    if not isinstance(content, Mapping):
-        raise WeightsError(f'{source} holds a {type(content).__name__}: expected a state dict')
-    strange = [key for key, value in content.items() if not isinstance(value, (Tensor, int, float, Mapping))]
-    if found and strange:
-        kind = type(content[strange[0]]).__name__
-        raise WeightsError(f'{source}: among its weights {strange[0]} is a {kind}, and no tensor')
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise WeightsError(f'{source} holds no tensors')
-    return tensors
 
 
 def check_values(tensors: Mapping[str, Tensor], source: str, wanted: Mapping[str, Tensor] | None = None) -> None:
@@ -108,25 +88,53 @@ def check_values(tensors: Mapping[str, Tensor], source: str, wanted: Mapping[str
     Args:
         tensors: Weights by name.
         source: Where they came from, for messages.
-        wanted: The tensors they are to fill, by the same names. Floating point numbers of any precision may be filled
-            into another one; integers, booleans and complex numbers may not.
+        wanted: The tensors they are to fill, by the same names; others are not looked at. Floating point numbers of 16
+            bits or more may be filled into another such precision, if it holds their values; integers, booleans,
+            complex, quantised and 8-bit numbers may not. Without it all tensors are looked at, but for masks, in which
+            infinity has a meaning.
 
     Raises:
         WeightsError: naming the first tensors that cannot be used, and why.
     """
     bad = {}
     for key, tensor in tensors.items():
-        goal = (wanted or {}).get(key)
-        to_be_real = goal.is_floating_point() if goal is not None else key.endswith(('.weight', '.bias'))
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            bad[key] = 'has no values' if tensor.is_meta else 'is sparse or quantised'
-        elif tensor.is_complex() or (to_be_real and not tensor.is_floating_point()):
-            bad[key] = f'holds {str(tensor.dtype).removeprefix("torch.")} numbers'
-        elif tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            bad[key] = 'holds NaN or infinity'
+        if key not in wanted if wanted is not None else key.endswith('mask'):
+            continue
+        if wanted is not None:
+            goal = wanted[key].dtype
+        else:  # what nearly every model has
+            goal = torch.float32 if key.endswith(('.weight', '.bias')) else None
+        fault = _fault(tensor, goal)
+        if fault is not None:
+            bad[key] = fault
+    _refuse(bad, source)
+
+
+def _refuse(bad: Mapping[str, str], source: str) -> None:
     if bad:
         shown = ', '.join(f'{key} {why}' for key, why in list(bad.items())[:3])
         raise WeightsError(f'{source} cannot be used: {shown}{", ..." if len(bad) > 3 else ""} ({len(bad)} in all)')
+
+
+def _fault(tensor: Tensor, goal: torch.dtype | None) -> str | None:
+    """Why a tensor cannot fill one of the type `goal`; None if it can."""
+    kind = str(tensor.dtype).removeprefix('torch.')
+    if tensor.is_meta:
+        return 'has no values'
+    if not _is_dense(tensor):
+        return NOT_DENSE
+    if tensor.dtype not in REAL:
+        return f'holds {kind} numbers' if tensor.is_complex() or goal in REAL else None
+    if not bool(tensor.isfinite().all()):
+        return 'holds NaN or infinity'
+    narrow = goal in REAL and torch.finfo(goal).max < torch.finfo(tensor.dtype).max
+    if narrow and not bool(tensor.to(goal).isfinite().all()):
+        return f'holds {kind} numbers beyond the largest of {str(goal).removeprefix("torch.")}'
+    return None
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
 
 
 def fit(
@@ -139,41 +147,58 @@ def fit(
     """Convert a state dict to our layout and to the shapes of a model.
 
     Args:
-        state_dict: Tensors of any layout of the family, under any prefix.
+        state_dict: Tensors of any layout of the family, under any prefix, of a model any part of which may be wrapped.
         wanted: The model's own state dict.
         family: A key of `FAMILIES`, or None for a backbone of none of them.
         source: Where the tensors came from, for messages.
-        prefix: Where the backbone stands in `state_dict`; found when None.
+        prefix: Where the backbone stands in `state_dict`; when None, or where none stands right there but further in, the
+            network that fills most of the model is taken.
 
     Returns:
-        The tensors that fit, by our names, and the report. Nothing has been loaded.
+        The tensors that fit, by the model's names, and the report. Nothing has been loaded.
 
     Raises:
-        WeightsError: if no layout of the family is recognised, or a recognised one has keys it should not have.
+        WeightsError: if no layout of the family is recognised.
     """
     if prefix is not None:
-        state_dict = strip_prefix(state_dict, prefix)
-        if not state_dict:
-            raise WeightsError(f'{source}: no key begins with prefix={prefix!r}')
+        state_dict = under_prefix(state_dict, prefix, source)
+    state_dict = plain_names(state_dict)
+    names = dict(zip(plain_names(wanted), wanted, strict=True))
+    places = find_places(state_dict, family)
+    if not places:
+        raise WeightsError(f'{source} holds no weights of a {family}: {describe_unknown(state_dict, family)}')
+    found = {at: layout for layout, at in places}
+    tried = [''] if prefix is not None and '' in found else list(found)[:MOST]
     try:
-        found = find_layout(state_dict, family)
-        if found is None:
-            raise WeightsError(f'{source} holds no weights of a {family}: {describe_unknown(state_dict)}')
-        layout, inner = found
-        report = Report(source, layout.name)
-        mine = strip_prefix(state_dict, inner)
-        report.ignored += [key for key in state_dict if not key.startswith(inner)]
-        converted = layout.to_ours(mine)
+        fits = [_fit_at(state_dict, plain_names(wanted), found, at, source) for at in tried]
     except WeightsError:
         raise
     except ValueError as error:
         raise WeightsError(f'{source}: {error}') from error
-    report.ignored += [key for key in mine if layout.convert is not None and _is_classifier(key)]
+    tensors, report = max(fits, key=lambda each: len(each[1].loaded))  # the first of equals
+    report.others = [(prefix or '') + at for at in found if at != report.prefix]
+    report.prefix = (prefix or '') + report.prefix
+    return {names[key]: tensor for key, tensor in tensors.items()}, report
+
+
+def _fit_at(
+    state_dict: Mapping[str, Tensor], wanted: Mapping[str, Tensor], places: Mapping[str, Layout], at: str, source: str
+) -> tuple[dict[str, Tensor], Report]:
+    """As `fit`, for the network under one prefix of those where networks stand."""
+    layout = places[at]
+    report = Report(source, layout.name, prefix=at)
+    mine = network_at(state_dict, at, places)
+    report.ignored += [key for key in state_dict if not key.startswith(at) or key[len(at) :] not in mine]
+    _refuse({at + key: NOT_DENSE for key, tensor in mine.items() if not _is_dense(tensor)}, source)
+    converted, report.unexpected = layout.to_ours(mine)
+    unknown = set(report.unexpected)
+    report.ignored += [key for key in mine if layout.convert and _is_classifier(key) and key not in unknown]
 
     fitting = {}
+    built = {-1} | {int(key.split('.')[1]) for key in wanted if key.startswith('stages.')}
     for key, tensor in converted.items():
         if key not in wanted:
-            (report.ignored if _is_unbuilt(key, wanted) else report.unexpected).append(key)
+            (report.ignored if _is_unbuilt(key, max(built)) else report.unexpected).append(key)
             continue
         resized = resize(key, tensor, wanted[key].shape)
         if resized is None:
@@ -211,23 +236,43 @@ def _is_classifier(key: str) -> bool:
     return bool(re.match(r'(head|norm)\.', key))
 
 
-def _is_unbuilt(key: str, wanted: Mapping[str, Tensor]) -> bool:
-    """A part that a model with fewer outputs does not build: a later stage or the way to it, a norm, the pyramid."""
+def _is_unbuilt(key: str, last: int) -> bool:
+    """A part that a model with fewer outputs does not build: a stage after its last, the way to it, a norm, the
+    pyramid."""
     match = re.match(r'stages\.(\d+)\.(\w+)\.', key)
     if match is None:
         return bool(re.match(r'norm\d\.|upsample\.', key))
-    built = {-1} | {int(other.split('.')[1]) for other in wanted if other.startswith('stages.')}
     stage = int(match.group(1))
-    return stage > max(built) or (stage == max(built) and match.group(2) == 'downsample')
+    return stage > last or (stage == last and match.group(2) == 'downsample')
 
 
-def describe_unknown(keys: Mapping[str, Tensor]) -> str:
-    """What a stranger's file seems to be."""
-    for family in FAMILIES:
-        found = find_layout(keys, family)
+def describe_unknown(keys: Mapping[str, Tensor], family: str | None = None) -> str:
+    """What a stranger's file seems to be, and the layouts of a family that would have been known."""
+    for other in FAMILIES:
+        found = find_layout(keys, other)
         if found is not None:
-            return f'it is a {family} as {found[0].name} writes it'
-    return f'its keys are of no known layout ({", ".join(list(keys)[:3])}, ...)'
+            return f'it is a {other} in the layout of {found[0].name}'
+    families = [family] if family in FAMILIES else list(FAMILIES)
+    known = '; '.join(f'{name} of {", ".join(layout.name for layout in FAMILIES[name])}' for name in families)
+    return f'its keys are of no known layout ({", ".join(list(keys)[:3])}, ...). Known: {known}'
+
+
+def under_prefix(state_dict: Mapping[str, Tensor], prefix: str, source: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it.
+
+    Raises:
+        WeightsError: if there are none; it says what names begin with.
+    """
+    inside = strip_prefix(state_dict, prefix)
+    if not inside:
+        starts = few(list(dict.fromkeys(f'{key.partition(".")[0]}.' for key in state_dict if '.' in key)))
+        raise WeightsError(f'{source}: no key begins with prefix={prefix!r}; they begin with {starts or "no prefix"}')
+    return inside
+
+
+def _ways(others: list[str]) -> str:
+    """How to take another network of a file."""
+    return 'another one by ' + ' or '.join(f'prefix={other!r}' for other in others[:3])
 
 
 def _shape(shape: tuple[int, ...]) -> str:

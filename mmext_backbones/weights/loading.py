@@ -9,6 +9,7 @@
 The hub's client keeps a cache, shows its progress and honours ``HF_HUB_OFFLINE=1``.
 """
 
+import functools
 import os
 import pickle
 import re
@@ -21,9 +22,11 @@ import torch
 from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import CheckpointLoader, checkpoint
 
-from .fitting import WeightsError
+from ..utils.checksums import check_zip
+from ..utils.errors import UserError
+from .errors import WeightsError
 from .safe_globals import TORCH_TAKES_A_LIST
-from .safe_reading import load
+from .safe_reading import keep_tensors, load
 
 __all__ = ['check_address', 'read', 'register_schemes']
 
@@ -47,7 +50,9 @@ def read_file(filename: str, map_location: Any = None, *, mmap: bool = False) ->
     path = Path(filename).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'{filename} can not be found.')
+    status = path.stat()
     try:
+        _check_bytes(path, status.st_ino, status.st_size, status.st_mtime_ns)
         if path.suffix == '.safetensors':
             return _safetensors(path, map_location)
         return load(path, map_location, mmap=mmap)
@@ -62,6 +67,16 @@ def read_file(filename: str, map_location: Any = None, *, mmap: bool = False) ->
         raise WeightsError(
             f'{path} cannot be read: {first_line or type(error).__name__} (a truncated or damaged file? fetch it again)'
         ) from error
+
+
+@functools.lru_cache(maxsize=32)
+def _check_bytes(path: Path, *state: int) -> None:
+    """Compares checksums, which torch does not; once for a file that stays as it is, for a run reads it repeatedly."""
+    try:
+        check_zip(path)
+    except UserError as error:
+        why = str(error).removeprefix(f'{path} is damaged: ')
+        raise WeightsError(f'{path} cannot be read: it is truncated or damaged, {why}') from error
 
 
 def check_address(address: str) -> None:
@@ -180,6 +195,6 @@ def _refusal(path: Path, error: Exception) -> str:
     what = f'refers to {culprit[0]}' if culprit else text.strip().partition('\n')[0]
     return (
         f'{path} is not read: it {what}, and a checkpoint that refers to code can run it. If you trust whoever made '
-        'it, keep its tensors alone: run, where its project is installed, python -c "import torch; '
-        "torch.save(torch.load('IN', map_location='cpu', weights_only=False)['state_dict'], 'OUT')\""
+        'it, keep its tensors alone, in a file OUT: run, where its project is installed,\n'
+        + keep_tensors(path, "torch.load({}, map_location='cpu', weights_only=False)")
     )

@@ -1,10 +1,23 @@
 """Conversion of state dicts by a table of rules."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
+
+
+class UnknownKeys(ValueError):
+    """Keys that no rule of a table knows.
+
+    Attributes:
+        keys: All of them.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__(f'{len(keys)} keys of an unknown layout, among them {", ".join(keys[:5])}')
+        self.keys = list(keys)
 
 
 class Rule(NamedTuple):
@@ -22,24 +35,26 @@ def convert(state_dict: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str
     """Apply to every entry the first rule that matches it.
 
     Raises:
-        ValueError: for keys that no rule matches, and for two keys that would get one name.
+        UnknownKeys: for keys that no rule matches.
+        ValueError: for two keys that would get one name.
     """
+    known = _any_of(tuple(rule.pattern for rule in rules)).fullmatch
+    unknown = [key for key in state_dict if not known(key)]
+    if unknown:
+        raise UnknownKeys(unknown)
     converted: dict[str, Tensor] = {}
-    unknown = []
     for old, tensor in state_dict.items():
-        for rule in rules:
-            match = re.fullmatch(rule.pattern, old)
-            if match:
-                break
-        else:
-            unknown.append(old)
-            continue
+        rule, match = next((rule, match) for rule in rules if (match := re.fullmatch(rule.pattern, old)))
         if rule.key is None:
             continue
         new = match.expand(rule.key)
         if new in converted:
             raise ValueError(f'{old}: another key was already converted to {new}')
         converted[new] = tensor if rule.value is None else rule.value(tensor)
-    if unknown:
-        raise ValueError(f'{len(unknown)} keys of an unknown layout, among them {", ".join(unknown[:5])}')
     return converted
+
+
+@functools.lru_cache
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern:
+    """One pattern instead of many: files with very many further keys are looked through in one pass."""
+    return re.compile('|'.join(f'(?:{pattern})' for pattern in patterns))

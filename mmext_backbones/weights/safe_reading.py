@@ -25,9 +25,9 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from . import safe_globals
-from .fitting import WeightsError
+from .errors import WeightsError
 
-__all__ = ['load', 'load_restricted']
+__all__ = ['keep_tensors', 'load', 'load_restricted']
 
 ZIP = b'PK\x03\x04'  # how torch tells its formats apart
 
@@ -91,10 +91,27 @@ def _check_format(path: str | os.PathLike) -> bool:
     if 'constants.pkl' in torch._C.PyTorchFileReader(os.fspath(path)).get_all_records():
         raise WeightsError(
             f'{os.fspath(path)} is not read: it is a TorchScript archive, a program, and reading it could run it. If '
-            'you trust whoever made it, keep its tensors alone: python -c "import torch; '
-            "torch.save(torch.jit.load('IN', 'cpu').state_dict(), 'OUT')\""
+            'you trust whoever made it, keep its tensors alone, in a file OUT:\n'
+            + keep_tensors(path, "torch.jit.load({}, 'cpu')")
         )
     return True
+
+
+def keep_tensors(path: str | os.PathLike, call: str) -> str:
+    """A command for a shell that writes the tensors of a file, and the mappings they stand in, to the file OUT.
+
+    Args:
+        path: Of the file.
+        call: What reads it, in Python with single quotes, with braces where the path belongs.
+    """
+    plain = (char if char.isalnum() or char in ' /._-+,=@:()' else f'\\U{ord(char):08x}' for char in os.fspath(path))
+    read = call.format(f"'{''.join(plain)}'")
+    return (
+        'python -c "import torch; '
+        'keep = lambda x: keep(x.state_dict()) if isinstance(x, torch.nn.Module) else x if not isinstance(x, dict) '
+        'else {k: keep(v) for k, v in x.items() if isinstance(v, (dict, torch.Tensor, torch.nn.Module))}; '
+        f"torch.save(keep({read}), 'OUT')\""
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------------

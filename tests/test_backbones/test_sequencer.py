@@ -191,7 +191,10 @@ def test_native_strides():
     [
         ({'patch_size': 7}, 'patch_size=7: expected an even number for the pyramid, or pyramid=False'),
         ({'patch_size': 0, 'pyramid': False}, 'patch_size=0'),
-        ({'arch': {**SMALL, 'hidden_dims': (4, 8)}}, 'expected as many embed_dims and hidden_dims as depths'),
+        (
+            {'arch': {**SMALL, 'hidden_dims': (4, 8)}},
+            r'hidden_dims=\(4, 8\): expected 4 numbers, one a stage as in depths',
+        ),
     ],
 )
 def test_bad_arguments_are_named(options, message):

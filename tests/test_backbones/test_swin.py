@@ -74,7 +74,10 @@ def test_agrees_with_mmdet_in_outputs_and_gradients(window_size, size):
     ('options', 'message'),
     [
         ({'window_size': 0}, 'window_size=0'),
-        ({'arch': {'embed_dims': 20, 'depths': (1,) * 4, 'num_heads': (3,) * 4}}, r'num_heads=\(3, 3, 3, 3\): 3 heads'),
+        (
+            {'arch': {'embed_dims': 20, 'depths': (1,) * 4, 'num_heads': (3,) * 4}},
+            r'num_heads=\(3, 3, 3, 3\): expected divisors',
+        ),
         ({'arch': {'embed_dims': 20, 'depths': (1,) * 4, 'num_heads': (4,)}}, r'num_heads=\(4,\): expected 4'),
     ],
 )

@@ -115,7 +115,7 @@ def test_a_start_needs_something_that_fits(tmp_path, trained, capsys):
         (torch.tensor([1.0, math.nan]), 'a holds NaN or infinity'),
         (torch.tensor([1, 2]), 'a holds int64 numbers'),
         (torch.tensor([True, False]), 'a holds bool numbers'),
-        (torch.ones(2).to_sparse(), 'a is sparse or quantised'),
+        (torch.ones(2).to_sparse(), 'a is sparse, nested or quantised'),
         (torch.ones(2, device='meta'), 'a has no values'),
         (torch.ones(2, dtype=torch.complex64), 'a holds complex64 numbers'),
     ],

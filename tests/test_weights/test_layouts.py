@@ -12,7 +12,7 @@ from torch import nn
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.weights import swin
 from mmext_backbones.weights.fitting import fit
-from mmext_backbones.weights.layouts import FAMILIES, family_of, find_layout
+from mmext_backbones.weights.layouts import FAMILIES, family_of, find_layout, find_places
 from tests.conftest import randomize
 
 SWIN = {'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8)}
@@ -214,12 +214,19 @@ def test_subclasses_are_of_the_family():
     assert set(FAMILIES) == {cls.__name__ for cls in SMALL}
 
 
-def test_two_networks_need_a_prefix():
+def test_of_two_networks_the_trained_one_comes_first():
     state_dict = small(SwinTransformer).state_dict()
-    both = {f'{name}.{key}': value for name in ('student', 'teacher') for key, value in state_dict.items()}
-    with pytest.raises(ValueError, match=r'under student\., teacher\.: name one by `prefix`'):
-        find_layout(both, 'SwinTransformer')
-    ema = state_dict | {f'ema.{key}': value for key, value in state_dict.items()}
+    for names, first in (
+        (('student', 'teacher'), 'student.'),
+        (('teacher', 'student'), 'student.'),
+        (('model_ema', 'net'), 'net.'),
+        (('momentum_encoder', 'encoder'), 'encoder.'),
+        (('ema', 'backbone'), 'backbone.'),
+    ):
+        both = {f'{name}.{key}': value for name in names for key, value in state_dict.items()}
+        assert find_layout(both, 'SwinTransformer')[1] == first
+        assert len(find_places(both, 'SwinTransformer')) == 2
+    ema = {f'ema.{key}': value for key, value in state_dict.items()} | state_dict
     assert find_layout(ema, 'SwinTransformer')[1] == ''
 
 
