@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmext_backbones.layers import PatchMerging, PooledShortcut
 from mmext_backbones.layers.conv import FilterConv2d
-from mmext_backbones.layers.mbconv import SqueezeExcite
+from mmext_backbones.layers.squeeze_excite import SqueezeExcite
 
 __all__ = ['said_of_module', 'said_of_operator']
 

@@ -38,9 +38,9 @@ from mmext_backbones.layers import (
     TransformerBlock,
     batch_norm,
     drop_path_schedule,
+    fused,
     same_conv,
 )
-from mmext_backbones.layers.functional import batch_norm_call, can_fuse
 from mmext_backbones.registry import MODELS
 
 from .arguments import check_flag, is_int, resolve_arch
@@ -60,12 +60,11 @@ class Stem(nn.Module):
         self.act = nn.GELU('tanh')
         self.conv2 = same_conv(out_channels, out_channels, 3)
 
+    @fused.by(fused.stem)
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
-        norm, conv = self.norm1, self.conv2
-        if not can_fuse(norm, self.act, conv):
-            return conv(self.act(norm(x.permute(0, 3, 1, 2)))).permute(0, 2, 3, 1)
-        return conv.after(batch_norm_call(norm, gelu=True), x, norm.weight, norm.bias)
+        x = self.conv1(x.contiguous(memory_format=torch.channels_last))
+        x = self.act(self.norm1(x))
+        return self.conv2(x).permute(0, 2, 3, 1)
 
 
 class MaxViTBlock(nn.Module):

@@ -32,8 +32,7 @@ class RecordedBiLSTM2D(nn.Module):
             for name, tensor in zip('WRB', _in_order_of_onnx(getattr(original, f'rnn_{axis}')), strict=True):
                 self.register_buffer(f'{name}_{axis}', tensor)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
-        x = x if norm is None else norm(x)
+    def forward(self, x: Tensor) -> Tensor:
         B, H, W, C = x.shape
         lstm = torch.ops.mmext_backbones.onnx_lstm
         v = lstm(x.permute(1, 0, 2, 3).reshape(H, B * W, C), self.W_v, self.R_v, self.B_v)  # [H, 2, B * W, h]

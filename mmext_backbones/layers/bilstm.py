@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmext_backbones.ops import bilstm2d
 
-from .functional import linear_add
+from . import fused
 from .linear import linear
 
 PARAMETERS = [
@@ -83,9 +83,10 @@ class BiLSTM2D(nn.Module):
         self.proj = linear(4 * hidden_dims, embed_dims)
         self.backend = 'auto'
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None, residual: bool = False) -> Tensor:
-        """The mixture of x, or of norm(x); x plus that where `residual` is set."""
-        skip = x if residual else None
-        x = x if norm is None else norm(x)
-        x = bilstm2d(x, self.rnn_v.tensors(), self.rnn_h.tensors(), backend=self.backend)
-        return linear_add(x, self.proj, skip)
+    @fused.in_block_by(fused.bilstm)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.states(x))
+
+    def states(self, x: Tensor) -> Tensor:
+        """The states of both LSTMs in both directions, [B, H, W, 4 * hidden_dims]."""
+        return bilstm2d(x, self.rnn_v.tensors(), self.rnn_h.tensors(), backend=self.backend)

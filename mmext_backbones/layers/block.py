@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from . import fused
 from .drop_path import DropPath
-from .functional import is_unobserved
 from .mlp import Mlp
 
 
@@ -14,10 +14,9 @@ class TransformerBlock(nn.Module):
     """x + attn(norm(x)), then x + mlp(norm(x)), each branch under stochastic depth: [B, H, W, C] -> [B, H, W, C].
 
     Args:
-        attn: what mixes the tokens, [B, H, W, C] -> [B, H, W, C], called with the map and its norm; it returns the
-            sum with the map where `residual` is set.
+        attn: what mixes the tokens, [B, H, W, C] -> [B, H, W, C].
         embed_dims: C.
-        mlp: the perceptron, called likewise; Swin's when None.
+        mlp: what works on each token, [B, H, W, C] -> [B, H, W, C]; Swin's perceptron when None.
         norm_eps: epsilon of both norms.
         drop_path_rate: stochastic depth of both branches.
     """
@@ -38,13 +37,11 @@ class TransformerBlock(nn.Module):
         self.mlp = Mlp(embed_dims) if mlp is None else mlp
         self.drop_path = DropPath(drop_path_rate)
 
+    @fused.by(fused.transformer_block)
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """`context` goes to `attn`: what depends on the image, and no module should remember."""
-        if not self.drop_path.active and is_unobserved(*self.children()):  # the sums join the products before them
-            x = self.attn(x, *context, norm=self.norm1, residual=True)
-            return self.mlp(x, norm=self.norm2, residual=True)
-        x = x + self.drop_path(self.attn(x, *context, norm=self.norm1))
-        return x + self.drop_path(self.mlp(x, norm=self.norm2))
+        x = x + self.drop_path(self.attn(self.norm1(x), *context))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class Stage(nn.Module):

@@ -1,14 +1,9 @@
-"""Convolutions: of patches, padded as TensorFlow pads them, and of a product."""
+"""Convolutions: of patches, padded as TensorFlow pads them, and of ELSA's filters."""
 
-from collections.abc import Callable
-
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mmext_backbones.ops.conv import conv2d
 from mmext_backbones.ops.padding import zero_pad
-from mmext_backbones.ops.recompute import Conv, Linear, Prologue, recompute
 from mmext_backbones.ops.torch_versions import is_compiling
 
 
@@ -30,51 +25,15 @@ class SameConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        (top, bottom), (left, right) = (self._pads(axis, size) for axis, size in enumerate(x.shape[-2:]))
+        (top, bottom), (left, right) = (self.pads(axis, size) for axis, size in enumerate(x.shape[-2:]))
         # a recorded convolution with a stride does not ask the size (`ops.padding`)
         if (self.stride == (1, 1) or not is_compiling()) and (top, left) == (bottom, right):
             return conv2d(x, self.weight, self.bias, self.stride, (top, left), self.groups)
         x = zero_pad(x, (left, right, top, bottom))
         return conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
 
-    def after(self, prologue: Prologue, x: Tensor, *params: Tensor) -> Tensor:
-        """The convolution of prologue(x, *params), of which x alone is kept (`ops.recompute`).
-
-        [B, H, W, in_channels] -> [B, ceil(H / stride), ceil(W / stride), out_channels].
-        """
-        product, weight, region = self._product(x, self.weight)
-        return region(recompute(prologue, product, x, weight, self.bias, *params))
-
-    def folded(self, x: Tensor, norm: nn.BatchNorm2d, pre_norm: nn.BatchNorm2d | None = None) -> Tensor:
-        """norm(conv(pre_norm(x))) by running statistics, which scale and shift the weights instead of the map.
-
-        [B, H, W, in_channels] -> [B, ceil(H / stride), ceil(W / stride), out_channels]. A norm before is for kernels of
-        1 x 1 alone: zeros around the map are not normed.
-        """
-        weight, bias = self.weight, self.bias
-        if pre_norm is not None:
-            scale = pre_norm.weight * (pre_norm.running_var + pre_norm.eps).rsqrt()
-            bias = F.linear(pre_norm.bias - pre_norm.running_mean * scale, weight.flatten(1), bias)
-            weight = weight * scale[:, None, None]
-        stats = norm.running_mean, norm.running_var, norm.eps
-        weight, bias = fuse_conv_bn_weights(weight, bias, *stats, norm.weight, norm.bias)
-        product, weight, region = self._product(x, weight)
-        return region(product.forward(x, weight, bias))
-
-    def _product(self, x: Tensor, weight: Tensor) -> tuple[Linear | Conv, Tensor, Callable]:
-        """This convolution of x [B, H, W, C] as `ops.recompute` has it, its weight, and what to take of its output."""
-        if self.kernel_size == self.stride == (1, 1):
-            return Linear(), weight.flatten(1), lambda out: out
-        # where more is padded after than before: a stride more before, and the first output dropped. That copies the
-        # output; F.pad would copy the input
-        pads = [self._pads(axis, size) for axis, size in enumerate(x.shape[1:3])]
-        top, left = (int(before < after) for before, after in pads)
-        padding = (pads[0][0] + top * self.stride[0], pads[1][0] + left * self.stride[1])
-        H, W = (-(-size // stride) for size, stride in zip(x.shape[1:3], self.stride, strict=True))
-        product = Conv(self.stride, padding, self.groups)
-        return product, weight, lambda out: out[:, top : top + H, left : left + W].contiguous()
-
-    def _pads(self, axis: int, size: int) -> tuple[int, int]:
+    def pads(self, axis: int, size: int) -> tuple[int, int]:
+        """Zeros before and after the `size` rows (axis 0) or columns (axis 1) of a map."""
         stride, kernel = self.stride[axis], self.kernel_size[axis]
         total = (size - 1) // stride * stride + kernel - size
         if kernel < stride:
@@ -83,10 +42,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class FilterConv2d(nn.Conv2d):
-    """The filter convolution of ELSA: stride 1, zeros around the map, as many channels out as in.
-
-    A class of its own, so that `functional` knows that `ops.product_conv` may stand for it.
-    """
+    """The filter convolution of ELSA: stride 1, zeros around the map, as many channels out as in."""
 
     def __init__(self, channels: int, kernel_size: int, group_width: int) -> None:
         groups = channels // group_width

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
-from mmext_backbones.ops import elsa, product_conv
+from mmext_backbones.ops import elsa
 
+from . import fused
 from .conv import FilterConv2d
-from .functional import can_fuse, linear_add, norm_then_linear
 from .linear import linear
 
 
@@ -57,10 +57,15 @@ class ELSAAttention(nn.Module):
         self.proj_drop = nn.Dropout(drop_rate)
         trunc_normal_(self.ghost_head, std=0.02)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None, residual: bool = False) -> Tensor:
-        """The attention of x, or of norm(x); x plus that where `residual` is set."""
-        skip = x if residual else None
-        q, k, v = norm_then_linear(x, norm, self.qkv).split((self.qk_dims, self.qk_dims, x.shape[-1]), dim=-1)
+    @fused.in_block_by(fused.attention)
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attend(self.qkv(x))
+        return self.proj_drop(self.proj(x))
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """The values, filtered by what the queries and keys say: [B, H, W, 2 * qk_dims + C] -> [B, H, W, C]."""
+        C = qkv.shape[-1] - 2 * self.qk_dims
+        q, k, v = qkv.split((self.qk_dims, self.qk_dims, C), dim=-1)
         logits = self.filter_proj(self.filter_act(self.filters(q, k)))  # [B, H, W, heads * k * k]
         x = elsa(
             v.permute(0, 3, 1, 2),
@@ -70,11 +75,9 @@ class ELSAAttention(nn.Module):
             kernel_size=self.kernel_size,
             backend=self.backend,
         )
-        return linear_add(x.permute(0, 2, 3, 1), self.proj, skip, self.proj_drop)
+        return x.permute(0, 2, 3, 1)
 
+    @fused.by(fused.filters)
     def filters(self, q: Tensor, k: Tensor) -> Tensor:
         """What the filters are read from: the convolution of q * k, all [B, H, W, qk_dims]."""
-        conv = self.filter_conv
-        if can_fuse(conv):
-            return product_conv(q, k, conv.weight, conv.bias)
-        return conv((q * k).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.filter_conv((q * k).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

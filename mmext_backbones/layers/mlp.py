@@ -2,16 +2,12 @@
 
 from torch import Tensor, nn
 
-from mmext_backbones.ops.mlp import norm_mlp
-
-from .functional import can_fuse
+from . import fused
 from .linear import linear
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, Linear on the last axis of a norm: [..., C] -> [..., C].
-
-    In training neither the norm's output nor the GELU's is kept, but computed again (`ops.mlp`).
+    """Linear, GELU, Linear on the last axis: [..., C] -> [..., C].
 
     Args:
         embed_dims: C.
@@ -28,21 +24,7 @@ class Mlp(nn.Module):
         self.fc2 = linear(hidden, embed_dims)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm, residual: bool = False) -> Tensor:
-        """The perceptron of norm(x), or x plus that."""
-        fc1, fc2 = self.fc1, self.fc2
-        if not can_fuse(norm, *self.children()):
-            y = self.drop(fc2(self.drop(self.act(fc1(norm(x))))))
-            return x + y if residual else y
-        return norm_mlp(
-            x,
-            norm.weight,
-            norm.bias,
-            fc1.weight,
-            fc1.bias,
-            fc2.weight,
-            fc2.bias,
-            eps=norm.eps,
-            approximate=self.act.approximate,
-            residual=residual,
-        )
+    @fused.in_block_by(fused.mlp)
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(self.act(self.fc1(x)))
+        return self.drop(self.fc2(x))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmext_backbones.ops import relative_position_index, window_attention
 from mmext_backbones.ops.caching import cache_tensors
 
-from .functional import linear_add, norm_then_linear
+from . import fused
 from .linear import linear
 
 
@@ -42,16 +42,16 @@ class PartitionAttention(nn.Module):
         self.proj = linear(embed_dims, embed_dims)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def forward(
-        self, x: Tensor, window_size: tuple[int, int], norm: nn.LayerNorm | None = None, residual: bool = False
-    ) -> Tensor:
-        """The attention of x, or of norm(x); x plus that where `residual` is set.
+    @fused.in_block_by(fused.attention)
+    def forward(self, x: Tensor, window_size: tuple[int, int]) -> Tensor:
+        """`window_size` in tokens; the bias table is resampled bilinearly where it was made for another one."""
+        x = self.attend(self.qkv(x), window_size)
+        return self.proj(x)
 
-        `window_size` in tokens; the bias table is resampled bilinearly where it was made for another one.
-        """
-        skip = x if residual else None
-        x = window_attention(
-            norm_then_linear(x, norm, self.qkv),
+    def attend(self, qkv: Tensor, window_size: tuple[int, int]) -> Tensor:
+        """The attention of every token in its group: [B, H, W, 3 * C] -> [B, H, W, C]."""
+        return window_attention(
+            qkv,
             self.bias(window_size),
             num_heads=self.num_heads,
             window_size=window_size,
@@ -59,7 +59,6 @@ class PartitionAttention(nn.Module):
             grid=self.grid,
             backend=self.backend,
         )
-        return linear_add(x, self.proj, skip)
 
     def bias(self, window_size: tuple[int, int]) -> Tensor:
         """The bias of every token pair, query by key, [num_heads, N, N]."""

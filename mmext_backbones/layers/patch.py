@@ -4,8 +4,8 @@ from torch import Tensor, nn
 
 from mmext_backbones.ops.padding import zero_pad
 
+from . import fused
 from .conv import PatchConv2d
-from .functional import norm_then_linear
 from .linear import linear
 
 
@@ -48,9 +48,13 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * embed_dims)
         self.reduction = linear(4 * embed_dims, 2 * embed_dims, bias=False)
 
+    @fused.by(fused.patch_merging)
     def forward(self, x: Tensor) -> Tensor:
+        return self.reduction(self.norm(self.join(x)))
+
+    def join(self, x: Tensor) -> Tensor:
+        """The 2 x 2 neighbours as one token: [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), 4 * C]."""
         B, H, W, C = x.shape
         h, w = -(-H // 2), -(-W // 2)
         x = zero_pad(x, (0, 0, 0, 2 * w - W, 0, 2 * h - H))
-        x = x.reshape(B, h, 2, w, 2, C).permute(0, 1, 3, 4, 2, 5).reshape(B, h, w, 4 * C)
-        return norm_then_linear(x, self.norm, self.reduction)
+        return x.reshape(B, h, 2, w, 2, C).permute(0, 1, 3, 4, 2, 5).reshape(B, h, w, 4 * C)

@@ -6,7 +6,7 @@ from torch.nn.init import trunc_normal_
 
 from mmext_backbones.ops import relative_position_index, window_attention
 
-from .functional import linear_add, norm_then_linear
+from . import fused
 from .linear import linear
 
 
@@ -57,13 +57,17 @@ class WindowAttention(nn.Module):
         self.proj_drop = nn.Dropout(drop_rate)
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None, residual: bool = False) -> Tensor:
-        """The attention of x, or of norm(x); x plus that where `residual` is set."""
-        skip = x if residual else None
-        H, W = x.shape[1:3]
+    @fused.in_block_by(fused.attention)
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attend(self.qkv(x))
+        return self.proj_drop(self.proj(x))
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """The attention of every token in its window: [B, H, W, 3 * C] -> [B, H, W, C]."""
+        H, W = qkv.shape[1:3]
         shift_size = self.shift_size if self.shift_single_window or max(H, W) > self.window_size else 0
-        x = window_attention(
-            norm_then_linear(x, norm, self.qkv),
+        return window_attention(
+            qkv,
             self.bias(),
             num_heads=self.num_heads,
             window_size=(self.window_size, self.window_size),
@@ -73,7 +77,6 @@ class WindowAttention(nn.Module):
             dropout=self.attn_drop_rate if self.training else 0.0,
             backend=self.backend,
         )
-        return linear_add(x, self.proj, skip, self.proj_drop)
 
     def bias(self) -> Tensor:
         """The bias of every token pair, [num_heads, N, N], looked up afresh.

@@ -66,11 +66,6 @@ def attention_name(module: torch.nn.Module) -> str:
     return f'window shifted by {module.shift_size}' if module.shift_size else 'window'
 
 
-def _normed(call: Call) -> Tensor:
-    norm = call.options.get('norm')
-    return call.x if norm is None else norm(call.x)
-
-
 def _partition(call: Call, row: int, column: int) -> tuple[Tensor, ...]:
     """out[i] = sum_j P[i, j] v[j] with P[i, :] = softmax_j(scale q[i] . k[j] + bias[i, j] + mask[i, j]).
 
@@ -99,7 +94,7 @@ def _partition(call: Call, row: int, column: int) -> tuple[Tensor, ...]:
     padding = groups[group] == 0
     places = (groups[group] - 1).clamp(min=0)  # [N], of the map row by row
 
-    qkv = module.qkv(_normed(call))[0].flatten(0, 1)[places]  # [N, 3 * C]
+    qkv = module.qkv(call.x)[0].flatten(0, 1)[places]  # [N, 3 * C]
     if swin:
         qkv[padding] = module.qkv.bias  # the projection of a zero
     q, k, v = qkv.view(-1, 3, heads, C // heads).permute(1, 2, 0, 3)  # [heads, N, head_dim] each
@@ -138,7 +133,7 @@ def elsa_filters(call: Call, row: int, column: int) -> tuple[Tensor, Tensor]:
 
 def _elsa_projections(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     dims = call.module.qk_dims
-    return call.module.qkv(_normed(call)).split((dims, dims, call.x.shape[3]), dim=3)
+    return call.module.qkv(call.x).split((dims, dims, call.x.shape[3]), dim=3)
 
 
 def _elsa(call: Call, row: int, column: int) -> tuple[Tensor, ...]:

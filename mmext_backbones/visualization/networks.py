@@ -44,12 +44,11 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of
 
 @dataclass
 class Call:
-    """One call of a module: ``module(x, *context, **options)`` gave `output`."""
+    """One call of a module: ``module(x, *context)`` gave `output`."""
 
     module: nn.Module
     x: Tensor
     context: tuple[Any, ...]
-    options: dict[str, Any]
     output: Tensor
 
 
@@ -58,12 +57,12 @@ def record(backbone: nn.Module, image: Tensor, modules: Sequence[nn.Module]) -> 
     """The calls of `modules` while the backbone runs on an image batch [B, 3, H, W], in the order of `modules`."""
     calls = {}
 
-    def note(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
-        calls[module] = Call(module, args[0], args[1:], kwargs, output)
+    def note(module: nn.Module, args: tuple, output: Tensor) -> None:
+        calls[module] = Call(module, args[0], args[1:], output)
 
     with ExitStack() as hooks:
         for module in modules:
-            hooks.callback(module.register_forward_hook(note, with_kwargs=True).remove)
+            hooks.callback(module.register_forward_hook(note).remove)
         backbone(image)
     return [calls[module] for module in modules]
 

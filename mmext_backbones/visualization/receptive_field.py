@@ -99,7 +99,7 @@ def mixer_field(calls: Sequence[Call]) -> np.ndarray:
     total = 0
     for call in calls:
         x = call.x[:1].detach().clone().requires_grad_()
-        y = call.module(x, *call.context, **call.options)
+        y = call.module(x, *call.context)
         _, H, W, _ = y.shape
         total = total + torch.autograd.grad(_positive(y[0, H // 2, W // 2]), x)[0][0].abs().sum(dim=-1).double()
     return (total / len(calls)).numpy()

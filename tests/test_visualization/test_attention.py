@@ -79,7 +79,7 @@ def test_a_token_attends_to_what_its_output_depends_on(cls, size):
     for call in calls_of(cls, size):
         for row, column in tokens_of(call):
             x = call.x.clone().requires_grad_()
-            y = call.module(x, *call.context, **call.options)
+            y = call.module(x, *call.context)
             (gradient,) = torch.autograd.grad(y[0, row, column].square().sum(), x)
             depends = gradient[0].abs().sum(dim=-1) > 1e-30
             assert torch.equal(depends, token_attention(call, row, column).attended)

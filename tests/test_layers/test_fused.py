@@ -1,10 +1,11 @@
-"""Blocks as functions on their weights, against the same blocks as calls of their modules."""
+"""The fused forms of layers, against the same layers as calls of their modules."""
 
 import copy
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_modules
 
 from mmext_backbones.backbones.maxvit import Stem
 from mmext_backbones.layers import (
@@ -17,27 +18,22 @@ from mmext_backbones.layers import (
     TransformerBlock,
     WindowAttention,
 )
-from mmext_backbones.layers.functional import can_fuse
+from mmext_backbones.layers.squeeze_excite import SqueezeExcite
 from tests.conftest import randomize
 from tests.torch_features import HALF_AUTOCAST, needs_compile
 
 C = 32
 
 
-class NormedMlp(nn.Module):
-    def __init__(self, gelu='none', drop_rate=0.0):
-        super().__init__()
-        self.norm = nn.LayerNorm(C)
-        self.mlp = Mlp(C, gelu=gelu, drop_rate=drop_rate)
-
-    def forward(self, x):
-        return self.mlp(x, self.norm)
+def block_of_mlp(**options):
+    """A block whose mixer is nothing, and no class that has a fused form."""
+    return TransformerBlock(nn.Identity(), C, mlp=Mlp(C, **options))
 
 
 # name -> block, and the shape of its input
 BLOCKS = {
-    'mlp': (NormedMlp, (2, 5, 7, C)),
-    'mlp_tanh': (lambda: NormedMlp('tanh'), (2, 5, 7, C)),
+    'mlp': (block_of_mlp, (2, 5, 7, C)),
+    'mlp_tanh': (lambda: block_of_mlp(gelu='tanh'), (2, 5, 7, C)),
     'patch_merging': (lambda: PatchMerging(C), (2, 5, 7, C)),
     'mbconv': (lambda: MBConv(C, C, 1), (2, 5, 7, C)),
     'mbconv_strided': (lambda: MBConv(C, 64, 2), (2, 6, 8, C)),  # padded at the end only
@@ -52,6 +48,19 @@ def by_modules(block):
     for module in block.modules():
         module.register_forward_hook(lambda *_: None)
     return block
+
+
+FORMS = {'_RecomputeBackward', '_NormMlpBackward', 'ProductConvCompiledBackward'}
+
+
+def forms_in(out):
+    """The fused functions that a tensor comes from."""
+    nodes, names = [out.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        names.add(type(node).__name__)
+        nodes += [following for following, _ in node.next_functions if following is not None]
+    return names & FORMS
 
 
 def gradients(run, x, block=None):
@@ -69,10 +78,10 @@ def test_agrees_with_the_modules(name, training):
     build, shape = BLOCKS[name]
     torch.manual_seed(0)
     block = randomize(build()).double().train(training)
-    assert can_fuse(*block.children())
     plain = by_modules(block)
-    assert not can_fuse(*plain.children())
     x = torch.randn(shape, dtype=torch.float64)
+    assert forms_in(block(x))
+    assert not forms_in(plain(x))
     expected = gradients(plain, x)
     for actual, wanted in zip(gradients(block, x), expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-8, atol=1e-10)
@@ -167,20 +176,162 @@ def test_hooks_are_called(name):
         lambda m: setattr(m.norm1, 'momentum', None),
         lambda m: torch.nn.utils.parametrizations.weight_norm(m.conv1),
         lambda m: setattr(m, 'conv3', nn.Sequential(nn.Conv2d(4 * C, C, 1))),
+        lambda m: setattr(m, 'conv3', nn.Sequential(m.conv3)),
+        lambda m: setattr(m, 'se', NoGate(4 * C, 8)),
         lambda m: m.se.register_forward_pre_hook(lambda *_: None),
+        lambda m: m.se.fc1.register_full_backward_hook(lambda *_: None),
         lambda m: setattr(m.conv2, 'forward', m.conv2.forward),
+        lambda m: setattr(m.se, 'forward', m.se.forward),
+        lambda m: setattr(m.se, '_compiled_call_impl', m.se._call_impl),  # as m.se.compile() does
     ],
-    ids=['sync_batch_norm', 'cumulative_average', 'parametrised', 'other_class', 'hook', 'patched'],
+    ids=[
+        'sync_batch_norm',
+        'cumulative_average',
+        'parametrised',
+        'other_class',
+        'in_a_container',
+        'subclass',
+        'hook',
+        'hook_inside',
+        'patched',
+        'patched_container',
+        'compiled',
+    ],
 )
 def test_what_is_changed_is_called(change):
-    block = MBConv(C, C, 1)
-    assert can_fuse(*block.children())
+    block, x = randomize(MBConv(C, C, 1)), torch.randn(2, 5, 7, C)
+    assert forms_in(block(x))
     change(block)
-    assert not can_fuse(*block.children())
+    out = block(x)
+    assert not forms_in(out)
+    torch.testing.assert_close(out, MBConv.forward.__wrapped__(block, x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    'register',
+    [
+        torch_modules.register_module_forward_pre_hook,
+        torch_modules.register_module_forward_hook,
+        torch_modules.register_module_full_backward_pre_hook,
+        torch_modules.register_module_full_backward_hook,
+    ],
+)
+def test_global_hooks_are_called(register):
+    block, x = block_of_mlp(), torch.randn(2, 5, 7, C)
+    called = []
+    handle = register(lambda module, *_: called.append(module))
+    try:
+        block(x).sum().backward()
+    finally:
+        handle.remove()
+    assert set(called) >= {block.norm2, block.mlp, block.mlp.fc1, block.mlp.act, block.mlp.fc2}
+    assert forms_in(block(x))
+
+
+PARTS = (
+    'norm1',
+    'attn',
+    'attn.qkv',
+    'attn.filter_conv',
+    'attn.proj',
+    'norm2',
+    'mlp',
+    'mlp.fc1',
+    'mlp.act',
+    'drop_path',
+)
+
+
+@pytest.mark.parametrize('rate', [0.0, 0.5])
+@pytest.mark.parametrize('name', MIXERS)
+def test_a_hook_is_given_what_the_module_takes_and_returns(name, rate):
+    """On one module at a time, while all others stay as they are."""
+    mixer, context = MIXERS[name]
+    block = randomize(TransformerBlock(mixer(), C, drop_path_rate=rate)).double()
+    x = torch.randn(2, 9, 5, C, dtype=torch.float64)
+
+    def heard(parts):
+        """The output, and of each part what it took and returned in each of its calls."""
+        calls = {part: [] for part in parts}
+        handles = [
+            block.get_submodule(part).register_forward_hook(
+                lambda _, args, out, part=part: calls[part].append((*args, out))
+            )
+            for part in parts
+        ]
+        torch.manual_seed(1)
+        out = block(x, *context)
+        for handle in handles:
+            handle.remove()
+        return out, calls
+
+    modules = dict(block.named_modules())
+    parts = [part for part in PARTS if part in modules]
+    expected, calls = heard(parts)
+    for part in parts:
+        out, alone = heard([part])
+        torch.testing.assert_close(out, expected)
+        assert len(alone[part]) == len(calls[part]) == (2 if part == 'drop_path' else 1)
+        torch.testing.assert_close(alone[part], calls[part])
+
+
+class NoGate(SqueezeExcite):
+    def forward(self, x):
+        return x
+
+
+class HalvedAttention(WindowAttention):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+class MirroredBias(WindowAttention):
+    def bias(self):
+        return super().bias().flip(1)
+
+
+class HalvedMlp(Mlp):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+OTHERS = {
+    'forward_of_attention': lambda block: setattr(block, 'attn', HalvedAttention(C, 2)),
+    'method_of_attention': lambda block: setattr(block, 'attn', MirroredBias(C, 2)),
+    'forward_of_mlp': lambda block: setattr(block, 'mlp', HalvedMlp(C)),
+    'other_attention': lambda block: setattr(block, 'attn', nn.Linear(C, C)),
+    'other_mlp': lambda block: setattr(block, 'mlp', nn.Sequential(nn.Linear(C, C), nn.GELU())),
+    'other_act': lambda block: setattr(block.mlp, 'act', nn.SiLU()),
+    'other_norm': lambda block: setattr(block, 'norm1', nn.RMSNorm(C) if hasattr(nn, 'RMSNorm') else nn.Identity()),
+    'norm_without_weights': lambda block: setattr(block, 'norm2', nn.LayerNorm(C, elementwise_affine=False)),
+    'other_drop_path': lambda block: setattr(block, 'drop_path', nn.Identity()),
+    'patched_forward': lambda block: setattr(block.mlp, 'forward', lambda x: x / 2),
+}
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_other_classes_are_called_in_a_block(name):
+    block, x = TransformerBlock(WindowAttention(C, 2), C), torch.randn(2, 5, 7, C, dtype=torch.float64)
+    OTHERS[name](block)
+    block = randomize(block).double()
+    out = block(x)
+    torch.testing.assert_close(out, TransformerBlock.forward.__wrapped__(block, x), rtol=1e-10, atol=1e-10)
+    assert forms_in(out)  # of what is left
+
+
+def test_a_block_of_a_subclass_is_fused_like_the_block():
+    """As sharding (`fully_shard`) makes one of each block, with hooks on the block itself."""
+    block, x = TransformerBlock(WindowAttention(C, 2), C), torch.randn(2, 5, 7, C)
+    expected = block(x)
+    block.__class__ = type('Sharded', (TransformerBlock,), {})
+    block.register_forward_pre_hook(lambda *_: None)
+    out = block(x)
+    assert forms_in(out) == {'_RecomputeBackward', '_NormMlpBackward'}
+    assert torch.equal(out, expected)
 
 
 def test_dropout_is_not_skipped():
-    block = NormedMlp(drop_rate=0.5)
+    block = block_of_mlp(drop_rate=0.5)
     x = torch.randn(2, 5, 7, C)
     assert not torch.equal(block(x), block(x))
     block.eval()
@@ -213,7 +364,7 @@ def test_the_tracer_sees_the_modules(name):
 
 
 def test_function_transforms_see_the_modules():
-    block = NormedMlp()
+    block = block_of_mlp()
     parameters = dict(block.named_parameters())
     x = torch.randn(3, 5, C)
 
@@ -229,7 +380,7 @@ def test_function_transforms_see_the_modules():
 @pytest.mark.parametrize(
     ('name', 'maps'),
     [
-        ('mlp', 1 + 4),  # x and the hidden map, in maps of C channels
+        ('mlp', 1 + 1 + 4),  # x, x plus its norm, and the hidden map, in maps of C channels
         ('patch_merging', 1),  # the joined neighbours
         ('mbconv', 1 + 4 + 4),  # x and the two hidden maps
     ],

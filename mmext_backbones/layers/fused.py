@@ -1,0 +1,295 @@
+"""Fused forms of the forwards in `layers`: the same function of the same weights, with fewer maps kept and passed over.
+
+A forward in `layers` calls its modules one after another, as in the paper. Its fused form, here, takes their weights
+instead and gives them to the operators of `ops`: a norm joins the product behind it, a sum the product before it. A
+forward names its form in a decorator: `by` where the form runs in place of the forward, `in_block_by` where a
+`TransformerBlock` runs it, together with the norm before the branch and the sum behind it. `can_fuse` says whether a
+form may run; where it may not, the plain forward does.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_modules
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from mmext_backbones.ops import product_conv
+from mmext_backbones.ops.mlp import norm_mlp
+from mmext_backbones.ops.norm_gelu import gelu
+from mmext_backbones.ops.recompute import (
+    BatchNorm,
+    Conv,
+    GatedBatchNorm,
+    LayerNorm,
+    Linear,
+    Prologue,
+    recompute,
+    squeeze_excite_gate,
+)
+from mmext_backbones.ops.torch_versions import is_autocast_enabled, is_compiling
+
+from .conv import FilterConv2d, SameConv2d
+from .drop_path import DropPath
+from .squeeze_excite import SqueezeExcite
+
+Method = TypeVar('Method', bound=Callable[..., Tensor])
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whether a fused form may run
+
+# class, exactly -> whether functions on the weights of a module of it may stand for calls of it
+FUSIBLE: dict[type[nn.Module], Callable[[nn.Module], bool]] = {
+    nn.Linear: lambda linear: True,
+    SameConv2d: lambda conv: True,
+    FilterConv2d: lambda conv: True,
+    SqueezeExcite: lambda gate: True,
+    nn.GELU: lambda gelu: True,
+    nn.LayerNorm: lambda norm: norm.weight is not None and norm.bias is not None,
+    nn.BatchNorm2d: lambda norm: norm.affine and norm.track_running_stats and norm.momentum is not None,
+    nn.Dropout: lambda drop: drop.p == 0.0 or not drop.training,
+    DropPath: lambda drop_path: not drop_path.active,
+}
+
+
+def can_fuse(*modules: nn.Module) -> bool:
+    """True if functions on the weights of these modules, and of what is inside them, may stand for calls of them.
+
+    False for modules of other classes than `FUSIBLE` has (subclasses, synchronised norms, adapters, parametrised
+    weights), and where calls are observed (`is_unobserved`).
+    """
+    return is_unobserved(*modules) and all(map(_is_fusible, modules))
+
+
+def is_unobserved(*modules: nn.Module) -> bool:
+    """True if no hook, tracer, compiler, exporter or function transform observes calls of these modules.
+
+    What is inside the modules is not looked at. A forward set on the module itself, and `nn.Module.compile`, count as
+    hooks.
+    """
+    if is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        return False
+    if torch_modules._global_forward_pre_hooks or torch_modules._global_forward_hooks:
+        return False
+    if torch_modules._global_backward_pre_hooks or torch_modules._global_backward_hooks:
+        return False
+    return not any(map(_is_hooked, modules))
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    own = module.__dict__
+    hooks = own['_forward_pre_hooks'] or own['_forward_hooks'] or own['_backward_pre_hooks'] or own['_backward_hooks']
+    return bool(hooks) or 'forward' in own or own.get('_compiled_call_impl') is not None
+
+
+def _is_fusible(module: nn.Module) -> bool:
+    rule = FUSIBLE.get(type(module))
+    if rule is None or not rule(module):
+        return False
+    children = module.__dict__['_modules'].values()
+    return not any(map(_is_hooked, children)) and all(map(_is_fusible, children))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How a forward names its form
+
+BRANCHES: dict[Callable[..., Tensor], Callable[..., Tensor]] = {}  # forward of a class -> its form in a block
+
+
+def by(form: Callable[..., Tensor | None]) -> Callable[[Method], Method]:
+    """Decorates a plain method, in place of which `form` runs where it can.
+
+    Args:
+        form: takes what the method takes and returns what it returns, or None where the plain method is to run.
+    """
+
+    def decorate(plain: Method) -> Method:
+        @functools.wraps(plain)
+        def run(self: nn.Module, *args, **kwargs):
+            out = form(self, *args, **kwargs)
+            return plain(self, *args, **kwargs) if out is None else out
+
+        return run
+
+    return decorate
+
+
+def in_block_by(form: Callable[..., Tensor]) -> Callable[[Method], Method]:
+    """Decorates the forward of a branch of `TransformerBlock`: in a block, `form` runs in place of it and of its norm.
+
+    Args:
+        form: called as ``form(branch, x, *context, norm=norm, skip=skip)`` for ``branch(norm(x), *context)``, plus
+            skip where that is not None.
+    """
+
+    def decorate(plain: Method) -> Method:
+        BRANCHES[plain] = form
+        return plain
+
+    return decorate
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Transformer blocks and patch merging: layer norms
+
+
+def transformer_block(block: nn.Module, x: Tensor, *context) -> Tensor | None:
+    """Each branch with its norm, and with the sum where no stochastic depth comes between."""
+    if not is_unobserved():
+        return None
+    joined = can_fuse(block.drop_path) and is_unobserved(*block.children())
+    for norm, branch, inputs in ((block.norm1, block.attn, context), (block.norm2, block.mlp, ())):
+        form = BRANCHES.get(type(branch).forward) if is_unobserved(norm, branch) else None
+        if form is None:
+            x = x + block.drop_path(branch(norm(x), *inputs))
+        elif joined:
+            x = form(branch, x, *inputs, norm=norm, skip=x)
+        else:
+            x = x + block.drop_path(form(branch, x, *inputs, norm=norm, skip=None))
+    return x
+
+
+def attention(attn: nn.Module, x: Tensor, *context, norm: nn.Module, skip: Tensor | None) -> Tensor:
+    """proj(attend(qkv(norm(x)))): the norm with the first product, the sum with the last."""
+    x = attn.attend(norm_then_linear(x, norm, attn.qkv), *context)
+    return linear_add(x, attn.proj, skip, getattr(attn, 'proj_drop', None))
+
+
+def bilstm(mixer: nn.Module, x: Tensor, *, norm: nn.Module, skip: Tensor | None) -> Tensor:
+    """proj(states(norm(x))): the sum with the product."""
+    return linear_add(mixer.states(norm(x)), mixer.proj, skip)
+
+
+def mlp(module: nn.Module, x: Tensor, *, norm: nn.Module, skip: Tensor | None) -> Tensor:
+    """fc2(act(fc1(norm(x)))): neither the norm's output nor the GELU's is kept (`ops.mlp`)."""
+    if not can_fuse(norm, *module.children()):
+        y = module(norm(x))
+        return y if skip is None else skip + y
+    fc1, fc2 = module.fc1, module.fc2
+    weights = (norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+    return norm_mlp(x, *weights, eps=norm.eps, approximate=module.act.approximate, residual=skip is not None)
+
+
+def patch_merging(merging: nn.Module, x: Tensor) -> Tensor | None:
+    """The norm with the product."""
+    if not can_fuse(merging.norm, merging.reduction):
+        return None
+    return norm_then_linear(merging.join(x), merging.norm, merging.reduction)
+
+
+def norm_then_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
+    """linear(norm(x)), of which x alone is kept for the backward pass."""
+    if not can_fuse(norm, linear):
+        return linear(norm(x))
+    return recompute(LayerNorm(norm.eps), Linear(), x, linear.weight, linear.bias, norm.weight, norm.bias)
+
+
+def linear_add(x: Tensor, linear: nn.Module, skip: Tensor | None, drop: nn.Module | None = None) -> Tensor:
+    """drop(linear(x)), or skip plus that: [..., C].
+
+    Without dropout the product is added to skip and the bias; without a gradient in place, which spares a pass.
+    """
+    parts = [linear] if drop is None else [linear, drop]
+    narrow = not x.is_meta and is_autocast_enabled(x.device.type)
+    if skip is None or narrow or skip.dtype != x.dtype or not can_fuse(*parts) or linear.bias is None:
+        for part in parts:
+            x = part(x)
+        return x if skip is None else skip + x
+    total = (skip + linear.bias).flatten(0, -2)
+    # not addmm_, which counters of operations do not know
+    out = torch.addmm(total, x.flatten(0, -2), linear.weight.mT, out=None if torch.is_grad_enabled() else total)
+    return out.view(skip.shape)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Convolutions: ELSA's filters, MaxViT's stem and MBConv
+
+
+def filters(attn: nn.Module, q: Tensor, k: Tensor) -> Tensor | None:
+    """ELSA's filter convolution, without a map for the product of q and k."""
+    conv = attn.filter_conv
+    return product_conv(q, k, conv.weight, conv.bias) if can_fuse(conv) else None
+
+
+def stem(module: nn.Module, x: Tensor) -> Tensor | None:
+    """Norm and GELU with the second convolution."""
+    norm, conv = module.norm1, module.conv2
+    if not can_fuse(norm, module.act, conv):
+        return None
+    x = module.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+    return _conv_after(batch_norm_call(norm, gelu=True), conv, x, norm.weight, norm.bias)
+
+
+def mbconv(module: nn.Module, x: Tensor) -> Tensor | None:
+    """Norms, GELUs and gate with the convolution behind them; without a gradient, norms with their neighbours."""
+    if not can_fuse(*module.children()):
+        return None
+    norm0, norm1, norm2, se = module.pre_norm, module.norm1, module.norm2, module.se
+    # by name: while FSDP has the weights gathered, `parameters()` of a module finds none
+    gate = (se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias)
+    if can_fold_norms(norm0, norm1, norm2):
+        x = gelu(_conv_with_norms(module.conv1, x, norm1, norm0), 'tanh', inplace=True)
+        x = gelu(_conv_with_norms(module.conv2, x, norm2), 'tanh', inplace=True)
+        x.mul_(squeeze_excite_gate(x.mean((1, 2)), *gate)[:, None, None])
+        return F.linear(x, module.conv3.weight.flatten(1), module.conv3.bias)
+    x = _conv_after(batch_norm_call(norm0), module.conv1, x, norm0.weight, norm0.bias)
+    x = _conv_after(batch_norm_call(norm1, gelu=True), module.conv2, x, norm1.weight, norm1.bias)
+    gated = GatedBatchNorm(batch_norm_call(norm2, gelu=True))
+    return _conv_after(gated, module.conv3, x, norm2.weight, norm2.bias, *gate)
+
+
+def batch_norm_call(norm: nn.BatchNorm2d, gelu: bool = False) -> BatchNorm:
+    """A call of a batch norm, counted as such, as a function of [B, H, W, C]; a GELU by tanh may follow."""
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    return BatchNorm(norm.running_mean, norm.running_var, norm.training, norm.momentum, norm.eps, gelu)
+
+
+def can_fold_norms(*norms: nn.BatchNorm2d) -> bool:
+    """True if batch norms may be part of the convolutions beside them: by running statistics, without a gradient."""
+    return not torch.is_grad_enabled() and not any(norm.training for norm in norms)
+
+
+def _conv_after(prologue: Prologue, conv: SameConv2d, x: Tensor, *params: Tensor) -> Tensor:
+    """The convolution of prologue(x, *params), of which x alone is kept (`ops.recompute`).
+
+    [B, H, W, in_channels] -> [B, ceil(H / stride), ceil(W / stride), out_channels].
+    """
+    product, weight, region = _product(conv, x, conv.weight)
+    return region(recompute(prologue, product, x, weight, conv.bias, *params))
+
+
+def _conv_with_norms(
+    conv: SameConv2d, x: Tensor, norm: nn.BatchNorm2d, pre_norm: nn.BatchNorm2d | None = None
+) -> Tensor:
+    """norm(conv(pre_norm(x))) by running statistics, which scale and shift the weights instead of the map.
+
+    [B, H, W, in_channels] -> [B, ceil(H / stride), ceil(W / stride), out_channels]. A norm before is for kernels of
+    1 x 1 alone: zeros around the map are not normed.
+    """
+    weight, bias = conv.weight, conv.bias
+    if pre_norm is not None:
+        scale = pre_norm.weight * (pre_norm.running_var + pre_norm.eps).rsqrt()
+        bias = F.linear(pre_norm.bias - pre_norm.running_mean * scale, weight.flatten(1), bias)
+        weight = weight * scale[:, None, None]
+    stats = norm.running_mean, norm.running_var, norm.eps
+    weight, bias = fuse_conv_bn_weights(weight, bias, *stats, norm.weight, norm.bias)
+    product, weight, region = _product(conv, x, weight)
+    return region(product.forward(x, weight, bias))
+
+
+def _product(conv: SameConv2d, x: Tensor, weight: Tensor) -> tuple[Linear | Conv, Tensor, Callable[[Tensor], Tensor]]:
+    """A convolution of x [B, H, W, C] as `ops.recompute` has it, its weight, and what to take of its output."""
+    if conv.kernel_size == conv.stride == (1, 1):
+        return Linear(), weight.flatten(1), lambda out: out
+    # where more is padded after than before: a stride more before, and the first output dropped. That copies the
+    # output; F.pad would copy the input
+    pads = [conv.pads(axis, size) for axis, size in enumerate(x.shape[1:3])]
+    top, left = (int(before < after) for before, after in pads)
+    padding = (pads[0][0] + top * conv.stride[0], pads[1][0] + left * conv.stride[1])
+    H, W = (-(-size // stride) for size, stride in zip(x.shape[1:3], conv.stride, strict=True))
+    product = Conv(conv.stride, padding, conv.groups)
+    return product, weight, lambda out: out[:, top : top + H, left : left + W].contiguous()
