@@ -52,7 +52,7 @@ def _window_attention(
     return f'attention in {where},\n' + (f'shifted by {shift}, ' if shift else '') + f'{num_heads} heads'
 
 
-def _elsa(v: Tensor, attn: Tensor, mul: Tensor | None, add: Tensor, kernel_size: int, dilation: int) -> str:
+def _elsa(v: Tensor, attn: Tensor, add: Tensor, kernel_size: int) -> str:
     return f'ELSA, {kernel_size} x {kernel_size} taps,\n{attn.shape[3]} heads'
 
 

@@ -14,7 +14,7 @@ __all__ = ['describe']
 MODULES = ('mmext_backbones', 'torch', 'triton', 'timm', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain')
 MODULES += ('mmseg',)
 # settings that change what is measured
-VARIABLES = ('OMP_NUM_THREADS', 'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'TIMM_FUSED_ATTN', 'MMEXT_ELSA_BACKEND')
+VARIABLES = ('OMP_NUM_THREADS', 'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'TIMM_FUSED_ATTN', 'MMEXT_BACKEND')
 
 
 def describe(device: torch.device) -> dict[str, Any]:

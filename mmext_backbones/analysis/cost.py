@@ -323,7 +323,7 @@ def _window_logits(args: tuple) -> int:
 
 
 def _elsa(args: tuple, out: Tensor) -> int:
-    return 2 * out.numel() * args[4] ** 2
+    return 2 * out.numel() * args[3] ** 2
 
 
 def _bilstm2d(args: tuple, out: Tensor) -> int:

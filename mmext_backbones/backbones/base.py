@@ -5,8 +5,9 @@ ceil(W / s_i)], one for each of `out_indices`, finest first. `out_channels` and 
 Stages beyond the last output are not built, so every parameter takes part in every training step.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from .arguments import check_init_cfg, check_int, check_stages, is_int, is_pretr
 __all__ = ['DenseBackbone', 'resolve_arch']
 
 AUTOCAST_DTYPES = (None, 'bfloat16')
+COUNTER = 'num_batches_tracked'  # of batch norms; published weights lack it
 OUT_DTYPES = (None, 'float32', 'bfloat16', 'float16')
 
 
@@ -65,6 +67,7 @@ class DenseBackbone(BaseModule):
     """
 
     BLOCK_CLASSES: tuple[type[nn.Module], ...] = ()
+    _has_values = False  # whether a forward found all tensors to have values, since they were last moved
 
     def __init__(
         self,
@@ -170,6 +173,24 @@ class DenseBackbone(BaseModule):
                 f'{type(self).__name__} got an input of shape {tuple(x.shape)}: expected [B, {self.in_channels}, H, W] '
                 f'(in_channels={self.in_channels})'
             )
+        if not (self._has_values or x.is_meta or is_compiling()):
+            self._check_has_values()
+
+    def _check_has_values(self) -> None:
+        """Raise ValueError where tensors are on the meta device: PyTorch would compute from unwritten memory."""
+        empty = [name for name, tensor in chain(self.named_parameters(), self.named_buffers()) if tensor.is_meta]
+        if empty:
+            raise ValueError(
+                f'{type(self).__name__} was built on the meta device, and {len(empty)} of its tensors have no values '
+                f'yet ({empty[0]}, ...): load_state_dict(weights, assign=True), or to_empty(device=...) and then '
+                'load_state_dict(weights)'
+            )
+        self._has_values = True
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'DenseBackbone':
+        """torch's hook for every change of device or dtype."""
+        self._has_values = False
+        return super()._apply(fn, recurse)
 
     def run_block(self, stage: int, block: nn.Module, x: Tensor, *context: Any) -> Tensor:
         """block(x, *context) of a stage, with its activations recomputed in the backward pass if `with_cp` names it."""
@@ -264,7 +285,11 @@ class DenseBackbone(BaseModule):
                 f'{type(self).__name__}: the weights do not fit\n{report}\n'
                 '(another arch, window or number of stages? strict=False loads what fits)'
             )
-        self.load_state_dict(tensors, strict=False)
+        without_values = any(tensor.is_meta for tensor in wanted.values())
+        if without_values:  # built on the meta device: what is assigned keeps its own type
+            counts = {key: torch.zeros_like(wanted[key], device='cpu') for key in wanted if key.endswith(COUNTER)}
+            tensors = counts | {key: tensor.to(wanted[key].dtype) for key, tensor in tensors.items()}
+        self.load_state_dict(tensors, strict=False, assign=without_values)
         return report
 
 

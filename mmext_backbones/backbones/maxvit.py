@@ -41,6 +41,7 @@ from mmext_backbones.layers import (
     fused,
     same_conv,
 )
+from mmext_backbones.ops.derivatives import is_transformed
 from mmext_backbones.registry import MODELS
 
 from .arguments import check_flag, is_int, resolve_arch
@@ -62,8 +63,9 @@ class Stem(nn.Module):
 
     @fused.by(fused.stem)
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x.contiguous(memory_format=torch.channels_last))
-        x = self.act(self.norm1(x))
+        if not is_transformed():  # vmap knows no memory formats
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.act(self.norm1(self.conv1(x)))
         return self.conv2(x).permute(0, 2, 3, 1)
 
 

@@ -104,9 +104,9 @@ def _in_recordable_forms(network: BackboneWithNeck, onnx: bool) -> BackboneWithN
     for parent in list(network.modules()):
         for name, module in parent.named_children():
             if isinstance(module, (WindowAttention, PartitionAttention)):
-                module.backend = 'gathered'
+                module.backend = 'export'
             elif isinstance(module, ELSAAttention):
-                module.backend = 'node' if onnx else 'shifts'
+                module.backend = 'operator' if onnx else 'export'
             elif isinstance(module, BiLSTM2D) and onnx:
                 from .translations import RecordedBiLSTM2D
 

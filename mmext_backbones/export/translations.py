@@ -83,20 +83,18 @@ def _add_taps(out: FLOAT, padded: FLOAT, filters: FLOAT, offsets: INT64) -> FLOA
     return out
 
 
-def _elsa(v, attn, mul, add, kernel_size: int, dilation: int):
+def _elsa(v, attn, add, kernel_size: int):
     """`mmext_backbones::elsa`: v [B, H, W, C], attn [B, H, W, heads, k * k], add [k * k, C] -> [B, H, W, C]."""
-    if mul is not None:
-        raise NotImplementedError('the multiplicative half of the ghost head (lam != 0) has no ONNX form')
-    C, heads, pad = v.shape[3], attn.shape[3], dilation * (kernel_size // 2)
+    C, heads, pad = v.shape[3], attn.shape[3], kernel_size // 2
     v = op.Pad(op.Transpose(v, perm=[0, 3, 1, 2]), [0, 0, pad, pad, 0, 0, pad, pad])
     weight = op.Reshape(op.Transpose(add, perm=[1, 0]), [C, 1, kernel_size, kernel_size])
-    out = op.Conv(v, weight, group=C, dilations=[dilation, dilation], kernel_shape=[kernel_size, kernel_size])
+    out = op.Conv(v, weight, group=C, kernel_shape=[kernel_size, kernel_size])
     filters = op.Unsqueeze(op.Transpose(attn, perm=[4, 0, 3, 1, 2]), [3])  # [k * k, B, heads, 1, H, W]
     B, HW = op.Shape(out, start=0, end=1), op.Shape(out, start=2)
     split, whole = op.Constant(value_ints=[heads, C // heads]), op.Constant(value_ints=[C])
     by_heads = op.Concat(B, split, HW, axis=0)
     padded = op.Reshape(v, op.Concat(B, split, op.Shape(v, start=2), axis=0))
-    places = torch.arange(kernel_size) * dilation
+    places = torch.arange(kernel_size)
     offsets = op.Constant(value=ir.tensor(torch.cartesian_prod(places, places).numpy()))  # [taps, 2]
     summed = _add_taps(op.Reshape(out, by_heads), padded, filters, offsets)
     summed = op.Reshape(summed, op.Concat(B, whole, HW, axis=0))

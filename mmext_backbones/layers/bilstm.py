@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmext_backbones.ops import bilstm2d
+from mmext_backbones.ops.bilstm2d import lstm
 
 from . import fused
 from .linear import linear
@@ -20,7 +21,8 @@ PARAMETERS = [
 class LSTMParameters(nn.Module):
     """What a bidirectional nn.LSTM of one layer holds, by the same names and with the same initialisation.
 
-    It is no nn.LSTM because torch.compile stops at those, even where they only hold parameters.
+    It is no nn.LSTM because torch.compile stops at those, even where they only hold parameters. Called on sequences
+    [N, T, C] it gives the states [N, T, 2h]; `BiLSTM2D` calls it where somebody listens, and else reads its tensors.
 
     Args:
         input_size: channels of a token.
@@ -35,6 +37,9 @@ class LSTMParameters(nn.Module):
         for name, shape in zip(PARAMETERS, [(input_size,), (hidden_size,), (), ()] * 2, strict=True):
             self.register_parameter(name, nn.Parameter(torch.empty(4 * hidden_size, *shape).uniform_(-bound, bound)))
         self.flatten_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return lstm(x, self.tensors())
 
     def tensors(self) -> list[Tensor]:
         """In nn.LSTM's order."""
@@ -77,7 +82,7 @@ class BiLSTM2D(nn.Module):
 
     def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
-        # both run at once, in `ops.bilstm2d`
+        # both run at once, in `ops.bilstm2d`, but where hooks are to see what each takes and gives
         self.rnn_v = LSTMParameters(embed_dims, hidden_dims)
         self.rnn_h = LSTMParameters(embed_dims, hidden_dims)
         self.proj = linear(4 * hidden_dims, embed_dims)
@@ -89,4 +94,8 @@ class BiLSTM2D(nn.Module):
 
     def states(self, x: Tensor) -> Tensor:
         """The states of both LSTMs in both directions, [B, H, W, 4 * hidden_dims]."""
-        return bilstm2d(x, self.rnn_v.tensors(), self.rnn_h.tensors(), backend=self.backend)
+        if not fused.has_hooks(self.rnn_v, self.rnn_h):
+            return bilstm2d(x, self.rnn_v.tensors(), self.rnn_h.tensors(), backend=self.backend)
+        v = self.rnn_v(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
+        h = self.rnn_h(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return torch.cat((v, h), dim=-1)

@@ -18,6 +18,8 @@ from torch.nn.modules import module as torch_modules
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mmext_backbones.ops import product_conv
+from mmext_backbones.ops.backends import from_environment
+from mmext_backbones.ops.derivatives import is_transformed
 from mmext_backbones.ops.mlp import norm_mlp
 from mmext_backbones.ops.norm_gelu import gelu
 from mmext_backbones.ops.recompute import (
@@ -59,24 +61,31 @@ def can_fuse(*modules: nn.Module) -> bool:
     """True if functions on the weights of these modules, and of what is inside them, may stand for calls of them.
 
     False for modules of other classes than `FUSIBLE` has (subclasses, synchronised norms, adapters, parametrised
-    weights), and where calls are observed (`is_unobserved`).
+    weights), where calls are observed (`is_unobserved`), and with MMEXT_BACKEND=reference, which has second derivatives.
     """
-    return is_unobserved(*modules) and all(map(_is_fusible, modules))
+    return is_unobserved(*modules) and from_environment() != 'reference' and all(map(_is_fusible, modules))
 
 
 def is_unobserved(*modules: nn.Module) -> bool:
     """True if no hook, tracer, compiler, exporter or function transform observes calls of these modules.
 
     What is inside the modules is not looked at. A forward set on the module itself, and `nn.Module.compile`, count as
-    hooks.
+    hooks. Forward-mode derivatives count as a function transform.
     """
-    if is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+    if is_compiling() or torch.jit.is_tracing() or is_transformed():
+        return False
+    return not has_hooks(*modules)
+
+
+def has_hooks(*modules: nn.Module) -> bool:
+    """True if hooks observe calls of these modules: their own, or those of all modules. False while compiling."""
+    if is_compiling():
         return False
     if torch_modules._global_forward_pre_hooks or torch_modules._global_forward_hooks:
-        return False
+        return True
     if torch_modules._global_backward_pre_hooks or torch_modules._global_backward_hooks:
-        return False
-    return not any(map(_is_hooked, modules))
+        return True
+    return any(map(_is_hooked, modules))
 
 
 def _is_hooked(module: nn.Module) -> bool:

@@ -75,4 +75,4 @@ class PartitionAttention(nn.Module):
 
 @cache_tensors(16, lambda window_size, device: math.prod(window_size) ** 2)
 def _key_minus_query(window_size: tuple[int, int], device: torch.device) -> Tensor:
-    return relative_position_index(window_size).T.contiguous().to(device)
+    return relative_position_index(window_size, device).T.contiguous()

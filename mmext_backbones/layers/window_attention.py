@@ -50,8 +50,6 @@ class WindowAttention(nn.Module):
         self.attn_drop_rate = attn_drop_rate
 
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
-        index = relative_position_index((window_size, window_size))
-        self.register_buffer('relative_position_index', index, persistent=False)
         self.qkv = linear(embed_dims, 3 * embed_dims)
         self.proj = linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(drop_rate)
@@ -84,4 +82,5 @@ class WindowAttention(nn.Module):
         Not cached: mmengine's EMA swaps parameters through `.data`, which no version counter shows, and a stale bias
         would be a silent error; the look-up is 2401 rows against thousands of windows.
         """
-        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        table = self.relative_position_bias_table
+        return table[relative_position_index((self.window_size, self.window_size), table.device)].permute(2, 0, 1)

@@ -28,13 +28,21 @@ class Kernels:
         source: the file. It computes in the type REAL, which is defined when it is compiled.
         shape: structure whose address every function takes first.
         functions: for each function the types of its further arguments.
+        **constants: numbers that the caller shares with the file, which are defined when it is compiled.
     """
 
-    def __init__(self, source: Path, shape: type[ctypes.Structure], functions: dict[str, Sequence[type]]) -> None:
+    def __init__(
+        self,
+        source: Path,
+        shape: type[ctypes.Structure],
+        functions: dict[str, Sequence[type]],
+        **constants: float,
+    ) -> None:
         self.source = source
         self.name = f'{source.parent.name}/{source.name}'
         self.shape = shape
         self.functions = functions
+        self.defines = tuple(f'-D{name}=({value})' for name, value in constants.items())
         KERNELS.append(self)
         self.library = functools.cache(self._library)
         self.why_not = functools.cache(self._why_not)
@@ -53,7 +61,7 @@ class Kernels:
         return None
 
     def _library(self, real: str) -> ctypes.CDLL:
-        library = open_library(self.source, real, list(self.functions))
+        library = open_library(self.source, real, list(self.functions), self.defines)
         for name, types in self.functions.items():
             function = getattr(library, name)
             function.argtypes = [ctypes.POINTER(self.shape), *types]

@@ -3,7 +3,6 @@
 `torch.library.custom_op` and `triton_op` would do the same, but their first call imports 100 MB of compiler.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -44,9 +43,3 @@ def constant_in_graphs(function: Function) -> Function:
     function._dynamo_marked_constant = True
     function.__code__ = function.__code__.replace(co_name=f'{function.__name__}_in_graphs')
     return function
-
-
-@constant_in_graphs
-def chosen_backend(variable: str) -> str:
-    """The backend of an operator that an environment variable names, or 'auto'. torch 2.4 cannot trace `os.environ`."""
-    return os.environ.get(variable) or 'auto'

@@ -36,13 +36,14 @@ _told: set[str] = set()
 _hanging: set[tuple[str, ...]] = set()  # compilers that are not called again
 
 
-def open_library(source: Path, real: str, names: Sequence[str]) -> ctypes.CDLL:
+def open_library(source: Path, real: str, names: Sequence[str], defines: tuple[str, ...] = ()) -> ctypes.CDLL:
     """The library of a C file, compiled unless the cache has it.
 
     Args:
         source: The file.
         real: What REAL is in it: ``'float'`` or ``'double'``.
         names: The functions that it must have.
+        defines: Further flags of the compiler, which define numbers.
 
     Raises:
         OSError: if it cannot be loaded.
@@ -50,11 +51,11 @@ def open_library(source: Path, real: str, names: Sequence[str]) -> ctypes.CDLL:
     """
     compiler = _compiler()
     try:
-        return _with(compiler, FLAGS, source, real, names)
+        return _with(compiler, FLAGS + defines, source, real, names)
     except RuntimeError:
         if compiler in _hanging:
             raise
-        return _with(compiler, PORTABLE_FLAGS, source, real, names)
+        return _with(compiler, PORTABLE_FLAGS + defines, source, real, names)
 
 
 def warn_once(message: str, *values: object) -> None:

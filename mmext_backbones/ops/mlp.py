@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .derivatives import first_order
 from .norm_gelu import gelu, gelu_backward_
 from .recompute import LayerNorm, product_dtype
 
@@ -77,7 +77,7 @@ class _NormMlp(torch.autograd.Function):
         return out.view(x.shape)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, grad):
         x, hidden, norm_weight, norm_bias, weight1, weight2 = ctx.saved_tensors
         tokens, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, x.shape[-1])

@@ -3,11 +3,13 @@
 import copy
 import math
 import pickle
+import re
 
 import pytest
 import torch
 
 from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.layers import Stage
 from tests.conftest import GIVEN_BACKBONES
 from tests.torch_features import HALF_AUTOCAST
 
@@ -284,3 +286,65 @@ def test_truncated_pretrained_weights_are_named(cls, tmp_path):
     model = small(cls, init_cfg={'type': 'Pretrained', 'checkpoint': str(path)})
     with pytest.raises(ValueError, match=r'weights.pth cannot be read: .*truncated'):
         model.init_weights()
+
+
+@each_class
+def test_an_empty_batch(cls):
+    model = small(cls, drop_path_rate=0.0).eval()
+    outs = model(image(40, 72, batch=0))
+    assert [tuple(out.shape[:2]) for out in outs] == [(0, c) for c in model.out_channels]
+    sum(out.sum() for out in outs).backward()
+    assert all(not grad.any() for grad in gradients(model).values())
+
+
+@each_class
+@pytest.mark.parametrize('how', ['assign', 'to_empty', 'load_pretrained'])
+def test_built_on_the_meta_device_and_loaded(cls, how, tmp_path):
+    whole = small(cls).eval()
+    with torch.device('meta'):
+        model = cls(SMALL[cls]).eval()
+    with pytest.raises(ValueError, match=r'have no values yet .*: load_state_dict\(weights, assign=True\)'):
+        model(image(40, 72))
+    if how == 'load_pretrained':
+        torch.save(whole.state_dict(), tmp_path / 'weights.pth')
+        model.load_pretrained(str(tmp_path / 'weights.pth'))
+    else:
+        if how == 'to_empty':
+            model.to_empty(device='cpu')
+            for tensor in [*model.parameters(), *model.buffers()]:  # as unwritten memory may be
+                tensor.data.fill_(77)
+        model.load_state_dict(whole.state_dict(), assign=how == 'assign')
+    with torch.no_grad():
+        for out, expected in zip(model(image(40, 72)), whole(image(40, 72)), strict=True):
+            assert torch.equal(out, expected)
+
+
+@each_class
+def test_a_tensor_left_on_the_meta_device_is_named(cls):
+    weights = small(cls).state_dict()
+    missing = next(iter(weights))
+    with torch.device('meta'):
+        model = cls(SMALL[cls])
+    model.load_state_dict({key: value for key, value in weights.items() if key != missing}, strict=False, assign=True)
+    with pytest.raises(ValueError, match=f'1 of its tensors have no values yet \\({re.escape(missing)}, ...'):
+        model(image(40, 72))
+    model.load_state_dict(weights, assign=True)
+    model(image(40, 72))
+    with pytest.raises(ValueError, match='have no values yet'):
+        model.to('meta')(image(40, 72))
+
+
+@each_class
+def test_hooks_run_for_every_module(cls):
+    model = small(cls, drop_path_rate=0.0).eval()
+    with torch.no_grad():
+        expected = model(image(40, 72))
+    heard = set()
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: heard.add((name, 'before')))
+        module.register_forward_hook(lambda *_, name=name: heard.add((name, 'after')))
+    outs = model(image(40, 72))
+    silent = {name for name, m in model.named_modules() if not isinstance(m, (torch.nn.ModuleList, Stage))}
+    assert heard >= {(name, when) for name in silent for when in ('before', 'after')}
+    for out, one in zip(outs, expected, strict=True):
+        torch.testing.assert_close(out, one, rtol=1e-4, atol=1e-4)

@@ -15,7 +15,7 @@ from tests.torch_features import HALF_AUTOCAST, needs_compile
 
 NO_COMPILER = cpu.why_not()
 needs_compiler = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
-BACKENDS = [pytest.param('compiled', marks=needs_compiler), 'torch']
+BACKENDS = [pytest.param('cpu', marks=needs_compiler), 'torch', 'reference']
 
 
 def lstms(C, h, dtype=torch.float64):

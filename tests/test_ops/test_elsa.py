@@ -18,9 +18,9 @@ VECTORS = np.load(Path(__file__).parents[1] / 'data' / 'elsa_op.npz')
 CASES = ('elsa_swin', 'general', 'dilated')
 NO_COMPILER = cpu.why_not()
 BACKENDS = [
-    pytest.param('compiled', marks=pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')),
-    'taps',
-    'shifts',
+    pytest.param('cpu', marks=pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')),
+    'torch',
+    'export',
     'reference',
 ]
 
@@ -33,6 +33,12 @@ def random_inputs(B, heads, head_dim, H, W, k, dtype=torch.float64):
 
     C = heads * head_dim
     return leaf(B, C, H, W), leaf(B, heads * k * k, H, W), leaf(C, k, k), leaf(C, k, k)
+
+
+def of_no_network(backend, lam=0, dilation=1):
+    """The kernels have what networks use alone; that they say so is `test_kernels_are_without_...`."""
+    if backend == 'cpu' and (lam or dilation != 1):
+        pytest.skip('the kernel has no static factors and no dilation')
 
 
 def relative_error(actual, expected):
@@ -51,6 +57,7 @@ def test_agrees_with_the_authors_in_output_and_all_gradients(case, backend):
     add = torch.from_numpy(data['ghost_add']).requires_grad_()
 
     lam, gamma = float(data['lam']), float(data['gamma'])
+    of_no_network(backend, lam, int(data['dilation']))
     out = elsa(
         v,
         logits,
@@ -78,6 +85,7 @@ def test_agrees_with_the_authors_in_output_and_all_gradients(case, backend):
 @pytest.mark.parametrize(('lam', 'gamma'), [(0, 1), (1, 1), (2, 0.5), (1, 0), (0, 0)])
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_gradcheck(lam, gamma, backend):
+    of_no_network(backend, lam)
     v, logits, mul, add = random_inputs(2, 2, 3, 4, 5, 3)
 
     def run(v, logits, mul, add):
@@ -93,6 +101,7 @@ def test_gradcheck(lam, gamma, backend):
 def test_agrees_with_the_reference_on_odd_sizes_and_strided_inputs(
     size, kernel_size, dilation, lam, head_dim, backend, monkeypatch
 ):
+    of_no_network(backend, lam, dilation)
     monkeypatch.setattr(taps, 'BAND_ELEMENTS', 500)  # several bands, the last one shorter
     inputs = random_inputs(2, 3, head_dim, *size, kernel_size)
     results = []
@@ -119,9 +128,9 @@ def test_the_compiled_kernel_gives_the_same_bits_on_any_number_of_threads():
         for threads in (1, 3):
             torch.set_num_threads(threads)
             leaves = [x.detach().clone().requires_grad_() for x in inputs]
-            out = elsa(*leaves, num_heads=3, kernel_size=7, lam=1, backend='compiled')
+            out = elsa(*leaves, num_heads=3, kernel_size=7, backend='cpu')
             out.square().sum().backward()
-            results.append([out, *(x.grad for x in leaves[2:])])
+            results.append([out, leaves[0].grad, leaves[1].grad, leaves[3].grad])
     finally:
         torch.set_num_threads(before)
     for one, three in zip(*results, strict=True):
@@ -135,9 +144,7 @@ def test_axes_of_size_one_may_have_any_stride(shape):
     v = torch.randn(B, W, H, C).transpose(1, 2).permute(0, 3, 1, 2)
     logits, add = torch.randn(B, 18, H, W), torch.randn(C, 3, 3)
     options = {'ghost_add': add, 'num_heads': 2, 'kernel_size': 3}
-    torch.testing.assert_close(
-        elsa(v, logits, backend='compiled', **options), elsa(v, logits, backend='taps', **options)
-    )
+    torch.testing.assert_close(elsa(v, logits, backend='cpu', **options), elsa(v, logits, backend='torch', **options))
 
 
 FALLBACK = """
@@ -259,5 +266,17 @@ def test_bad_arguments_are_named(changes, message):
 
 def test_the_node_is_for_recorded_networks():
     v, logits, _, add = random_inputs(1, 1, 2, 3, 3, 3)
-    with pytest.raises(RuntimeError, match="backend='node': it is for recorded networks"):
-        elsa(v, logits, ghost_add=add, num_heads=1, kernel_size=3, backend='node')
+    with pytest.raises(RuntimeError, match="backend='operator': it is for recorded networks"):
+        elsa(v, logits, ghost_add=add, num_heads=1, kernel_size=3, backend='operator')
+
+
+@pytest.mark.parametrize('options', [{'lam': 1}, {'dilation': 2}])
+def test_kernels_are_without_static_factors_and_dilation_and_auto_takes_the_taps(options):
+    v, logits, mul, add = random_inputs(1, 2, 3, 4, 5, 3)
+    arguments = {'num_heads': 2, 'kernel_size': 3, **options}
+    for backend in ('cpu', 'gpu', 'operator'):
+        with pytest.raises(RuntimeError, match=f"backend='{backend}': it has no static factors"):
+            elsa(v, logits, mul, add, backend=backend, **arguments)
+    assert torch.equal(elsa(v, logits, mul, add, **arguments), elsa(v, logits, mul, add, backend='torch', **arguments))
+    shapes = [x.detach().to('meta') for x in (v, logits, mul, add)]
+    assert elsa(*shapes, **arguments).shape == v.shape

@@ -30,7 +30,7 @@ DEVICE = 'cuda' if torch.cuda.is_available() and not INTERPRETER else 'cpu'
 HERE = INTERPRETER or DEVICE == 'cuda'
 NO_TRITON = gpu.why_not(torch.device(DEVICE), torch.float32) if HERE else None
 pytestmark = pytest.mark.skipif(NO_TRITON is not None, reason=f'triton: {NO_TRITON}')
-NAMES = ('out', 'grad_v', 'grad_logits', 'grad_ghost_mul', 'grad_ghost_add')
+NAMES = ('out', 'grad_v', 'grad_logits', 'grad_ghost_add')
 
 
 @pytest.fixture(autouse=True)
@@ -39,18 +39,20 @@ def _few_chunks(monkeypatch):
 
 
 def random_inputs(B, num_heads, head_dim, H, W, k, dtype=torch.float32):
-    """v, logits, ghost_mul, ghost_add and a gradient of the output."""
+    """v, logits, ghost_add and a gradient of the output."""
     generator = torch.Generator().manual_seed(0)
     C = num_heads * head_dim
-    shapes = (B, C, H, W), (B, num_heads * k * k, H, W), (C, k, k), (C, k, k), (B, C, H, W)
+    shapes = (B, C, H, W), (B, num_heads * k * k, H, W), (C, k, k), (B, C, H, W)
     return [torch.randn(shape, generator=generator).to(DEVICE, dtype) for shape in shapes]
 
 
-def run(inputs, num_heads, kernel_size, backend='triton', **options):
+def run(inputs, num_heads, kernel_size, backend='gpu', **options):
     """The output and the gradients of all inputs but the last, which is that of the output; None where unused."""
-    leaves = [x.detach().requires_grad_() for x in inputs[:4]]
-    out = elsa(*leaves, num_heads=num_heads, kernel_size=kernel_size, backend=backend, **options)
-    out.backward(inputs[4])
+    leaves = [x.detach().requires_grad_() for x in inputs[:3]]
+    out = elsa(
+        *leaves[:2], ghost_add=leaves[2], num_heads=num_heads, kernel_size=kernel_size, backend=backend, **options
+    )
+    out.backward(inputs[3])
     return [out.detach(), *(x.grad for x in leaves)]
 
 
@@ -62,28 +64,26 @@ def assert_agree(actual, expected, tolerance):
             torch.testing.assert_close(a.double(), e, rtol=0, atol=tolerance * e.abs().max().item(), msg=name)
 
 
-# batch, heads, channels a head, height and width, kernel, dilation, lam, gamma
+# batch, heads, channels a head, height and width, kernel, gamma
 CASES = {
-    'published': (1, 2, 4, 7, 9, 3, 1, 0, 1),
-    'general': (2, 3, 4, 7, 9, 3, 1, 1, 1),
-    'factors only': (1, 2, 4, 5, 7, 3, 1, 1, 0),
-    'filters only': (1, 2, 4, 5, 7, 3, 1, 0, 0),
-    'other powers': (1, 2, 4, 3, 5, 3, 1, 2, 0.5),
-    'published sizes': (1, 1, 32, 5, 11, 7, 1, 0, 1),
-    'map smaller than the kernel': (1, 2, 32, 2, 3, 7, 1, 1, 1),
-    'one pixel': (2, 1, 4, 1, 1, 5, 1, 1, 1),
-    'two blocks of channels, dilated': (1, 2, 40, 6, 5, 3, 2, 1, 1),
-    'channels padded, more dilated': (1, 3, 5, 5, 8, 5, 3, 1, 1),
-    'taps padded': (1, 1, 4, 6, 5, 9, 1, 1, 1),
-    'one tap': (1, 2, 4, 3, 4, 1, 1, 1, 1),
+    'published': (1, 2, 4, 7, 9, 3, 1),
+    'general': (2, 3, 4, 7, 9, 3, 0.5),
+    'filters only': (1, 2, 4, 5, 7, 3, 0),
+    'published sizes': (1, 1, 32, 5, 11, 7, 1),
+    'map smaller than the kernel': (1, 2, 32, 2, 3, 7, 1),
+    'one pixel': (2, 1, 4, 1, 1, 5, 1),
+    'two blocks of channels': (1, 2, 40, 6, 5, 3, 1),
+    'channels padded': (1, 3, 5, 5, 8, 5, 1),
+    'taps padded': (1, 1, 4, 6, 5, 9, 1),
+    'one tap': (1, 2, 4, 3, 4, 1, 1),
 }
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_agrees_with_the_reference_in_output_and_all_gradients(case):
-    B, num_heads, head_dim, H, W, k, dilation, lam, gamma = CASES[case]
+    B, num_heads, head_dim, H, W, k, gamma = CASES[case]
     inputs = random_inputs(B, num_heads, head_dim, H, W, k)
-    options = {'num_heads': num_heads, 'kernel_size': k, 'dilation': dilation, 'lam': lam, 'gamma': gamma}
+    options = {'num_heads': num_heads, 'kernel_size': k, 'gamma': gamma}
     actual = run(inputs, **options)
     expected = run([x.double() for x in inputs], backend='reference', **options)
     if k == 1:  # a filter of one tap is one, whatever its logit
@@ -100,9 +100,9 @@ def test_agrees_with_the_reference_in_output_and_all_gradients(case):
 )
 def test_half_precision_is_summed_in_float32(dtype, tolerance):
     inputs = random_inputs(1, 1, 8, 5, 10, 7, dtype)
-    actual = run(inputs, 1, 7, lam=1)
+    actual = run(inputs, 1, 7)
     assert {x.dtype for x in actual} == {dtype}
-    assert_agree(actual, run([x.double() for x in inputs], 1, 7, lam=1, backend='reference'), tolerance * 1.01)
+    assert_agree(actual, run([x.double() for x in inputs], 1, 7, backend='reference'), tolerance * 1.01)
 
 
 def test_large_logits_stay_finite():
@@ -122,50 +122,50 @@ def embedded(x, pad):
 
 def test_views_give_the_same_bits_and_nothing_outside_them_is_read():
     inputs = random_inputs(1, 2, 4, 5, 9, 3)
-    expected = run(inputs, 2, 3, lam=1)
+    expected = run(inputs, 2, 3)
     views = [
         embedded(inputs[0], (4, 0, 0)),
         embedded(inputs[1], (5, 2, 1)),
-        *inputs[2:4],
-        embedded(inputs[4], (2, 0, 3)),
+        inputs[2],
+        embedded(inputs[3], (2, 0, 3)),
     ]
-    assert not any(views[i].permute(0, 2, 3, 1).is_contiguous() for i in (0, 1, 4))
-    for name, actual, plain in zip(NAMES, run(views, 2, 3, lam=1), expected, strict=True):
+    assert not any(views[i].permute(0, 2, 3, 1).is_contiguous() for i in (0, 1, 3))
+    for name, actual, plain in zip(NAMES, run(views, 2, 3), expected, strict=True):
         torch.testing.assert_close(actual, plain, rtol=0, atol=0, msg=name)
 
 
 def test_an_expanded_gradient():
-    v, logits, mul, add, grad = random_inputs(1, 2, 4, 4, 5, 3)
-    expected = run([v, logits, mul, add, torch.ones_like(grad)], 2, 3)
+    v, logits, add, grad = random_inputs(1, 2, 4, 4, 5, 3)
+    expected = run([v, logits, add, torch.ones_like(grad)], 2, 3)
     v.requires_grad_()
-    elsa(v, logits, ghost_add=add, num_heads=2, kernel_size=3, backend='triton').sum().backward()
+    elsa(v, logits, ghost_add=add, num_heads=2, kernel_size=3, backend='gpu').sum().backward()
     torch.testing.assert_close(v.grad, expected[1], rtol=0, atol=0)
 
 
 def test_the_same_bits_again_and_whatever_else_is_in_the_batch():
     inputs = random_inputs(2, 1, 4, 5, 9, 3)
-    first, again = run(inputs, 1, 3, lam=1), run(inputs, 1, 3, lam=1)
+    first, again = run(inputs, 1, 3), run(inputs, 1, 3)
     for a, b in zip(first, again, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
-    v, logits, mul, add, grad = inputs
-    alone = run([v[1:], logits[1:], mul, add, grad[1:]], 1, 3, lam=1)
-    for a, b in zip(first[:3], alone[:3], strict=True):  # of the images; those of the static filters are sums over all
+    v, logits, add, grad = inputs
+    alone = run([v[1:], logits[1:], add, grad[1:]], 1, 3)
+    for a, b in zip(first[:3], alone[:3], strict=True):  # of the images; that of the static filters is a sum over all
         torch.testing.assert_close(a[1:], b, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('needed', [0, 1, 2, 3])
+@pytest.mark.parametrize('needed', [0, 1, 2])
 def test_computes_only_the_gradients_that_are_asked_for(needed):
     inputs = random_inputs(1, 2, 4, 4, 5, 3)
-    expected = run(inputs, 2, 3, lam=1)
-    leaves = [x.detach().requires_grad_(i == needed) for i, x in enumerate(inputs[:4])]
-    elsa(*leaves, num_heads=2, kernel_size=3, lam=1, backend='triton').backward(inputs[4])
+    expected = run(inputs, 2, 3)
+    leaves = [x.detach().requires_grad_(i == needed) for i, x in enumerate(inputs[:3])]
+    elsa(*leaves[:2], ghost_add=leaves[2], num_heads=2, kernel_size=3, backend='gpu').backward(inputs[3])
     for i, leaf in enumerate(leaves):
         assert (leaf.grad is None) == (i != needed)
     torch.testing.assert_close(leaves[needed].grad, expected[1 + needed], rtol=0, atol=0)
 
 
 def test_saves_its_inputs_and_one_number_a_pixel_and_head():
-    v, logits, _, add, _ = random_inputs(1, 3, 8, 8, 8, 3)
+    v, logits, add, _ = random_inputs(1, 3, 8, 8, 8, 3)
     saved = {}
 
     def pack(x):
@@ -174,23 +174,23 @@ def test_saves_its_inputs_and_one_number_a_pixel_and_head():
 
     v.requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        elsa(v, logits, ghost_add=add, num_heads=3, kernel_size=3, backend='triton')
+        elsa(v, logits, ghost_add=add, num_heads=3, kernel_size=3, backend='gpu')
     assert sum(saved.values()) == v.nbytes + logits.nbytes + add.nbytes + 4 * 3 * 8 * 8
 
 
 def test_autocast_takes_the_inputs_as_they_are():
-    v, logits, mul, add, grad = random_inputs(1, 2, 4, 4, 5, 3)
-    inputs = v.bfloat16(), logits, mul, add, grad.bfloat16()
+    v, logits, add, grad = random_inputs(1, 2, 4, 4, 5, 3)
+    inputs = v.bfloat16(), logits, add, grad.bfloat16()
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
-        lowered = run(inputs, 2, 3, lam=1)
-    assert [x.dtype for x in lowered] == [torch.bfloat16, torch.bfloat16, *[torch.float32] * 3]
-    for a, b in zip(lowered, run(inputs, 2, 3, lam=1), strict=True):
+        lowered = run(inputs, 2, 3)
+    assert [x.dtype for x in lowered] == [torch.bfloat16, torch.bfloat16, *[torch.float32] * 2]
+    for a, b in zip(lowered, run(inputs, 2, 3), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 def test_compiled_and_checkpointed_networks_give_the_same_gradients():
     attention = ELSAAttention(12, 3, kernel_size=3).to(DEVICE)
-    attention.backend = 'triton'
+    attention.backend = 'gpu'
     graphs = []
 
     def record(graph, inputs):
@@ -216,7 +216,7 @@ def test_compiled_and_checkpointed_networks_give_the_same_gradients():
 
 def test_float64_is_refused():
     inputs = [x.double() for x in random_inputs(1, 2, 4, 3, 3, 3)]
-    with pytest.raises(RuntimeError, match=r"backend='triton': it takes .* float32, v is torch.float64"):
+    with pytest.raises(RuntimeError, match=r"backend='gpu': it takes .* float32, v is torch.float64"):
         run(inputs, 2, 3)
 
 
@@ -235,14 +235,14 @@ if not HERE:
     def test_on_the_cpu_without_the_interpreter_it_says_so():
         pytest.importorskip('triton')
         message = 'it runs on CUDA devices, v is on the CPU' if triton_version() >= (3,) else 'Triton .* is too old'
-        with pytest.raises(RuntimeError, match=f"backend='triton': {message}"):
+        with pytest.raises(RuntimeError, match=f"backend='gpu': {message}"):
             run(random_inputs(1, 2, 4, 3, 3, 3), 2, 3)
 
 
 def test_without_triton_it_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, 'triton', None)
     monkeypatch.setattr(gpu, '_why_not', gpu._why_not.__wrapped__)
-    with pytest.raises(RuntimeError, match="backend='triton': Triton cannot be imported"):
+    with pytest.raises(RuntimeError, match="backend='gpu': Triton cannot be imported"):
         run(random_inputs(1, 2, 4, 3, 3, 3), 2, 3)
 
 
@@ -256,7 +256,8 @@ def test_auto_on_cuda_takes_the_kernels_where_they_run_else_the_taps(reason, mon
             self.called.add(function.name())
             return function(*args, **(kwargs or {}))
 
-    monkeypatch.delenv('MMEXT_ELSA_BACKEND', raising=False)
+    for name in ('MMEXT_BACKEND', 'MMEXT_ELSA_BACKEND'):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(elsa.__globals__, 'gpu_why_not', lambda device, dtype: reason)
     with FakeTensorMode():
         v, logits, add = (torch.empty(s, device='cuda') for s in ((1, 8, 6, 6), (1, 18, 6, 6), (8, 3, 3)))
@@ -268,20 +269,15 @@ def test_auto_on_cuda_takes_the_kernels_where_they_run_else_the_taps(reason, mon
 @needs_target
 @pytest.mark.skipif(INTERPRETER, reason='the interpreter replaces the compiler')
 @pytest.mark.parametrize('capability', [80, 90])
-@pytest.mark.parametrize('lam', [0, 1])
-def test_the_kernels_compile_without_the_device_and_use_no_atomics(lam, capability, monkeypatch, tmp_path):
+def test_the_kernels_compile_without_the_device_and_use_no_atomics(capability, monkeypatch, tmp_path):
     """The interpreter takes programs that the compiler does not."""
     pytest.importorskip('triton')
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
     v = torch.empty(1, 16, 16, 96, device='meta')
-    options = gpu._Launch(v, num_heads=3, kernel_size=7, dilation=1).options | {'CHUNKS': 8}
+    options = gpu._Launch(v, num_heads=3, kernel_size=7).options | {'CHUNKS': 8}
     warps = options.pop('num_warps')
     types = dict.fromkeys(('v', 'logits', 'out', 'grad', 'grad_v', 'grad_logits'), '*bf16')
     types |= dict.fromkeys(('lse', 'add', 'sums_add'), '*fp32')
-    if lam:
-        types |= dict.fromkeys(('mul', 'sums_mul'), '*fp32')
-    else:
-        options |= {'mul': None, 'sums_mul': None}  # no static factors
     for name in ('forward', 'backward_values', 'backward_logits', 'backward_static'):
         kernel = getattr(gpu._kernels(), name)
         constants = {argument: options[argument] for argument in kernel.arg_names if argument in options}

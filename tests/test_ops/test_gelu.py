@@ -15,7 +15,7 @@ KERNELS = [pytest.param(True, marks=compiled_only, id='compiled'), pytest.param(
 @pytest.fixture(params=KERNELS)
 def kernels(request, monkeypatch):
     if not request.param:
-        monkeypatch.setattr(norm_gelu, 'runs', lambda *tensors: False)
+        monkeypatch.setattr(norm_gelu, 'why_not', lambda *tensors: 'not in this test')
 
 
 @compiled_only

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmext_backbones.layers import BiLSTM2D
-from mmext_backbones.ops import streams
+from mmext_backbones.ops.bilstm2d import torch_lstm
 
 
 class Stream:
@@ -20,7 +20,7 @@ class Stream:
 
 def test_one_after_the_other_on_the_cpu():
     x = torch.ones(2)
-    first, second = streams.on_two_streams(x, lambda x: x + 1, lambda x: x + 2)
+    first, second = torch_lstm._on_two_streams(x, lambda x: x + 1, lambda x: x + 2)
     assert torch.equal(first, x + 1)
     assert torch.equal(second, x + 2)
 
@@ -43,11 +43,11 @@ def test_who_waits_for_whom_on_cuda(monkeypatch):
 
         return compute
 
-    monkeypatch.setattr(streams, 'Tensor', SimpleNamespace)
-    monkeypatch.setattr(streams, '_other_stream', lambda device: other)
+    monkeypatch.setattr(torch_lstm, 'Tensor', SimpleNamespace)
+    monkeypatch.setattr(torch_lstm, '_other_stream', lambda device: other)
     monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: here)
     monkeypatch.setattr(torch.cuda, 'stream', on)
-    streams.on_two_streams(x, computing('first'), computing('second'))
+    torch_lstm._on_two_streams(x, computing('first'), computing('second'))
     assert log == [
         'other waits for here',
         'on other',

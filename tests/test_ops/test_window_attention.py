@@ -15,7 +15,7 @@ from tests.torch_features import needs_compile
 
 NO_COMPILER = cpu.why_not()
 needs_compiler = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
-FAST = [pytest.param('compiled', marks=needs_compiler), 'torch', 'gathered']
+FAST = [pytest.param('cpu', marks=needs_compiler), 'torch', 'export']
 # heads, head_dim, window, map, shift, grid, padding takes part
 CASES = {
     'swin': (3, 32, (7, 7), (15, 23), 3, False, True),
@@ -362,7 +362,7 @@ def test_the_shapes_of_the_operators_on_the_meta_device():
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'backend': 'cuda'}, "backend='cuda': expected one of auto, compiled, triton, torch, gathered, reference"),
+        ({'backend': 'cuda'}, "backend='cuda': expected one of auto, cpu, gpu, torch, reference, export"),
         ({'num_heads': 5}, r'qkv has shape \(1, 6, 6, 24\): .* num_heads=5'),
         ({'qkv': torch.zeros(6, 6, 24)}, r'qkv has shape \(6, 6, 24\)'),
         ({'qkv': torch.zeros(1, 6, 6, 24, dtype=torch.int64)}, 'qkv has dtype torch.int64'),

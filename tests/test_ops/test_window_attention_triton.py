@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from mmext_backbones.ops import grid_merge, grid_partition, window_merge, window_partition
 from mmext_backbones.ops.window_attention import gpu
 from mmext_backbones.ops.window_attention.gpu import why_not
-from mmext_backbones.ops.window_attention.gpu import window_attention_triton as attention
+from mmext_backbones.ops.window_attention.gpu import window_attention_gpu as attention
 from tests.torch_features import compiled_kernel, needs_interpreter, needs_target, triton_version
 
 pytest.importorskip('triton', reason='Triton is not installed')

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..c_kernels import Kernels, pointers
+from ..derivatives import first_order
 from ..dispatcher import constant_in_graphs, register
 from ..torch_versions import has_half_products, is_autocast_enabled
 
@@ -156,7 +156,7 @@ register(
 )
 
 
-class BiLSTM2DCompiled(torch.autograd.Function):
+class BiLSTM2DCPU(torch.autograd.Function):
     """`x` [B, H, W, C] and the 16 tensors of `ops.bilstm2d` -> [B, H, W, 4h], in float32 at least."""
 
     @staticmethod
@@ -166,7 +166,7 @@ class BiLSTM2DCompiled(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, grad):
         x, out, gates, cells, *weights = ctx.saved_tensors
         grads = torch.ops.mmext_backbones.bilstm2d_backward(grad, x, out, gates, cells, weights)
@@ -175,7 +175,7 @@ class BiLSTM2DCompiled(torch.autograd.Function):
         return grads[0], *(grad.to(w.dtype) for grad, w in zip(each, weights, strict=True))
 
 
-def bilstm2d_compiled(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+def bilstm2d_cpu(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """`ops.bilstm2d` after its checks. `x` has the type of the matrix products; the recurrences, and so the result,
     are in float32 at least."""
     if x.dtype == torch.float16 and not has_half_products():
@@ -184,5 +184,5 @@ def bilstm2d_compiled(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     autocast = not x.is_meta and is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *weights)):
-            return BiLSTM2DCompiled.apply(x, *weights)
+            return BiLSTM2DCPU.apply(x, *weights)
         return torch.ops.mmext_backbones.bilstm2d(x, list(weights))

@@ -11,20 +11,23 @@ Source: Zhou et al., "ELSA: Enhanced Local Self-Attention for Vision Transformer
 ELSA-Swin has lam = 0 and gamma = 1: then `M` is one, and `S` is an ordinary depthwise convolution.
 """
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..dispatcher import chosen_backend
+from ..backends import check_devices, choose
+from ..derivatives import TRANSFORMED, is_transformed
 from ..torch_versions import is_compiling
-from .cpu import elsa_compiled
+from .cpu import elsa_cpu
 from .cpu import why_not as cpu_why_not
-from .export import elsa_shifts
-from .gpu import elsa_triton
+from .export import elsa_export
+from .gpu import elsa_gpu
 from .gpu import why_not as gpu_why_not
+from .reference import elsa_reference
 from .taps import ELSATaps
 
-BACKENDS = ('auto', 'compiled', 'triton', 'taps', 'shifts', 'reference', 'node')
-ENVIRONMENT = 'MMEXT_ELSA_BACKEND'  # what 'auto' stands for, where it is set
+__all__ = ['elsa', 'elsa_reference']
+
+FORMS = ('cpu', 'torch', 'reference', 'export', 'operator', 'gpu')  # on the CPU, the last one in the interpreter
+FORMS_ON_GPU = ('gpu', 'torch', 'reference', 'export', 'operator', 'cpu')
 
 
 def elsa(
@@ -53,88 +56,60 @@ def elsa(
         dilation: distance between neighbouring taps, in pixels of the map.
         lam: exponent of the multiplicative half.
         gamma: factor of the additive half.
-        backend: 'compiled' (CPU, needs a C compiler at its first use on a machine), 'triton' (CUDA, needs Triton; not
-            for float64; runs on the CPU in Triton's interpreter, that is with TRITON_INTERPRET=1 set before Triton is
-            imported), 'taps' (a loop over the taps on shifted views, any device; like the first two it saves no more
-            than values, filters and static halves), 'shifts' (the same loop in operators that exporters know, for
-            inference), 'node' (the dispatcher's operator without a look at the kernel, for exporters that translate
-            it), 'reference' (the formula over an unfolded `v`: kernel_size**2 times the memory) or 'auto': what the
-            environment variable MMEXT_ELSA_BACKEND names, else 'compiled' for tensors on the CPU and 'triton' for those
-            on CUDA devices where they can run, else 'taps'.
+        backend: 'cpu' and 'gpu' (the kernels, for lam = 0 and dilation = 1; the latter not for float64, and on the CPU
+            in Triton's interpreter, that is with TRITON_INTERPRET=1 set before Triton is imported), 'torch' (a loop
+            over the taps on shifted views, any device; like the first two it keeps no more than values, filters and
+            static halves), 'reference' (the formula over an unfolded `v`: kernel_size**2 times the memory), 'export'
+            (the loop in operators that exporters know, for inference), 'operator', or 'auto', see `ops.backends`.
 
     Returns:
         [B, C, H, W] in the dtype of `v`. float16 and bfloat16 are accumulated in float32.
 
     Raises:
         ValueError: for shapes, heads, kernel sizes or backends that do not fit.
-        RuntimeError: where 'compiled', 'triton' or 'node' is asked for and cannot run; the reason is in the message.
+        RuntimeError: where a backend is asked for by name and cannot run; the reason is in the message.
     """
-    if backend == 'auto':
-        backend = chosen_backend(ENVIRONMENT)
-    _check(v, logits, ghost_mul, ghost_add, num_heads, kernel_size, dilation, lam, gamma, backend)
+    _check(v, logits, ghost_mul, ghost_add, num_heads, kernel_size, dilation, lam, gamma)
     mul = None if lam == 0 else ghost_mul if lam == 1 else ghost_mul**lam
     add = None if gamma == 0 else ghost_add if gamma == 1 else ghost_add * gamma
-    if v.is_meta:  # shapes only, the same from every backend: one node of the dispatcher
-        return elsa_compiled(v, logits, mul, add, num_heads, kernel_size, dilation)
-    if backend == 'reference':
+    plain = mul is None and dilation == 1
+    form = choose('elsa', backend, FORMS_ON_GPU if v.is_cuda else FORMS, _why_not, v, plain)
+    # the meta device has shapes only, the same from every form: one node
+    if form in ('cpu', 'operator') or (v.is_meta and plain):
+        return elsa_cpu(v, logits, add, num_heads, kernel_size)
+    if form == 'gpu':
+        return elsa_gpu(v, logits, add, num_heads, kernel_size)
+    if form == 'export':
+        return elsa_export(v, logits, mul, add, num_heads, kernel_size, dilation)
+    if form == 'reference':
         mul, add = (None if x is None else x.to(v.dtype) for x in (mul, add))
         return elsa_reference(v, logits, mul, add, num_heads=num_heads, kernel_size=kernel_size, dilation=dilation)
-
-    if backend == 'auto':
-        backend = 'compiled' if v.device.type == 'cpu' else 'triton'
-        if _why_not(backend, v) is not None:
-            backend = 'taps'
-    if backend == 'shifts':
-        return elsa_shifts(v, logits, mul, add, num_heads, kernel_size, dilation)
-    if backend == 'taps':
-        B, _, H, W = v.shape
-        attn = logits.reshape(B, num_heads, kernel_size**2, H, W).softmax(dim=2)
-        return ELSATaps.apply(v, attn, mul, add, dilation)
-    reason = _why_not(backend, v)
-    if reason is not None:
-        raise RuntimeError(f'backend={backend!r}: {reason}')
-    run = elsa_triton if backend == 'triton' else elsa_compiled
-    return run(v, logits, mul, add, num_heads, kernel_size, dilation)
+    B, _, H, W = v.shape
+    attn = logits.reshape(B, num_heads, kernel_size**2, H, W).softmax(dim=2)
+    return ELSATaps.apply(v, attn, mul, add, dilation)
 
 
-def _why_not(backend: str, v: Tensor) -> str | None:
-    """Why 'compiled', 'triton' or 'node' cannot run on `v`, or None."""
-    if backend == 'node':
+def _why_not(form: str, v: Tensor, plain: bool) -> str | None:
+    """Why a form cannot run on `v`, or None. `plain`: without dilation and without factors, as in every network."""
+    if form in ('reference', 'export'):
+        return None
+    if not (plain or form == 'torch'):
+        return "it has no static factors (lam != 0) and no dilation; backend='torch' has both"
+    if v.is_meta:
+        return None
+    if is_transformed():
+        return TRANSFORMED
+    if form == 'operator':
         return None if is_compiling() else 'it is for recorded networks'
-    if backend == 'triton':
+    if form == 'gpu':
         return gpu_why_not(v.device, v.dtype)
-    return cpu_why_not() if v.device.type == 'cpu' else f'it runs on the CPU, v is on {v.device}'
+    if form == 'cpu':
+        return cpu_why_not() if v.device.type == 'cpu' else f'it runs on the CPU, v is on {v.device}'
+    return None
 
 
-def elsa_reference(
-    v: Tensor,
-    logits: Tensor,
-    mul: Tensor | None,
-    add: Tensor | None,
-    *,
-    num_heads: int,
-    kernel_size: int,
-    dilation: int,
-) -> Tensor:
-    """The formula as it stands, for reading and as the oracle of the tests; shapes as in `elsa`, no checks.
-
-    `mul` and `add` [C, k, k] are `M` and `S` of the formula; None stands for ones and zeros.
-    """
-    B, C, H, W = v.shape
-    taps = kernel_size**2
-    neighbours = F.unfold(v, kernel_size, dilation=dilation, padding=dilation * (kernel_size // 2))
-    neighbours = neighbours.reshape(B, num_heads, C // num_heads, taps, H, W)
-    filters = logits.reshape(B, num_heads, 1, taps, H, W).softmax(dim=3)
-    if mul is not None:
-        filters = filters * mul.reshape(num_heads, -1, taps, 1, 1)
-    if add is not None:
-        filters = filters + add.reshape(num_heads, -1, taps, 1, 1)
-    return (filters * neighbours).sum(dim=3).reshape(B, C, H, W)
-
-
-def _check(v, logits, ghost_mul, ghost_add, num_heads, kernel_size, dilation, lam, gamma, backend) -> None:
-    if backend not in BACKENDS:
-        raise ValueError(f'backend={backend!r}: expected one of {", ".join(BACKENDS)}')
+def _check(v, logits, ghost_mul, ghost_add, num_heads, kernel_size, dilation, lam, gamma) -> None:
+    check_devices(v=v, logits=logits, ghost_mul=ghost_mul, ghost_add=ghost_add)
     if v.dim() != 4 or v.shape[1] % num_heads:
         raise ValueError(
             f'v has shape {tuple(v.shape)}: expected [B, C, H, W] with C a multiple of num_heads={num_heads}'

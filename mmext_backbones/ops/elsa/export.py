@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def elsa_shifts(
+def elsa_export(
     v: Tensor, logits: Tensor, mul: Tensor | None, add: Tensor | None, num_heads: int, kernel_size: int, dilation: int
 ) -> Tensor:
     """`ops.elsa` after its checks: v [B, C, H, W], logits [B, heads * k * k, H, W], mul and add [C, k, k] or None."""

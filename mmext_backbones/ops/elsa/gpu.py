@@ -13,8 +13,8 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..derivatives import first_order
 from ..dispatcher import constant_in_graphs, register
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -76,7 +76,7 @@ class _Launch:
     precision), none is left to lie along the taps, which a thread is to sum alone.
     """
 
-    def __init__(self, v: Tensor, num_heads: int, kernel_size: int, dilation: int) -> None:
+    def __init__(self, v: Tensor, num_heads: int, kernel_size: int) -> None:
         B, H, W, C = v.shape
         head_dim, row = C // num_heads, _power_of_two(kernel_size)
         channels = min(_power_of_two(head_dim), CHANNELS)
@@ -87,7 +87,7 @@ class _Launch:
         self.tiles = B * -(-H // tile_y) * -(-W // tile_x)
         self.parts = num_heads * -(-head_dim // channels)
         self.options = {
-            'HEADS': num_heads, 'HEAD_DIM': head_dim, 'K': kernel_size, 'DILATION': dilation, 'ROW': row, 'D': channels,
+            'HEADS': num_heads, 'HEAD_DIM': head_dim, 'K': kernel_size, 'ROW': row, 'D': channels,
             'TILE_Y': tile_y, 'TILE_X': tile_x,
             'num_warps': max(1, pixels * channels // 256, pixels * widest // (32 * THREAD_ELEMENTS)),
         }  # fmt: skip
@@ -107,16 +107,14 @@ def _device(x: Tensor) -> contextlib.AbstractContextManager:
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
-def _forward(
-    v: Tensor, logits: Tensor, mul: Tensor | None, add: Tensor | None, num_heads: int, kernel_size: int, dilation: int
-) -> tuple[Tensor, Tensor]:
-    v, logits, mul, add = _dense(v), _dense(logits), _static(mul), _static(add)
-    out, lse = _fake_forward(v, logits, mul, add, num_heads, kernel_size, dilation)
-    launch = _Launch(v, num_heads, kernel_size, dilation)
+def _forward(v: Tensor, logits: Tensor, add: Tensor | None, num_heads: int, kernel_size: int) -> tuple[Tensor, Tensor]:
+    v, logits, add = _dense(v), _dense(logits), _static(add)
+    out, lse = _fake_forward(v, logits, add, num_heads, kernel_size)
+    launch = _Launch(v, num_heads, kernel_size)
     strides = *v.stride()[:3], *logits.stride()[:3]
     with _device(v):
         _kernels().forward[(launch.tiles * launch.parts,)](
-            v, logits, mul, add, out, lse, *v.shape[1:3], *strides, **launch.options
+            v, logits, add, out, lse, *v.shape[1:3], *strides, **launch.options
         )
     return out, lse
 
@@ -126,85 +124,77 @@ def _backward(
     v: Tensor,
     logits: Tensor,
     lse: Tensor,
-    mul: Tensor | None,
     add: Tensor | None,
     num_heads: int,
     kernel_size: int,
-    dilation: int,
     needs: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     grad, v, logits = _dense(grad), _dense(v), _dense(logits)
-    grads = _fake_backward(grad, v, logits, lse, mul, add, num_heads, kernel_size, dilation, needs)
-    needs_v, needs_logits, needs_mul, needs_add = needs
+    grads = _fake_backward(grad, v, logits, lse, add, num_heads, kernel_size, needs)
+    needs_v, needs_logits, needs_add = needs
     size, of_grad, of_v, of_logits = v.shape[1:3], grad.stride()[:3], v.stride()[:3], logits.stride()[:3]
-    weights = _static(mul), _static(add)
-    launch = _Launch(v, num_heads, kernel_size, dilation)
+    launch = _Launch(v, num_heads, kernel_size)
     with _device(v):
         if needs_v:
             _kernels().backward_values[(launch.tiles * launch.parts,)](
-                grad, logits, lse, *weights, grads[0], *size, *of_grad, *of_logits, **launch.options
+                grad, logits, lse, _static(add), grads[0], *size, *of_grad, *of_logits, **launch.options
             )
         if needs_logits:
             _kernels().backward_logits[(launch.tiles * num_heads,)](
-                grad, v, logits, lse, weights[0], grads[1], *size, *of_grad, *of_v, *of_logits, **launch.options
+                grad, v, logits, lse, grads[1], *size, *of_grad, *of_v, *of_logits, **launch.options
             )
-        if needs_mul or needs_add:
-            sums = [
-                v.new_empty(CHUNKS, *ghost.shape, dtype=torch.float32) if needed else None
-                for ghost, needed in ((mul, needs_mul), (add, needs_add))
-            ]
+        if needs_add:
+            sums = v.new_empty(CHUNKS, *add.shape, dtype=torch.float32)
             _kernels().backward_static[(CHUNKS * kernel_size * launch.parts,)](
-                grad, v, logits, lse, *sums, len(v), *size, *of_grad, *of_v, *of_logits, **launch.options, CHUNKS=CHUNKS
+                grad, v, sums, len(v), *size, *of_grad, *of_v, **launch.options, CHUNKS=CHUNKS
             )
-            for ghost_grad, total in zip(grads[2:], sums, strict=True):
-                if total is not None:
-                    ghost_grad.copy_(total.sum(dim=0))
+            grads[2].copy_(sums.sum(dim=0))
     return grads
 
 
-def _fake_forward(v, logits, mul, add, num_heads, kernel_size, dilation):
+def _fake_forward(v, logits, add, num_heads, kernel_size):
     return v.new_empty(v.shape), v.new_empty((*v.shape[:3], num_heads), dtype=torch.float32)
 
 
-def _fake_backward(grad, v, logits, lse, mul, add, num_heads, kernel_size, dilation, needs):
-    inputs = zip((v, logits, mul, add), needs, strict=True)
+def _fake_backward(grad, v, logits, lse, add, num_heads, kernel_size, needs):
+    inputs = zip((v, logits, add), needs, strict=True)
     return tuple(x.new_empty(x.shape) if needed else v.new_empty(0) for x, needed in inputs)
 
 
-_GHOSTS = 'Tensor? mul, Tensor? add, int num_heads, int kernel_size, int dilation'
+_OPTIONS = 'Tensor? add, int num_heads, int kernel_size'
 _DEVICES = 'CUDA', 'CPU'  # the latter for the interpreter
-register('elsa_softmax', f'(Tensor v, Tensor logits, {_GHOSTS}) -> (Tensor, Tensor)', _forward, _fake_forward, _DEVICES)
+register(
+    'elsa_softmax', f'(Tensor v, Tensor logits, {_OPTIONS}) -> (Tensor, Tensor)', _forward, _fake_forward, _DEVICES
+)
 register(
     'elsa_softmax_backward',
-    f'(Tensor grad, Tensor v, Tensor logits, Tensor lse, {_GHOSTS}, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)',
+    f'(Tensor grad, Tensor v, Tensor logits, Tensor lse, {_OPTIONS}, bool[] needs) -> (Tensor, Tensor, Tensor)',
     _backward,
     _fake_backward,
     _DEVICES,
 )
 
 
-class ELSATriton(torch.autograd.Function):
-    """`v` [B, H, W, C], `logits` [B, H, W, heads * k*k], `mul` and `add` [C, k, k] or None -> [B, H, W, C]."""
+class ELSAGPU(torch.autograd.Function):
+    """`v` [B, H, W, C], `logits` [B, H, W, heads * k*k], `add` [C, k, k] or None -> [B, H, W, C]."""
 
     @staticmethod
-    def forward(ctx, v, logits, mul, add, num_heads, kernel_size, dilation):
-        out, lse = torch.ops.mmext_backbones.elsa_softmax(v, logits, mul, add, num_heads, kernel_size, dilation)
-        ctx.save_for_backward(v, logits, lse, mul, add)
-        ctx.options = num_heads, kernel_size, dilation
+    def forward(ctx, v, logits, add, num_heads, kernel_size):
+        out, lse = torch.ops.mmext_backbones.elsa_softmax(v, logits, add, num_heads, kernel_size)
+        ctx.save_for_backward(v, logits, lse, add)
+        ctx.options = num_heads, kernel_size
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, grad):
-        needs = list(ctx.needs_input_grad[:4])
+        needs = list(ctx.needs_input_grad[:3])
         grads = torch.ops.mmext_backbones.elsa_softmax_backward(grad, *ctx.saved_tensors, *ctx.options, needs)
-        return *(g if needed else None for g, needed in zip(grads, needs, strict=True)), None, None, None
+        return *(g if needed else None for g, needed in zip(grads, needs, strict=True)), None, None
 
 
-def elsa_triton(
-    v: Tensor, logits: Tensor, mul: Tensor | None, add: Tensor | None, num_heads: int, kernel_size: int, dilation: int
-) -> Tensor:
-    """`ops.elsa` after its checks: `v` [B, C, H, W] and `logits` [B, heads * k * k, H, W] in any memory format, `mul`
-    and `add` [C, k, k] or None -> [B, C, H, W], channels last in memory, in the dtype of `v`."""
+def elsa_gpu(v: Tensor, logits: Tensor, add: Tensor | None, num_heads: int, kernel_size: int) -> Tensor:
+    """`ops.elsa` after its checks: `v` [B, C, H, W] and `logits` [B, heads * k * k, H, W] in any memory format, `add`
+    [C, k, k] or None -> [B, C, H, W], channels last in memory, in the dtype of `v`."""
     v, logits = v.permute(0, 2, 3, 1), logits.permute(0, 2, 3, 1)
-    return ELSATriton.apply(v, logits, mul, add, num_heads, kernel_size, dilation).permute(0, 3, 1, 2)
+    return ELSAGPU.apply(v, logits, add, num_heads, kernel_size).permute(0, 3, 1, 2)

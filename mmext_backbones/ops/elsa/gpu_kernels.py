@@ -39,14 +39,14 @@ def _pixels(y0, x0, H, W, TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
 
 
 @triton.jit
-def _neighbours(y0, x0, y, x, i, H, W, K: tl.constexpr, STEP: tl.constexpr, ROW: tl.constexpr):
+def _neighbours(y0, x0, y, x, i, H, W, K: tl.constexpr, SIGN: tl.constexpr, ROW: tl.constexpr):
     """Rows [P] and columns [ROW, P] of the neighbours at row `i` of the taps, and which exist [ROW, P].
 
-    STEP is the dilation, negative for mirrored taps.
+    SIGN is 1, or -1 for mirrored taps.
     """
     tap = tl.arange(0, ROW)[:, None]
-    yy = y + (i - K // 2) * STEP
-    xx = x[None, :] + (tap - K // 2) * STEP
+    yy = y + (i - K // 2) * SIGN
+    xx = x[None, :] + (tap - K // 2) * SIGN
     exists = (yy >= -y0) & (yy < H - y0)
     return yy, xx, exists[None, :] & (xx >= -x0) & (xx < W - x0) & (tap < K)
 
@@ -79,9 +79,9 @@ def _load_filter(logits, offset, inside, K: tl.constexpr, ROW: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    v, logits, mul, add, out, lse, H, W, v_b, v_y, v_x, l_b, l_y, l_x,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, K: tl.constexpr, DILATION: tl.constexpr,
-    ROW: tl.constexpr, D: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
+    v, logits, add, out, lse, H, W, v_b, v_y, v_x, l_b, l_y, l_x,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr, D: tl.constexpr,
+    TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
 ):  # fmt: skip
     """`out` [B, H, W, C] and `lse`; one program for each tile, head and D channels."""
     C: tl.constexpr = HEADS * HEAD_DIM
@@ -106,11 +106,9 @@ def forward(
     for i in range(K):
         offset = (y * l_y + x * l_x)[None, :] + i * K + tap
         logit = tl.load(logits + offset, mask=(tap < K) & inside[None, :], other=float('-inf')).to(tl.float32)
-        yy, xx, exists = _neighbours(y0, x0, y, x, i, H, W, K, DILATION, ROW)
+        yy, xx, exists = _neighbours(y0, x0, y, x, i, H, W, K, 1, ROW)
         value = _load_channels(v, (yy * v_y)[None, :] + xx * v_x, exists, c, HEAD_DIM, D)
         weight = tl.exp(logit - norm[None, :])[:, :, None]
-        if mul is not None:
-            weight *= _load_static(mul + head * HEAD_DIM, i, c, C, HEAD_DIM, K, D, ROW)
         if add is not None:
             weight += _load_static(add + head * HEAD_DIM, i, c, C, HEAD_DIM, K, D, ROW)
         total += tl.sum(weight * value, axis=0)
@@ -120,9 +118,9 @@ def forward(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_values(
-    grad, logits, lse, mul, add, grad_v, H, W, g_b, g_y, g_x, l_b, l_y, l_x,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, K: tl.constexpr, DILATION: tl.constexpr,
-    ROW: tl.constexpr, D: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
+    grad, logits, lse, add, grad_v, H, W, g_b, g_y, g_x, l_b, l_y, l_x,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr, D: tl.constexpr,
+    TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
 ):  # fmt: skip
     """`grad_v` [B, H, W, C]: the sum over the pixels that read a value, each with the filter of that pixel."""
     C: tl.constexpr = HEADS * HEAD_DIM
@@ -139,13 +137,11 @@ def backward_values(
     total = tl.zeros([TILE_Y * TILE_X, D], tl.float32)
     tap = tl.arange(0, ROW)[:, None]
     for i in range(K):
-        yy, xx, exists = _neighbours(y0, x0, y, x, i, H, W, K, -DILATION, ROW)
+        yy, xx, exists = _neighbours(y0, x0, y, x, i, H, W, K, -1, ROW)
         logit = tl.load(logits + (yy * l_y)[None, :] + xx * l_x + i * K + tap, mask=exists, other=float('-inf'))
         norm = tl.load(lse + (pixel + (yy * W)[None, :] + xx) * HEADS + head, mask=exists, other=0.0)
         value = _load_channels(grad, (yy * g_y)[None, :] + xx * g_x, exists, c, HEAD_DIM, D)
         weight = tl.exp(logit.to(tl.float32) - norm)[:, :, None]
-        if mul is not None:
-            weight *= _load_static(mul + head * HEAD_DIM, i, c, C, HEAD_DIM, K, D, ROW)
         if add is not None:
             weight += _load_static(add + head * HEAD_DIM, i, c, C, HEAD_DIM, K, D, ROW)
         total += tl.sum(weight * value, axis=0)
@@ -156,15 +152,14 @@ def backward_values(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_logits(
-    grad, v, logits, lse, mul, grad_logits, H, W, g_b, g_y, g_x, v_b, v_y, v_x, l_b, l_y, l_x,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, K: tl.constexpr, DILATION: tl.constexpr,
-    ROW: tl.constexpr, D: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
+    grad, v, logits, lse, grad_logits, H, W, g_b, g_y, g_x, v_b, v_y, v_x, l_b, l_y, l_x,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr, D: tl.constexpr,
+    TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
 ):  # fmt: skip
     """`grad_logits` [B, H, W, heads * k*k], through the softmax: a * (g - sum(a * g)), `g` the gradient of `a`.
 
     One program for each tile and head. `g` of all taps is kept, [ROW, P, ROW], one row placed after the other.
     """
-    C: tl.constexpr = HEADS * HEAD_DIM
     head = tl.program_id(0) % HEADS
     b, y0, x0 = _corner(tl.program_id(0) // HEADS, H, W, TILE_Y, TILE_X)
     y, x, inside = _pixels(y0, x0, H, W, TILE_Y, TILE_X)
@@ -179,10 +174,8 @@ def backward_logits(
         c = start + tl.arange(0, D)
         g = _load_channels(grad, (y * g_y + x * g_x)[None, :], inside[None, :], c, HEAD_DIM, D)
         for i in range(K):
-            yy, xx, exists = _neighbours(y0, x0, y, x, i, H, W, K, DILATION, ROW)
+            yy, xx, exists = _neighbours(y0, x0, y, x, i, H, W, K, 1, ROW)
             value = _load_channels(v, (yy * v_y)[None, :] + xx * v_x, exists, c, HEAD_DIM, D)
-            if mul is not None:
-                value *= _load_static(mul + head * HEAD_DIM, i, c, C, HEAD_DIM, K, D, ROW)
             grad_a += tl.where(row == i, tl.trans(tl.sum(g * value, axis=2))[None, :, :], 0.0)
 
     norm = tl.load(lse + pixel * HEADS + head, mask=inside, other=0.0)
@@ -195,11 +188,11 @@ def backward_logits(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_static(
-    grad, v, logits, lse, sums_mul, sums_add, B, H, W, g_b, g_y, g_x, v_b, v_y, v_x, l_b, l_y, l_x,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, K: tl.constexpr, DILATION: tl.constexpr,
-    ROW: tl.constexpr, D: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, CHUNKS: tl.constexpr,
+    grad, v, sums_add, B, H, W, g_b, g_y, g_x, v_b, v_y, v_x,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr, D: tl.constexpr,
+    TILE_Y: tl.constexpr, TILE_X: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """Sums over pixels [CHUNKS, C, k*k] for the gradients of `mul` and `add`.
+    """Sums over pixels [CHUNKS, C, k*k] for the gradient of `add`.
 
     One program for each chunk of the tiles, row of taps, head and D channels.
     """
@@ -214,12 +207,11 @@ def backward_static(
     length = tl.cdiv(tiles, CHUNKS)
     tap = tl.arange(0, ROW)[:, None]
 
-    total_mul = tl.zeros([ROW, TILE_Y * TILE_X, D], tl.float32)
-    total_add = tl.zeros([ROW, TILE_Y * TILE_X, D], tl.float32)
+    total = tl.zeros([ROW, TILE_Y * TILE_X, D], tl.float32)
     for n in range(tl.minimum(length, tl.maximum(tiles - chunk * length, 0))):
         b, y0, x0 = _corner(chunk * length + n, H, W, TILE_Y, TILE_X)
         y, x, inside = _pixels(y0, x0, H, W, TILE_Y, TILE_X)
-        yy, xx, exists = _neighbours(y0, x0, y, x, i, H, W, K, DILATION, ROW)
+        yy, xx, exists = _neighbours(y0, x0, y, x, i, H, W, K, 1, ROW)
         g = _load_channels(
             grad + _offset(b, y0, x0, g_b, g_y, g_x) + head * HEAD_DIM,
             (y * g_y + x * g_x)[None, :], inside[None, :], c, HEAD_DIM, D,
@@ -228,19 +220,8 @@ def backward_static(
             v + _offset(b, y0, x0, v_b, v_y, v_x) + head * HEAD_DIM,
             (yy * v_y)[None, :] + xx * v_x, exists, c, HEAD_DIM, D,
         )  # fmt: skip
-        product = g * value
-        if sums_add is not None:
-            total_add += product
-        if sums_mul is not None:
-            offset = _offset(b, y0, x0, l_b, l_y, l_x) + (y * l_y + x * l_x)[None, :] + head * K * K + i * K + tap
-            logit = tl.load(logits + offset, mask=exists & inside[None, :], other=float('-inf')).to(tl.float32)
-            pixel = _offset(b, y0, x0, H * W, W, 1) + y * W + x
-            norm = tl.load(lse + pixel * HEADS + head, mask=inside, other=0.0)
-            total_mul += product * tl.exp(logit - norm[None, :])[:, :, None]
+        total += g * value
 
     offset = (chunk.to(tl.int64) * C + head * HEAD_DIM + c[None, :]) * K * K + i * K + tap
     mask = (tap < K) & (c < HEAD_DIM)[None, :]
-    if sums_mul is not None:
-        tl.store(sums_mul + offset, tl.sum(total_mul, axis=1), mask=mask)
-    if sums_add is not None:
-        tl.store(sums_add + offset, tl.sum(total_add, axis=1), mask=mask)
+    tl.store(sums_add + offset, tl.sum(total, axis=1), mask=mask)

@@ -14,7 +14,8 @@ from functools import wraps
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ..derivatives import first_order
 
 BAND_ELEMENTS = 2**18  # of v in one band (1 MiB in float32): within the second-level cache of one core
 
@@ -52,7 +53,7 @@ class ELSATaps(torch.autograd.Function):
         return out.view(v.shape).to(v.dtype)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     @_without_autocast
     def backward(ctx, grad_out):
         v, attn, mul, add = ctx.saved_tensors

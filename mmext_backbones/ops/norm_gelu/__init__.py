@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cpu import runs
+from .cpu import why_not
 
 PART = 2**18  # elements of a narrow type that are widened at a time
 
@@ -17,7 +17,7 @@ aten, compiled = torch.ops.aten, torch.ops.mmext_backbones
 def gelu(x: Tensor, approximate: str, inplace: bool = False) -> Tensor:
     """F.gelu, or the same in the place of `x`."""
     if approximate == 'tanh' and x.is_contiguous():
-        if runs(x):
+        if why_not(x) is None:
             if not inplace:
                 return compiled.norm_gelu(x, None, None, None, None, True)
             compiled.gelu_(x)
@@ -35,7 +35,7 @@ def gelu(x: Tensor, approximate: str, inplace: bool = False) -> Tensor:
 def gelu_backward_(grad: Tensor, x: Tensor, approximate: str) -> Tensor:
     """gelu(x); `grad`, of that, becomes the gradient of x."""
     if approximate == 'tanh' and x.is_contiguous() and grad.is_contiguous():
-        if runs(x, grad):
+        if why_not(x, grad) is None:
             return compiled.norm_gelu_backward_(grad, x, None, None, None, None, True)[0]
         if _widens(x):
             out = torch.empty_like(x)
@@ -51,7 +51,7 @@ def gelu_backward_(grad: Tensor, x: Tensor, approximate: str) -> Tensor:
 
 def _widens(x: Tensor) -> bool:
     narrow = x.device.type == 'cpu' and x.dtype in (torch.bfloat16, torch.float16) and x.numel() > 0
-    return narrow and runs(torch.empty(1))
+    return narrow and why_not(torch.empty(1)) is None
 
 
 def _parts(x: Tensor) -> tuple[Tensor, ...]:

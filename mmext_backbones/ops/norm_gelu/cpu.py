@@ -33,10 +33,13 @@ _KERNELS = Kernels(
 )
 
 
-def runs(x: Tensor, *params: Tensor) -> bool:
-    """Whether the kernels can take these tensors. The first call on a machine compiles them."""
-    same = all(tensor.device.type == 'cpu' and tensor.dtype == x.dtype for tensor in (x, *params))
-    return same and x.dtype in REALS and x.numel() > 0 and _KERNELS.why_not() is None
+def why_not(x: Tensor, *params: Tensor) -> str | None:
+    """Why the kernels cannot take these tensors, or None. The first call on a machine compiles them."""
+    if not all(tensor.device.type == 'cpu' and tensor.dtype == x.dtype for tensor in (x, *params)):
+        return 'it runs on the CPU, on tensors of one type'
+    if x.dtype not in REALS:
+        return f'it computes in float32 or float64, x is {x.dtype}'
+    return 'the map is empty' if x.numel() == 0 else _KERNELS.why_not()
 
 
 def _call(name: str, x: Tensor, gelu: bool, *tensors: Tensor | None) -> None:

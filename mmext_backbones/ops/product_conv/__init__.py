@@ -11,12 +11,14 @@ Source: Zhou et al., "ELSA" (arXiv 2112.12786), section 3.2 (Hadamard attention)
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..backends import check_devices, choose
 from ..c_kernels import REALS
+from ..derivatives import TRANSFORMED, is_transformed
 from ..torch_versions import is_autocast_enabled
-from .cpu import GROUPS, KERNEL_SIZE, ProductConvCompiled
+from .cpu import GROUPS, KERNEL_SIZE, ProductConvCPU
 from .cpu import why_not as cpu_why_not
 
-BACKENDS = ('auto', 'compiled', 'torch')
+FORMS = ('cpu', 'torch', 'reference')
 
 
 def product_conv(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = 'auto') -> Tensor:
@@ -27,24 +29,21 @@ def product_conv(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None = Non
         k: another of the same shape.
         weight: [C, channels of a group, kernel_size, kernel_size], kernel_size odd.
         bias: [C] or None.
-        backend: 'compiled' (CPU, needs a C compiler at its first use on a machine; groups of 4 or 8 channels, 7 x 7
-            taps, float32 and float64, not under autocast; differentiable once; never holds the product, for the
-            backward pass neither), 'torch' (torch's convolution, any device) or 'auto': the first of them that runs.
+        backend: 'cpu' (the kernel: groups of 4 or 8 channels, 7 x 7 taps, float32 and float64, not under autocast; it
+            never holds the product, for the backward pass neither), 'torch' or 'reference' (torch's convolution, any
+            device), or 'auto', see `ops.backends`.
 
     Returns:
         [B, H, W, C] in the dtype of `q`; under autocast as of a convolution.
 
     Raises:
         ValueError: for shapes or backends that do not fit.
-        RuntimeError: where 'compiled' is asked for and cannot run; the reason is in the message.
+        RuntimeError: where a backend is asked for by name and cannot run; the reason is in the message.
     """
-    _check(q, k, weight, bias, backend)
-    reason = _why_not(q, k, weight, bias) if backend != 'torch' else None
-    if backend == 'compiled' and reason is not None:
-        raise RuntimeError(f"backend='compiled': {reason}")
-    if backend == 'torch' or reason is not None:
-        return product_conv_reference(q, k, weight, bias)
-    return ProductConvCompiled.apply(q, k, weight, bias)
+    _check(q, k, weight, bias)
+    if choose('product_conv', backend, FORMS, _why_not, q, k, weight, bias) == 'cpu':
+        return ProductConvCPU.apply(q, k, weight, bias)
+    return product_conv_reference(q, k, weight, bias)
 
 
 def product_conv_reference(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -54,12 +53,15 @@ def product_conv_reference(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | 
     return F.conv2d(product, weight, bias, padding=padding, groups=groups).permute(0, 2, 3, 1)
 
 
-def _why_not(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
-    """Why 'compiled' cannot run on these tensors, or None."""
-    tensors = [tensor for tensor in (q, k, weight, bias) if tensor is not None]
-    devices, dtypes = {tensor.device.type for tensor in tensors}, {tensor.dtype for tensor in tensors}
-    if devices != {'cpu'}:
-        return f'it runs on the CPU, the tensors are on {", ".join(sorted(devices))}'
+def _why_not(form: str, q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
+    """Why a form cannot run on these tensors, or None."""
+    if form != 'cpu':
+        return None
+    if is_transformed():
+        return TRANSFORMED
+    if q.device.type != 'cpu':
+        return f'it runs on the CPU, the tensors are on {q.device}'
+    dtypes = {tensor.dtype for tensor in (q, k, weight, bias) if tensor is not None}
     if len(dtypes) > 1 or q.dtype not in REALS:
         return f'it computes in float32 or float64, the tensors are {", ".join(sorted(map(str, dtypes)))}'
     if is_autocast_enabled('cpu'):
@@ -69,9 +71,8 @@ def _why_not(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None) -> str |
     return 'the map is empty' if q.numel() == 0 else cpu_why_not()
 
 
-def _check(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> None:
-    if backend not in BACKENDS:
-        raise ValueError(f'backend={backend!r}: expected one of {", ".join(BACKENDS)}')
+def _check(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    check_devices(q=q, k=k, weight=weight, bias=bias)
     if q.dim() != 4 or q.shape != k.shape:
         raise ValueError(f'q and k have shapes {tuple(q.shape)} and {tuple(k.shape)}: expected [B, H, W, C] of both')
     shape, C = tuple(weight.shape), q.shape[3]

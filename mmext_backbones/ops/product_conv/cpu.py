@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..c_kernels import Kernels, pointers, token_rows
+from ..derivatives import first_order
 from ..dispatcher import constant_in_graphs, register
 
 GROUPS, KERNEL_SIZE = (4, 8), (7, 7)  # what the kernel is written for: every published ELSA-Swin
@@ -70,7 +70,7 @@ register(  # the gradients of q, k, weight and a bias
 )
 
 
-class ProductConvCompiled(torch.autograd.Function):
+class ProductConvCPU(torch.autograd.Function):
     """`ops.product_conv` after its checks, all in one of float32 and float64."""
 
     @staticmethod
@@ -80,7 +80,7 @@ class ProductConvCompiled(torch.autograd.Function):
         return torch.ops.mmext_backbones.product_conv(q, k, weight, bias)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, grad):
         *grads, grad_bias = torch.ops.mmext_backbones.product_conv_backward(grad, *ctx.saved_tensors)
         return *grads, grad_bias if ctx.has_bias else None

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.autograd.function import once_differentiable
 
+from ..derivatives import first_order
 from ..dispatcher import register
 
 ARGUMENTS = (
@@ -48,7 +48,7 @@ class WindowAttentionFunction(torch.autograd.Function):
         return getattr(torch.ops.mmext_backbones, name)(qkv, bias, padding, *options)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, grad):
         qkv, bias, padding = ctx.saved_tensors
         operator = getattr(torch.ops.mmext_backbones, f'{ctx.name}_backward')

@@ -6,13 +6,13 @@
  * and the gradients contiguous, all in the type `storage`, computed on in REAL. No window is ever cut out: `locate`
  * says where the tokens of a window lie in the map, and a thread fetches the rows of one (window, head), which then
  * stay in the first- and second-level cache. Tokens of the padding have `padding` as their q, k and v, or are hidden
- * without one; they are keys only. bias is [heads, N, wide], where columns from N on hold -inf. MASKED parts the
- * regions of a shifted map.
+ * without one; they are keys only. bias is [heads, N, wide], where columns from N on hold -inf, and `wide` and the rows
+ * of scratch matrices are multiples of STEP. MASKED parts the regions of a shifted map. `cpu.py` defines both.
  *
  * The backward pass computes the probabilities again. Gradients of bias and padding are summed over fixed chunks of
  * windows first, so that they do not depend on the number of threads.
  *
- * Threads are OpenMP's, those PyTorch has already loaded (see compiled.py).
+ * Threads are OpenMP's, those PyTorch has already loaded (see ops/c_kernels.py).
  */
 
 #include <math.h>
@@ -21,8 +21,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MASKED ((REAL)-100)
-#define STEP 16    /* rows of scratch matrices are padded to multiples of this many elements */
 #define QUERIES 84 /* at a time, a multiple of every ROWS below: a window of 7 x 7 or 8 x 8 is one such block */
 #define HEADS 4    /* of a window at a time: their rows lie side by side in the map */
 #define USUAL_KEYS 64     /* 7 x 7 or 8 x 8, padded */

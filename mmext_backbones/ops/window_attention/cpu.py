@@ -12,9 +12,10 @@ from ..c_kernels import Kernels, pointers, token_rows
 from ..dispatcher import constant_in_graphs
 from ..partition import Size
 from .autograd import WindowAttentionFunction, register_window_attention
+from .reference import MASKED
 
 CHUNKS, CHUNK = 32, 4  # at most so many chunks of so many windows or more have sums of their own for bias and padding
-STEP = 16  # the kernel's: rows of the bias are padded to multiples of it
+STEP = 16  # rows of the bias and of scratch matrices are padded to multiples of so many elements
 STORAGES = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -38,6 +39,8 @@ _KERNELS = Kernels(
         'window_attention_forward': [ctypes.c_void_p] * 4,
         'window_attention_backward': [ctypes.c_void_p] * 7,
     },
+    MASKED=MASKED,
+    STEP=STEP,
 )
 
 
@@ -115,7 +118,7 @@ def _backward(
 register_window_attention('window_attention', _forward, _backward, ('CPU',))
 
 
-def window_attention_compiled(
+def window_attention_cpu(
     qkv: Tensor,
     bias: Tensor,
     *,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..partition import Size
+from .reference import MASKED
 
 
 class Plan(NamedTuple):
@@ -47,7 +48,7 @@ def shared_plans() -> Iterator[None]:
         _SHARED.reset(token)
 
 
-def window_attention_gathered(
+def window_attention_export(
     qkv: Tensor,
     bias: Tensor,
     *,
@@ -57,13 +58,12 @@ def window_attention_gathered(
     shift_size: int,
     grid: bool,
     padding: Tensor | None,
-    masked: float,
 ) -> Tensor:
-    """`ops.window_attention` after its checks; `masked` is added to the logit of a pair that only the roll joins."""
+    """`ops.window_attention` after its checks."""
     (B, H, W, C3), N = qkv.shape, window_size[0] * window_size[1]
     plan = _plan((H, W), window_size, shift_size, grid, qkv.device)
     windows = qkv.reshape(B, H * W, C3).index_select(1, plan.token)
-    mask = None if plan.apart is None else plan.apart.to(qkv.dtype) * masked
+    mask = None if plan.apart is None else plan.apart.to(qkv.dtype) * MASKED
     if padding is not None:
         windows = torch.where(plan.inside.view(plan.groups * N, 1), windows, padding.to(qkv.dtype))
     else:

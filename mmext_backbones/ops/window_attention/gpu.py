@@ -31,8 +31,8 @@ from torch import Tensor
 
 from ..dispatcher import constant_in_graphs
 from ..partition import Size
-from . import MASKED
 from .autograd import WindowAttentionFunction, register_window_attention
+from .reference import MASKED
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -377,7 +377,7 @@ def _runs(qkv: Tensor, num_heads: int, window_size: Size) -> tuple[int, tuple[in
     B, H, W, C3 = qkv.shape
     problem = why_not(qkv.device, qkv.dtype, C3 // 3 // num_heads, window_size[0] * window_size[1])
     if problem is not None:
-        raise RuntimeError(f'window_attention_triton: {problem}')
+        raise RuntimeError(f'window_attention_gpu: {problem}')
     rows, cols = -(-H // window_size[0]), -(-W // window_size[1])  # of windows, or of tokens of a cell
     windows = B * rows * cols
     run = -(-windows // max(1, RUNS_PER_PROCESSOR * _processors(qkv.device) // num_heads)) or 1
@@ -446,7 +446,7 @@ def _backward(
 register_window_attention('window_attention_triton', _forward, _backward, ('CUDA', 'CPU'))
 
 
-def window_attention_triton(
+def window_attention_gpu(
     qkv: Tensor,
     bias: Tensor,
     *,
