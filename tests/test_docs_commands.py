@@ -77,6 +77,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'python dev/model_zoo.py': 'tests/test_dev/test_model_zoo.py::test_the_page_is_made_of_the_metafiles',
     'python dev/model_zoo.py --check': [],
     'python dev/model_zoo.py --costs': 'tests/test_dev/test_model_zoo.py::test_written_costs_are_those_of_the_model',
+    'python -m dev.components*': 'tests/test_dev/test_components.py::test_a_sample_by_both_runners',
     'python -m dev.architecture --docs': (
         'tests/test_dev/test_tracing.py::test_the_pages_are_of_the_networks_as_they_are_now'
     ),

@@ -61,7 +61,7 @@ def can_fuse(*modules: nn.Module) -> bool:
     """True if functions on the weights of these modules, and of what is inside them, may stand for calls of them.
 
     False for modules of other classes than `FUSIBLE` has (subclasses, synchronised norms, adapters, parametrised
-    weights), where calls are observed (`is_unobserved`), and with MMEXT_BACKEND=reference, which has second derivatives.
+    weights), where calls are observed (`is_unobserved`), and with MMEXT_BACKEND=reference, for second derivatives.
     """
     return is_unobserved(*modules) and from_environment() != 'reference' and all(map(_is_fusible, modules))
 
