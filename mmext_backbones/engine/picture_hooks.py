@@ -22,7 +22,7 @@ from ..drawing.charts import Line, Panel, draw_chart, is_main_metric
 from ..drawing.files import write_picture
 from ..drawing.samples import can_draw, draw_sides, has_two_sides, sheet
 from ..registry import HOOKS
-from ..utils.console import MayFail
+from ..utils.attempts import MayFail
 from ..utils.errors import UserError
 from ..utils.files import in_place, write_whole
 from .evaluation.shown import ShownPictures

@@ -12,8 +12,9 @@ from mmengine.runner import Runner
 
 from ..config.editing import NOT_SET, Change, shorten
 from ..config.options import option_words
+from ..utils.attempts import MayFail
 from ..utils.cli import command_line
-from ..utils.console import MayFail, say
+from ..utils.console import say
 from ..utils.files import read_path
 from ..utils.words import plural
 from .config_edits import step_batch

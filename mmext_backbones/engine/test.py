@@ -14,7 +14,8 @@ from mmengine.logging import MMLogger
 from ..config.data_paths import check_data
 from ..config.editing import ConfigEditor
 from ..datasets.bad_data.runner import report_bad_data
-from ..utils.console import MayFail, QuietStdout, say, shorten_console
+from ..utils.attempts import MayFail
+from ..utils.console import QuietStdout, say, shorten_console
 from ..utils.errors import UserError
 from ..weights.checkpoints import check_checkpoint, check_match
 from .config_edits import PREDICTIONS_HOOK, fit_strategy, use_hooks

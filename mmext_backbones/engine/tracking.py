@@ -27,7 +27,7 @@ from mmengine.visualization.vis_backend import (
 )
 
 from ..registry import VISBACKENDS
-from ..utils.console import MayFail
+from ..utils.attempts import MayFail
 from ..utils.errors import UserError
 from ..utils.files import is_full, unless_full, write_whole
 from ..weights.checkpoints import read_meta

@@ -1,12 +1,15 @@
 """What this package adds to a run may fail without ending it: it is told once, and the run goes on as without it."""
 
+import contextlib
 import logging
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from .errors import UserError
 
-__all__ = ['attempt', 'warn']
+__all__ = ['MayFail', 'attempt', 'warn']
 
 _told: set[str] = set()
 
@@ -34,8 +37,38 @@ def attempt(what: str, function: Callable[..., Any], *args: Any, default: Any = 
         return default
 
 
-def warn(text: str) -> None:
+class MayFail(contextlib.ContextDecorator):
+    """What fails inside is left out: its error is told, once, and the run goes on.
+
+    It is for what this package adds to a run, drawings and tables, which the libraries' own run does not have.
+
+    Args:
+        what: What is left out then, for the warning.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.told = False
+
+    def __enter__(self) -> 'MayFail':
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if not self.told:
+            self.told = True
+            first_line = str(error).strip().partition('\n')[0][:300]
+            why = ': '.join(filter(None, [type(error).__name__, first_line]))
+            warn(f'{self.what}: left out, and the run goes on ({why}).')
+            warn(''.join(traceback.format_exception(error)), logging.DEBUG)
+        return True
+
+
+def warn(text: str, level: int = logging.WARNING) -> None:
     """Warns on the screen and in the log of the run, where there is one, on its first process only."""
     from mmengine.logging import print_log  # the doctor imports utils where mmengine may not be installed
 
-    print_log(text, logger='current', level=logging.WARNING)
+    print_log(text, logger='current', level=level)

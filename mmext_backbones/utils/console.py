@@ -1,19 +1,14 @@
 """What a run prints: only what a person needs; the rest goes to the log file."""
 
-import contextlib
 import io
 import logging
 import os
-import traceback
 import warnings
-from types import TracebackType
 from typing import TextIO
-
-from mmengine.logging import print_log
 
 from .printable import printable
 
-__all__ = ['MayFail', 'QuietStdout', 'is_first_process', 'say', 'shorten_console', 'silence_libraries']
+__all__ = ['QuietStdout', 'is_first_process', 'say', 'shorten_console', 'silence_libraries']
 
 LONG_RECORD = 12  # lines; longer log records go to the log file and leave one line on the screen
 
@@ -101,36 +96,6 @@ class QuietStdout(io.TextIOBase):
             self.screen.write(self.line)  # a prompt or a progress bar
             self.line = ''
         self.screen.flush()
-
-
-class MayFail(contextlib.ContextDecorator):
-    """What fails inside is left out: its error is told, once, and the run goes on.
-
-    It is for what this package adds to a run, drawings and tables, which the libraries' own run does not have.
-
-    Args:
-        what: What is left out then, for the warning.
-    """
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.told = False
-
-    def __enter__(self) -> 'MayFail':
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        if not self.told:
-            self.told = True
-            first_line = str(error).strip().partition('\n')[0][:300]
-            why = ': '.join(filter(None, [type(error).__name__, first_line]))
-            print_log(f'{self.what}: left out, and the run goes on ({why}).', 'current', logging.WARNING)
-            print_log(''.join(traceback.format_exception(error)), 'current', logging.DEBUG)
-        return True
 
 
 def silence_libraries() -> None:

@@ -8,8 +8,8 @@ import pytest
 from mmengine.logging import MMLogger
 
 from mmext_backbones.config.options import option_words
+from mmext_backbones.utils.attempts import MayFail
 from mmext_backbones.utils.cli import command_line
-from mmext_backbones.utils.console import MayFail
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.files import keep_inputs, move_into_place, read_path, unique_names, write_whole
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ...utils.console import MayFail
+from ...utils.attempts import MayFail
 from ...utils.printable import one_line
 
 PerClass = dict[str, dict[str, dict[str, float]]]  # kind -> class -> measure -> value, NaN where undefined

@@ -17,8 +17,8 @@ from mmengine.optim import ReduceOnPlateauParamScheduler
 from mmengine.runner import Runner
 
 from ...registry import HOOKS
+from ...utils.attempts import MayFail
 from ...utils.checksums import check_zip
-from ...utils.console import MayFail
 from ...utils.files import in_place
 from ...weights.loading import read_file
 

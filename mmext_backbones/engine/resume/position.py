@@ -11,8 +11,8 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 
 from ...registry import HOOKS
+from ...utils.attempts import MayFail
 from ...utils.checksums import check_zip
-from ...utils.console import MayFail
 from ...utils.errors import UserError
 from ...utils.files import read_path
 from ...weights.loading import read_file
