@@ -42,7 +42,13 @@ def load(path: str | os.PathLike, map_location: Any = None, *, mmap: bool = Fals
     if not safe_globals.TORCH_TAKES_A_LIST:
         return load_restricted(path, map_location, mmap=mmap)
     is_zip = _check_format(path)
-    return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and is_zip)
+    methods = HistoryBuffer._statistics_methods
+    before = {name: getattr(HistoryBuffer, name) for name in safe_globals.HISTORY_METHODS} | methods
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and is_zip)
+    finally:  # mmengine takes over those of a file for the whole process; torch does not look at them
+        methods.clear()
+        methods.update(before)
 
 
 def load_restricted(

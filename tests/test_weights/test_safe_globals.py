@@ -5,6 +5,7 @@ Every test of what is refused runs with the restricted reader, and with torch's 
 
 import builtins
 import collections
+import contextlib
 import copyreg
 import functools
 import io
@@ -219,6 +220,17 @@ def test_calls_and_objects_are_refused(reader, zipped, name, tmp_path):
 def test_what_the_restricted_reader_refuses_beyond_torch(zipped, name, tmp_path):
     torch.save([ONLY_RESTRICTED[name]('')], tmp_path / 'x.pth', _use_new_zipfile_serialization=zipped)
     refused(load_restricted, tmp_path / 'x.pth')
+
+
+@readers
+def test_a_file_exchanges_no_methods_of_the_process(reader, tmp_path):
+    torch.save([exchanged()], tmp_path / 'x.pth')
+    before = dict(HistoryBuffer._statistics_methods)
+    with contextlib.suppress(pickle.UnpicklingError):
+        reader(tmp_path / 'x.pth')
+    assert buffer().statistics('min') == 1.0
+    assert HistoryBuffer._statistics_methods == before
+    assert before['min'] is HistoryBuffer.min
 
 
 def legacy(body: bytes) -> bytes:
