@@ -49,10 +49,8 @@ def refuse_old_config(cfg: Config, name: str) -> None:
     Raises:
         UserError: naming its keys, and the page that translates them.
     """
-    data = cfg.get('data')
     new = any(cfg.get(key) is not None for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'))
-    old_data = isinstance(data, dict) and {'samples_per_gpu', 'train', 'val', 'test', 'train_dataloader'} & set(data)
-    if new or not old_data:
+    if new or not _is_old_data(cfg.get('data')):
         return
     found = [key for key in OLD if key in cfg]
     raise UserError(
@@ -77,16 +75,22 @@ def old_keys(cfg: Config) -> list[tuple[str, str]]:
 
 
 def _is_variable(key: str, cfg: Config, values: list[Any]) -> bool:
-    """Whether a key is one of those that bases of mmengine's time have, too, to make others of."""
-    if (
-        key == 'img_norm_cfg'
-        and isinstance(cfg[key], dict)
-        and all(plain(value) in values for value in cfg[key].values())
-    ):
+    """Whether a key is one of those that configs of mmengine have, too, to make others of."""
+    value = plain(cfg[key])
+    if key == 'data':
+        return not _is_old_data(value)
+    if key not in ('optimizer', 'img_norm_cfg'):
+        return False
+    if isinstance(value, dict) and all(each in values for each in value.values()):  # dict(**img_norm_cfg)
         return True
     file = Path(cfg.filename or '')
-    inherited = file.is_file() and not re.search(rf'^{key}\s*=', file.read_text(encoding='utf-8'), re.MULTILINE)
-    return key in ('optimizer', 'img_norm_cfg') and inherited
+    return file.is_file() and not re.search(rf'^{key}\s*=', file.read_text(encoding='utf-8'), re.MULTILINE)
+
+
+def _is_old_data(data: Any) -> bool:
+    """Whether the key `data` is that of mmdet 2, and no variable of that name."""
+    keys = {'samples_per_gpu', 'workers_per_gpu', 'train', 'val', 'test', 'train_dataloader'}
+    return isinstance(data, dict) and bool(keys & set(data))
 
 
 def _is_set(value: Any) -> bool:

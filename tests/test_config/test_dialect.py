@@ -61,6 +61,8 @@ def test_keys_that_nothing_reads():
 def test_variables_are_no_old_keys():
     variables = {'optimizer': {'type': 'SGD', 'lr': 0.1}, 'img_norm_cfg': {'mean': [1, 2, 3], 'std': [4, 5, 6]}}
     assert old_keys(Config({**NEW, **variables})) == []
+    data = {'type': 'D', 'data_root': 'x'}  # as in dict(**data)
+    assert old_keys(Config({**NEW, 'data': data})) == []
 
 
 def test_variables_of_a_base(tmp_path):

@@ -89,7 +89,7 @@ def _wrong_numbers(path: str, head: dict, number: int) -> dict[str, tuple[Any, A
     out = head.get('out_channels') if scores else None
     if isinstance(out, int) and out != number and (out, number) != (1, 2):  # one channel and a threshold
         wrong['out_channels'] = (out, number)
-    return wrong | _wrong_weights(head, number)
+    return wrong | _wrong_weights(head, old, number)
 
 
 def _wrong_parts(head: dict, number: int, parts: tuple[int, int] | None) -> dict[str, tuple[Any, Any]]:
@@ -101,19 +101,24 @@ def _wrong_parts(head: dict, number: int, parts: tuple[int, int] | None) -> dict
         parts = (old['num_things_classes'], stuff)
     right = dict(zip(('num_things_classes', 'num_stuff_classes'), parts or (number, stuff), strict=True))
     wrong = {key: (old[key], right[key]) for key in old if old[key] != right[key]}
-    return wrong | _wrong_weights(head, sum(right.values()))
+    return wrong | _wrong_weights(head, old['num_things_classes'] + stuff, sum(right.values()))
 
 
-def _wrong_weights(head: dict, number: int) -> dict[str, tuple[Any, Any]]:
-    """Lists of a weight a class in the losses of a head; many have one more, for the background or for no object."""
+def _wrong_weights(head: dict, old: int, number: int) -> dict[str, tuple[Any, Any]]:
+    """Lists of a weight a class in the losses of a head; many have one more, for the background or for no object.
+
+    Args:
+        head: Its config.
+        old: The number of classes that it has.
+        number: The right one.
+    """
     wrong = {}
     for path, loss in walk(head):
         weights = loss.get('class_weight')
         if not re.fullmatch(r'loss_\w+(\.\d+)?', path) or not isinstance(weights, (list, tuple)) or not weights:
             continue
         if len(weights) not in (number, number + 1, head.get('out_channels')):
-            tail = [weights[-1]] if weights[-1] != weights[0] and len(set(weights[:-1])) == 1 else []
-            right = [1.0] * number + tail
+            right = [1.0] * number + list(weights[old : old + 1])
             wrong[f'{path}.class_weight'] = (f'a list of {len(weights)}', right)
     return wrong
 
