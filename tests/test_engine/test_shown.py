@@ -34,8 +34,8 @@ def test_each_image_has_a_picture_of_its_own(tmp_path):
     paths = made(tmp_path / 'data', 'a/0.png', 'b/0.png', 'b/0.jpg', 'B/0.bmp', 'c/1.png')
     shown = ShownPictures(Data({'img_path': path} for path in paths), tmp_path / 'shown')
     names = [shown(sample(path)).relative_to(tmp_path / 'shown').as_posix() for path in paths]
-    assert names == ['a/0.png', 'b/0.png', 'b/0_2.png', 'B/0_3.png', 'c/1.png']
-    assert shown(sample(paths[2])).name == '0_2.png'  # again
+    assert names == ['a_0.png', 'b_0.png', 'b_0_2.png', 'B_0_3.png', '1.png']
+    assert shown(sample(paths[2])).name == 'b_0_2.png'  # again
 
 
 def test_one_folder_gives_plain_names(tmp_path):

@@ -15,7 +15,7 @@ __all__ = ['ShownPictures']
 
 
 class ShownPictures:
-    """Names the pictures of a test after the images: below the folder that all images share, as they lie in it.
+    """Names the pictures of a test after the images; where several have one name, with the folders they lie in.
 
     The names follow from the data set alone, so that all processes of a test agree.
 
@@ -31,7 +31,7 @@ class ShownPictures:
         self.folder = Path(folder)
         infos = list(_infos(dataset))
         counts = collections.Counter(path for info in infos if isinstance(path := info.get('img_path'), str) and path)
-        self._names = dict(zip(counts, unique_names(_below(list(counts))), strict=True))
+        self._names = dict(zip(counts, unique_names(_plain_names(list(counts))), strict=True))
         self._several = {path for path, count in counts.items() if count > 1}
         self._taken = {name.lower() for name in self._names.values()}  # names of images that have no file follow
         self._others: dict[tuple[Any, Any], str] = {}
@@ -80,8 +80,13 @@ def _infos(dataset: Any) -> Iterator[dict]:
         return
 
 
-def _below(paths: Sequence[str]) -> list[str]:
-    """Paths without their suffix, below the folder that they share."""
+def _plain_names(paths: Sequence[str]) -> list[str]:
+    """Names without folders: ``0`` of ``a/0.png``, and ``a_0`` where there is ``b/0.png``, too."""
     whole = [Path(os.path.abspath(path)) for path in paths]
     shared = os.path.commonpath([path.parent for path in whole]) if whole else ''
-    return [path.relative_to(shared).with_suffix('').as_posix() for path in whole]
+    counts = collections.Counter(path.stem.lower() for path in whole)
+    folders = ['_'.join(path.parent.relative_to(shared).parts) for path in whole]
+    return [
+        f'{folder}_{path.stem}' if folder and counts[path.stem.lower()] > 1 else path.stem
+        for path, folder in zip(whole, folders, strict=True)
+    ]
