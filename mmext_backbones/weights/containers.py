@@ -4,6 +4,7 @@ Nothing leans on the name a file gives its weights: a mapping that holds tensors
 Names decide only which of several comes first.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,13 +28,14 @@ WRAPPERS = re.compile(r'(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoi
 def unwrap(content: Any, source: str, *, others: bool = False, prefix: str | None = None) -> dict[str, Tensor]:
     """The tensors by name, from what a file of weights holds: alone, or in mappings up to three deep, under any name.
 
+    Where several mappings may be networks and nothing tells which one was trained, as in a file of a ``student`` and a
+    ``teacher``, all are taken, under where they stand: ``teacher.patch_embed.proj.weight``.
+
     Args:
         content: Of the file.
         source: Where it came from, for messages.
-        others: Also take the tensors beside the trained ones (an average of them, say), under where they stand:
-            ``model_ema.patch_embed.proj.weight``. Where nothing tells which are the trained ones, as in a file of a
-            ``student`` and a ``teacher``, all are taken so in any case.
-        prefix: What the caller will look for: where it names the place of the trained ones, they stand under it, too.
+        others: Take all mappings that may be networks so, the trained one first, also where names tell which that is.
+        prefix: What the caller will look for; where it begins with the place of a mapping, all are taken so.
 
     Raises:
         WeightsError: if there are none, or something else stands among the weights.
@@ -41,25 +43,20 @@ def unwrap(content: Any, source: str, *, others: bool = False, prefix: str | Non
     if not isinstance(content, Mapping):
         raise WeightsError(f'{source} holds a {type(content).__name__}: expected a state dict')
     found = dict(_mappings(content))
-    main = _main(found)
-    if main and (prefix or '').startswith(f'{main}.'):
-        main = None
     if not found:
         _check_kinds(next((content[key] for key in KNOWN if isinstance(content.get(key), Mapping)), {}), source)
         inside = ', '.join(f'{key} (a {type(value).__name__})' for key, value in list(content.items())[:8])
         raise WeightsError(f'{source} holds no tensors{f": {inside}" if inside else ""}')
-    tensors = dict(found.pop(main)) if main is not None else {}
-    if main:
-        node = content
-        for part in main.split('.'):
-            node = node[part]
-        _check_kinds(node, source)
-    if main is None or others:
-        for path, mapping in found.items():
-            start = f'{path}.' if path else ''
-            for key, tensor in mapping.items():
-                tensors.setdefault(start + key, tensor)
-    return tensors
+    large = _large(found)
+    main = _main(large)
+    if prefix is not None:
+        others = any(path and prefix.startswith(f'{path}.') for path in found)
+    if main is not None and not (others and (prefix is not None or len(large) > 1)):
+        if main:
+            _check_kinds(functools.reduce(lambda node, part: node[part], main.split('.'), content), source)
+        return dict(found[main])
+    order = sorted(found, key=lambda path: path != main)
+    return {f'{path}.{key}' if path else key: tensor for path in order for key, tensor in found[path].items()}
 
 
 def _mappings(content: Mapping, path: str = '', depth: int = DEPTH) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -72,10 +69,14 @@ def _mappings(content: Mapping, path: str = '', depth: int = DEPTH) -> Iterator[
             yield from _mappings(value, f'{path}.{key}' if path else key, depth - 1)
 
 
-def _main(found: Mapping[str, Mapping]) -> str | None:
-    """Where the trained weights stand, if that is clear: under a known name, or at the only place with many tensors."""
-    enough = SMALL * max(map(len, found.values()), default=0)
-    large = [path for path, tensors in found.items() if len(tensors) >= enough]
+def _large(found: Mapping[str, Mapping]) -> list[str]:
+    """The places that hold so many tensors that they may be networks."""
+    enough = SMALL * max(map(len, found.values()))
+    return [path for path, tensors in found.items() if len(tensors) >= enough]
+
+
+def _main(large: list[str]) -> str | None:
+    """Where the trained weights stand, if that is clear: under a known name, or at the only place."""
     known = [path for path in large if not path or set(path.split('.')) <= set(KNOWN)]
     if known:
         return min(known, key=lambda path: (not path, [KNOWN.index(part) for part in path.split('.') if part]))

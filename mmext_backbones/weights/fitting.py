@@ -151,8 +151,8 @@ def fit(
         wanted: The model's own state dict.
         family: A key of `FAMILIES`, or None for a backbone of none of them.
         source: Where the tensors came from, for messages.
-        prefix: Where the backbone stands in `state_dict`; when None, or where none stands right there but further in,
-            the network that fills most of the model is taken.
+        prefix: Where the backbone stands in `state_dict`; when None, or where it stands further in, the network that
+            fills most of the model is taken.
 
     Returns:
         The tensors that fit, by the model's names, and the report. Nothing has been loaded.
