@@ -120,7 +120,7 @@ def test_a_config_without_end(tmp_path):
         {'device': None},
         {'loss_scale': 'x'},
     ],
-    ids=str,
+    ids=lambda changes: str(changes)[:40],
 )
 def test_fields_of_another_kind(changes, tmp_path):
     with pytest.raises(UserError, match='no saved batch as a training leaves it'):
