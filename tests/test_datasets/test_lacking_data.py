@@ -212,6 +212,17 @@ def test_the_evaluator_reads_a_file_that_differs_a_little(tmp_path, warned, capf
     assert [fault.kind for fault in check_truth(content, 'x.json', [leaf], 'val')] == ['other files']
 
 
+def test_each_evaluator_of_the_same_data_is_looked_at(tmp_path, capfd):
+    write_coco(tmp_path, 'val')
+    write_coco(tmp_path, 'old')
+    cfg = evaluated(tmp_path, 'val')
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    assert check_splits(cfg, ('val', 'test'), masks=False)['test'] == {'same_as': 'val'}
+    cfg.test_evaluator = {'type': 'CocoMetric', 'ann_file': str(tmp_path / 'old.json')}
+    report = check_splits(cfg, ('val', 'test'), masks=False)
+    assert [list(report[split]['faults']) for split in ('val', 'test')] == [[], ['other truth']]
+
+
 def test_the_evaluator_has_other_classes(tmp_path, capfd):
     """mmdet's metric numbers the classes in the order of its file."""
     config('mmdet')

@@ -22,7 +22,7 @@ from .guard import guard_of
 from .kinds import KINDS, BadDataError, Fault
 from .mixing import mixing_guard_of
 from .scan import examine
-from .truth import truth_faults
+from .truth import evaluator_files, truth_faults
 
 __all__ = ['check_splits', 'count_errors', 'report_lines', 'write_report']
 
@@ -62,7 +62,7 @@ def check_splits(
         dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
         if dataset is None:
             continue
-        key = repr(dataset)
+        key = repr((dataset, evaluator_files(cfg, split)))
         if key in seen:
             report[split] = {'same_as': seen[key]}
             continue
@@ -75,29 +75,35 @@ def check_splits(
             leaves = list(inner_datasets(built))
             counted = []
             for leaf in leaves:
-                guard = guard_of(leaf)
-                if guard is None:
+                if guard_of(leaf) is None:
                     counted.append(None)
                     continue
                 samples += len(leaf)
-                faults += guard.faults
                 report_progress = (lambda done, total, split=split: progress(split, done, total)) if progress else None
-                maps: list[np.ndarray] = []
-                for found in examine(guard, workers=workers, fast=fast, progress=report_progress, maps=maps):
-                    faults += found
-                maps = maps or count_maps(leaf)
-                faults += attempt('the count of pixels', lacking_pixels, leaf, maps, split, default=())
+                faults += _of_samples(cfg, split, leaf, workers=workers, fast=fast, progress=report_progress)
                 counted.append(attempt('the count of labels', count_labels, leaf, None))
-                faults += attempt('the check of class folders', _empty_classes, leaf, default=())
                 folders = class_folders(leaf) if folders is None and split == 'train' else folders
-                if split == 'train':
-                    faults += attempt('the check of class weights', weight_faults, cfg, maps, default=())
             faults += _of_the_whole(cfg, split, built, leaves, counted, fast)
             attempt('the check of the classes', check_classes, cfg, leaves, split)
         except BadDataError as error:
             faults.append(Fault(error.kind, f'{split} data', str(error)))
         report[split] = {'data': shorten(dataset), 'samples': samples, 'faults': _by_kind(faults)}
     return report
+
+
+def _of_samples(cfg: Config, split: str, leaf: Any, **options: Any) -> list[Fault]:
+    """What is told by the annotations and the samples of one data set."""
+    guard = guard_of(leaf)
+    maps: list[np.ndarray] = []
+    faults = [*guard.faults]
+    for found in examine(guard, maps=maps, **options):
+        faults += found
+    maps = maps or attempt('the count of pixels', count_maps, leaf, default=[])
+    faults += attempt('the count of pixels', lacking_pixels, leaf, maps, split, default=())
+    faults += attempt('the check of class folders', _empty_classes, leaf, default=())
+    if split == 'train':
+        faults += attempt('the check of class weights', weight_faults, cfg, maps, default=())
+    return faults
 
 
 def _of_the_whole(

@@ -21,9 +21,15 @@ from .guard import guard_of
 from .kinds import Fault
 from .scan import spread
 
-__all__ = ['check_truth', 'countable_annotations', 'truth_faults']
+__all__ = ['check_truth', 'countable_annotations', 'evaluator_files', 'truth_faults']
 
 ENTRIES = 2000  # samples that are looked at
+
+
+def evaluator_files(cfg: Config, split: str) -> list[str]:
+    """The annotation files that the evaluators of a split name."""
+    named = [node.get('ann_file') for _, node in walk(cfg.get(f'{split}_evaluator'))]
+    return [name for name in named if isinstance(name, str)]
 
 
 def truth_faults(cfg: Config, split: str, dataset: Any) -> list[Fault]:
