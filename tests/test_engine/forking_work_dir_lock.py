@@ -74,6 +74,17 @@ def test_it_lasts_as_long_as_the_training(tmp_path):
     assert ends == [1, 0]
 
 
+def test_a_refused_training_leaves_the_note(tmp_path):
+    """It is known by it while it looks at its config; only one that begins, in a second block, keeps its own."""
+    (tmp_path / LOCK).write_text('process 1 on another\n')
+    with lock_work_dir(tmp_path):
+        assert (tmp_path / LOCK).read_text().startswith(f'process {os.getpid()} on ')
+    assert (tmp_path / LOCK).read_text() == 'process 1 on another\n'
+    with lock_work_dir(tmp_path), lock_work_dir(tmp_path):
+        pass
+    assert (tmp_path / LOCK).read_text().startswith(f'process {os.getpid()} on ')
+
+
 def test_a_forked_process_does_not_hold_it(tmp_path):
     def start() -> None:
         with lock_work_dir(tmp_path):

@@ -6,8 +6,9 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 from mmengine.dist import is_main_process
 
@@ -26,9 +27,11 @@ LOCK = 'training.lock'  # the file in the work dir that a training locks, and th
 OLD = 3600  # seconds without a change after which nobody writes a file any more
 
 
-class _Held(NamedTuple):
+@dataclass
+class _Held:
     file: TextIO
-    followed: bool  # another training held it before, and has ended
+    before: str  # the note of the training that held it before, and has ended
+    used: bool = False  # whether a training began, and was not refused for its config or its checkpoint
 
 
 _held: dict[Path, _Held] = {}  # by resolved work dirs, in this process
@@ -38,8 +41,8 @@ _held: dict[Path, _Held] = {}  # by resolved work dirs, in this process
 def lock_work_dir(work_dir: str | Path) -> Iterator[None]:
     """Inside, no other training has this work dir; the system lets go of it when the process ends, however it ends.
 
-    The first process of a distributed training holds it for all. Inside of another such block of the same process,
-    nothing happens. Where a file system has no locks, a warning says so.
+    The first process of a distributed training holds it for all. A second block inside the first is where the training
+    begins; without one, the note in the lock stays as it was. Where a file system has no locks, a warning says so.
 
     Args:
         work_dir: It is made if it is not there.
@@ -48,6 +51,8 @@ def lock_work_dir(work_dir: str | Path) -> Iterator[None]:
         UserError: if another training has it, or it cannot be written.
     """
     folder = Path(work_dir).resolve()
+    if folder in _held:
+        _held[folder].used = True
     if folder in _held or not (is_first_process() and is_main_process()):
         yield
         return
@@ -60,6 +65,8 @@ def lock_work_dir(work_dir: str | Path) -> Iterator[None]:
         held = _held.pop(folder, None)
         if held is not None:
             with contextlib.suppress(OSError):  # of a full disk
+                if not held.used and held.before:
+                    _write(held.file, held.before)
                 held.file.close()
 
 
@@ -71,7 +78,7 @@ def is_left_over(path: Path) -> bool:
     """
     held = _held.get(path.resolve().parent)
     try:
-        return (held is not None and held.followed) or time.time() - path.stat().st_mtime > OLD
+        return (held is not None and bool(held.before)) or time.time() - path.stat().st_mtime > OLD
     except OSError:  # gone
         return False
 
@@ -104,11 +111,15 @@ def _take(folder: Path, name: str) -> _Held | None:
         say(f'No locks in {name} ({error}): two trainings there at once would not be noticed.')
         return None
     with contextlib.suppress(OSError):
-        file.truncate(0)
         now = datetime.datetime.now().astimezone().isoformat(sep=' ', timespec='seconds')
-        file.write(f'process {os.getpid()} on {socket.gethostname()} since {now}\n')
-        file.flush()
-    return _Held(file, bool(before))
+        _write(file, f'process {os.getpid()} on {socket.gethostname()} since {now}')
+    return _Held(file, before)
+
+
+def _write(file: TextIO, note: str) -> None:
+    file.truncate(0)
+    file.write(f'{note}\n')
+    file.flush()
 
 
 def _forget() -> None:
