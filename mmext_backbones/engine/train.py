@@ -100,6 +100,8 @@ def _edit(editor: ConfigEditor, asked: TrainOptions) -> None:
     if asked.on_nonfinite is not None:
         next(hook for hook in editor.cfg.custom_hooks if hook['type'] == NONFINITE_HOOK)['action'] = asked.on_nonfinite
     use_trackers(editor, asked.track)
+    if editor.cfg.get('resume') and (asked.lr is not None or asked.epochs is not None):
+        say('\nResumed: learning rate and schedule are those of the checkpoint, whatever --lr and --epochs say.')
 
 
 def _edit_length(editor: ConfigEditor, asked: TrainOptions) -> None:
