@@ -44,7 +44,7 @@ def examine(component: Component, folder: Path, limit: float, workers: int = 0) 
         cfg = recipe(component, folder / 'data')
     except CannotDraw as error:
         return {**row, 'outcome': 'not drawn', 'reason': str(error)}
-    for split in ('train', 'val', 'test'):
+    for split in ('train', 'val', 'test') if workers else ():
         cfg[f'{split}_dataloader']['num_workers'] = workers
     place = folder / component.registry / component.name
     shutil.rmtree(place, ignore_errors=True)

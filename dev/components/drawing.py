@@ -132,6 +132,8 @@ def flickr30k(root: Path, cls: type) -> dict:
     for entry in (*content['annotations'], *content['categories']):
         key = 'category_id' if 'category_id' in entry else 'id'
         entry[key] -= 1
+    if cls.__name__ == 'MDETRStyleRefCocoDataset':
+        content['annotations'] = content['annotations'][::2]  # a sentence is about one
     write(root / 'annotations.json', content)
     return {'ann_file': 'annotations.json', 'data_prefix': {'img': 'images/'}}
 
@@ -316,8 +318,11 @@ def decathlon(root: Path, cls: type) -> dict:
     return {'ann_file': 'dataset.json'}
 
 
-def masked_objects(folder: Path) -> None:
-    """The list of hard objects that CocoOccludedSeparatedMetric reads."""
+# --------------------------------------------------------------------------------------------------------------------
+# What some metrics read beside the annotations
+
+
+def hard_objects(folder: Path) -> None:
     from pycocotools import mask
 
     name = coco_json(folder, ('person', 'bicycle'))['categories'][0]['name']
@@ -327,3 +332,24 @@ def masked_objects(folder: Path) -> None:
         code = mask.encode(np.asfortranarray((scene.map == 1).astype(np.uint8)))
         found.append([f'{i:03d}.jpg', name, i, [x1, y1, x2 - x1, y2 - y1], code])
     write(folder / 'some.pkl', found)
+
+
+def sentences(folder: Path) -> None:
+    write(folder / 'coco.json', coco_json(folder, ('first', 'second')))
+    content = json.loads((folder / 'annotations.json').read_text())
+    for entry in content['data_list']:
+        entry['sent_ids'] = np.array([1, 2])
+    write(folder / 'annotations.pkl', content)
+
+
+def some_empty(folder: Path) -> None:
+    content = json.loads((folder / 'annotations.json').read_text())
+    kept = [entry for entry in content['annotations'] if entry['image_id'] < 2]
+    write(folder / 'some.json', {**content, 'annotations': kept})
+
+
+FOR_METRICS = {
+    'CocoOccludedSeparatedMetric': hard_objects,
+    'DODCocoMetric': sentences,
+    'gRefCOCOMetric': some_empty,
+}

@@ -70,7 +70,7 @@ DATA: dict[str, tuple[str, Callable]] = {
     'mmdet.ReIDDataset': ('embed', drawing.people),
     'mmdet.BaseVideoDataset': ('track', drawing.video),
     'mmdet.MOTChallengeDataset': ('track', drawing.video),
-    'mmdet.YouTubeVISDataset': ('track', drawing.video),
+    'mmdet.YouTubeVISDataset': ('track masks', drawing.video),
     'mmseg.BaseSegDataset': ('segment', drawing.maps),
     'mmseg.BaseCDDataset': ('segment changes', drawing.changes),
     'mmseg.LEVIRCDDataset': ('segment changes', drawing.changes),
@@ -179,6 +179,8 @@ def _sampler(component: Component, root: Path) -> dict:
         'GroupMultiSourceSampler': {'batch_size': 2, 'source_ratio': [1, 1]}, 'RepeatAugSampler': {'num_repeats': 2},
         'ClassAwareSampler': {'num_sample_class': 1}, 'SequentialSampler': {'subsample_type': 'sequential'},
     }  # fmt: skip
+    if name == 'GroupMultiSourceSampler':
+        loader['num_workers'] = 1  # it draws from numpy's own generator, which SurveySeed sets in the loading process
     if name.endswith('BatchSampler'):
         batches = {'batch_size': [2, 2], 'num_datasets': 2} if 'Multi' in name else {}
         loader |= {'sampler': {'type': 'TrackImgSampler'} if video else plain}
@@ -204,10 +206,10 @@ def _metric(component: Component, root: Path) -> dict:
         kinds = tuple(drawing.classes_of(DATASETS.get('mmdet.CocoDataset')))
         told = {'classes': kinds, 'base_classes': kinds[:1], 'novel_classes': kinds[1:2]}
         put(cfg, eval_dataloader__dataset__metainfo=told)
-    if component.short == 'CocoOccludedSeparatedMetric':
-        drawing.masked_objects(folder)
+    if component.short in drawing.FOR_METRICS:
+        drawing.FOR_METRICS[component.short](folder)
     if component.short == 'DODCocoMetric':
-        drawing.write(folder / 'coco.json', drawing.coco_json(folder, ('first', 'second')))
+        put(cfg, eval_dataloader__dataset__ann_file='annotations.pkl')
     return cfg
 
 

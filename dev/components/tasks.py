@@ -55,6 +55,15 @@ def _frames(*steps: dict) -> dict:
     return {'type': 'TransformBroadcaster', 'share_random_params': True, 'transforms': list(steps)}
 
 
+def _track(load: dict, masks: bool) -> Task:
+    pack = {'type': 'PackTrackInputs'}
+    sample = {'type': 'UniformRefFrameSample', 'num_ref_imgs': 1, 'frame_range': 2}
+    preprocessor = {'type': 'mmdet.TrackDataPreprocessor', 'pad_mask': masks, **NORMAL}
+    train, test = [sample, _frames(IMAGE, load, SMALL, FLIP), pack], [_frames(IMAGE, load, SMALL), pack]
+    named = {'visualizer': 'TrackLocalVisualizer'}
+    return Task('mmdet', 'mmdet.BaseVideoDataset', drawing.video, train, test, preprocessor, **named)
+
+
 DETECTION = {'type': 'mmdet.DetDataPreprocessor'}
 SQUARE = {'size': (48, 48), 'test_cfg': {'size': (48, 48)}}
 SEGMENTATION = {'type': 'SegDataPreProcessor', **SQUARE}
@@ -63,7 +72,6 @@ PICTURES = {'type': 'mmpretrain.ClsDataPreprocessor'}
 TEXTS = {'type': 'mmpretrain.MultiModalDataPreprocessor'}
 COCO = {'type': 'mmdet.CocoMetric', 'metric': ['bbox', 'segm'], 'ann_file': '{root}/annotations.json'}
 NO_BOXES = {'type': 'LoadAnnotations', 'with_bbox': False, 'with_label': False}
-FRAMES = {'type': 'LoadTrackAnnotations', 'with_mask': True}
 PACK_SEGMENTATION = {'type': 'PackSegInputs'}
 PACK_REFERRING = {
     'type': 'PackDetInputs',
@@ -90,13 +98,8 @@ TASKS = {
         'mmdet', 'mmdet.BaseSegDataset', drawing.maps, [IMAGE, {**NO_BOXES, 'with_seg': True}], PACK_DETECTION,
         {**DETECTION, 'pad_seg': True}, metrics=({'type': 'mmdet.SemSegMetric'},),
     ),
-    'track': Task(
-        'mmdet', 'mmdet.BaseVideoDataset', drawing.video,
-        [{'type': 'UniformRefFrameSample', 'num_ref_imgs': 1, 'frame_range': 2}, _frames(IMAGE, FRAMES, SMALL, FLIP),
-         {'type': 'PackTrackInputs'}],
-        [_frames(IMAGE, FRAMES, SMALL), {'type': 'PackTrackInputs'}],
-        {'type': 'mmdet.TrackDataPreprocessor', 'pad_mask': True, **NORMAL}, visualizer='TrackLocalVisualizer',
-    ),
+    'track': _track({'type': 'LoadTrackAnnotations'}, False),
+    'track masks': _track({'type': 'LoadTrackAnnotations', 'with_mask': True}, True),
     'embed': Task(
         'mmdet', 'mmdet.ReIDDataset', drawing.people, [IMAGE, SMALL, FLIP, {'type': 'PackReIDInputs'}],
         [IMAGE, SMALL, {'type': 'PackReIDInputs'}], {'type': 'mmdet.ReIDDataPreprocessor', **NORMAL},
@@ -129,7 +132,7 @@ TASKS = {
 }  # fmt: skip
 TASKS['retrieval'] = TASKS['answer']
 # data sets that leave their classes to the config
-NAMELESS = tuple(f'mmdet.{kind}Dataset' for kind in ('BaseSeg', 'BaseVideo', 'XML'))
+NAMELESS = tuple(f'mmdet.{kind}Dataset' for kind in ('BaseSeg', 'BaseVideo', 'Flickr30k', 'XML'))
 NAMELESS += ('mmseg.BaseCDDataset', 'mmseg.BaseSegDataset')
 
 

@@ -289,4 +289,5 @@ PREDICTIONS = {
     'segment changes': _segment,
     'segment mmdet': _segment_mmdet,
     'track': _track,
+    'track masks': _track,
 }
