@@ -308,7 +308,9 @@ def test_pictures_in_memory_that_are_none(image, message, predictors):
         predictors('detection')(image)
 
 
-@pytest.mark.parametrize('image', [None, 3, {'img': 1}, ['a.png'], io.StringIO('a.png')], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    'image', [None, 3, {'img': 1}, ['a.png'], io.StringIO('a.png')], ids=lambda value: type(value).__name__
+)
 def test_what_is_no_picture_at_all(image, predictors):
     with pytest.raises(TypeError, match='image: expected a path, bytes, a PIL image, an array or a tensor, not'):
         predictors('detection')(image)
