@@ -94,7 +94,7 @@ class BiLSTM2D(nn.Module):
 
     def states(self, x: Tensor) -> Tensor:
         """The states of both LSTMs in both directions, [B, H, W, 4 * hidden_dims]."""
-        if not fused.has_hooks(self.rnn_v, self.rnn_h):
+        if x.is_meta or not fused.has_hooks(self.rnn_v, self.rnn_h):  # of shapes one node is enough
             return bilstm2d(x, self.rnn_v.tensors(), self.rnn_h.tensors(), backend=self.backend)
         v = self.rnn_v(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
         h = self.rnn_h(x.flatten(0, 1)).unflatten(0, x.shape[:2])

@@ -184,7 +184,7 @@ def test_agrees_with_the_counter_of_pytorch(cls):
 
     own = {
         torch.ops.mmext_backbones.window_attention: windows,
-        torch.ops.mmext_backbones.elsa: lambda v, attn, mul, add, k, *_, **__: 4 * k * k * v.numel(),
+        torch.ops.mmext_backbones.elsa: lambda v, attn, add, k, **__: 4 * k * k * v.numel(),
         torch.ops.mmext_backbones.bilstm2d: lambda x, w, **_: (
             2 * x.shape[:3].numel() * sum(m.numel() for m in w if m.dim() == 2)
         ),

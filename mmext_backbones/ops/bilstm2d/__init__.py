@@ -19,8 +19,8 @@ from ..derivatives import TRANSFORMED, is_transformed
 from ..torch_versions import get_autocast_dtype, is_autocast_enabled
 from .cpu import bilstm2d_cpu
 from .cpu import why_not as cpu_why_not
-from .reference import bilstm2d_reference, lstm_reference
-from .torch_lstm import bilstm2d_torch, run_lstm
+from .reference import bilstm2d_reference
+from .torch_lstm import bilstm2d_torch
 
 FORMS = ('cpu', 'torch', 'reference')
 
@@ -58,14 +58,13 @@ def bilstm2d(x: Tensor, vertical: Sequence[Tensor], horizontal: Sequence[Tensor]
 def lstm(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """One of the two LSTMs by itself, on sequences [N, T, C] -> [N, T, 2h], as nn.LSTM with `batch_first`.
 
+    It takes each sequence for a map of one row, and so gives the numbers that `bilstm2d` would give.
+
     Args:
         x: sequences of T tokens.
         weights: as `vertical` of `bilstm2d`.
     """
-    form = choose('bilstm2d', 'auto', ('torch', 'reference'), _why_not, x)
-    if form == 'reference':
-        return lstm_reference(x, weights, 1)
-    return run_lstm(x.transpose(0, 1), weights).transpose(0, 1)
+    return bilstm2d(x.unsqueeze(1), weights, weights)[:, 0, :, 2 * weights[1].shape[1] :]
 
 
 def _why_not(form: str, x: Tensor) -> str | None:
