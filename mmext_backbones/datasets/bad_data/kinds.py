@@ -55,7 +55,7 @@ KINDS = {
     'no iteration': _error('', 'Set a smaller batch_size, or drop_last=False.'),
     'other truth': _error('', "Make the evaluator's ann_file that of the data set."),
     # the same, where nobody but a person can tell whether it is meant
-    'nothing to learn': _warning('Look at iscrowd, ignore, the categories and filter_cfg: every loss would be 0.'),
+    'nothing to learn': _warning('Look at iscrowd, ignore, the categories and filter_cfg: only background is learned.'),
     'nothing to measure': _warning('Look at iscrowd, ignore and the categories: every metric would be -1.'),
     'class without objects': _warning('It is neither learned nor measured here: look at the labels, or take it out.'),
     'class without pixels': _warning(
