@@ -28,18 +28,18 @@ class _Run(GuardedData, ResumableRun, CheckedStart):
         super().call_hook(fn_name, **kwargs)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
-        logger = shorten_console(super().build_logger(*args, **kwargs), testing=self._train_loop is None)
+        logger = shorten_console(super().build_logger(*args, **kwargs), testing=self.testing)
         announce(logger)
         return logger
 
     def dump_config(self) -> None:
-        if self._train_loop is not None:
+        if not self.testing:
             super().dump_config()
 
     def build_strategy(self, *args: Any, **kwargs: Any) -> Any:
         """Of a FlexibleRunner, whose strategy has the log."""
         strategy = super().build_strategy(*args, **kwargs)
-        announce(shorten_console(strategy.logger, testing=self._train_loop is None))
+        announce(shorten_console(strategy.logger, testing=self.testing))
         return strategy
 
 
@@ -48,17 +48,26 @@ def build_runner(cfg: Config, *, train: bool = True) -> Runner:
 
     Args:
         cfg: The config.
-        train: Build what a training needs; without it, training and validation are left out.
+        train: Whether it is to train. If not, what a training needs is built where a hook asks for it, as in mmengine.
     """
     if not train:
-        cfg = cfg.copy()
-        for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
-            cfg[key] = None
-        for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
-            cfg[key] = None
+        cfg = _without_halves(cfg)
     join_processes(cfg)
     runner_class = RUNNERS.get(cfg.get('runner_type', 'Runner'))
-    runner = type(runner_class.__name__, (_Run, runner_class), {}).from_cfg(cfg)
+    runner = type(runner_class.__name__, (_Run, runner_class), {'testing': not train}).from_cfg(cfg)
     if isinstance(runner.model, dict):  # a FlexibleRunner would build it when it starts
         runner.model = runner.strategy.build_model(runner.model)
     return runner
+
+
+def _without_halves(cfg: Config) -> Config:
+    """A copy without a training or validation that is not whole, which mmengine refuses even where neither is run."""
+    cfg = cfg.copy()
+    needed = ('train_dataloader', 'train_cfg', 'optim_wrapper'), ('val_dataloader', 'val_cfg', 'val_evaluator')
+    for keys in needed:
+        if any(cfg.get(key) is None for key in keys):
+            for key in keys:
+                cfg[key] = None
+    if cfg.optim_wrapper is None:
+        cfg.param_scheduler = None
+    return cfg

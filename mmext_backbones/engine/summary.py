@@ -1,9 +1,11 @@
 """What a run prints about itself: changes of its config, its data and schedule, its results."""
 
+import numbers
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -16,6 +18,7 @@ from ..utils.attempts import MayFail
 from ..utils.cli import command_line
 from ..utils.console import say
 from ..utils.files import read_path
+from ..utils.printable import one_line
 from ..utils.words import plural
 from .config_edits import step_batch
 from .evaluation.per_class import PerClass, per_class_lines
@@ -99,13 +102,16 @@ def _test_words(cfg: Config, config: str, checkpoint: str, asked: RunOptions) ->
     return [config, checkpoint, *shapes, *option_words(asked.cfg_options)]
 
 
-def metric_table(metrics: dict[str, float]) -> list[str]:
-    """Lines of a table: COCO's numbers with a row for boxes and one for masks, others one a line."""
+def metric_table(metrics: dict[str, Any]) -> list[str]:
+    """Lines of a table: COCO's numbers with a row for boxes and one for masks, others one a line.
+
+    What is no number (a confusion matrix, an evaluator's own text) is named by its kind.
+    """
     rows: dict[str, dict[str, float]] = {}
     plain = {}
     for name, value in metrics.items():
         kind, _, column = name.rpartition('/')[2].partition('_mAP')
-        if '_mAP' in name:
+        if '_mAP' in name and isinstance(value, numbers.Real):
             rows.setdefault(kind, {})['mAP' + column] = value
         else:
             plain[name.rpartition('/')[2]] = value
@@ -119,5 +125,16 @@ def metric_table(metrics: dict[str, float]) -> list[str]:
             lines.append(
                 f'{names.get(kind, kind):<12}' + ''.join(f'{v:>9.3f}' if v >= 0 else f'{"-":>9}' for v in cells)
             )
-    lines += [f'{name:<12}{value:>9.3f}' for name, value in plain.items() if name not in ('time', 'data_time')]
-    return lines
+    plain = {name: value for name, value in plain.items() if name not in ('time', 'data_time')}
+    return lines + [line for name, value in plain.items() for line in _metric_lines(name, value)]
+
+
+def _metric_lines(name: str, value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [line for key, each in value.items() for line in _metric_lines(f'{name} {key}', each)]
+    if getattr(value, 'ndim', None) == 0:  # of numpy or torch
+        value = value.item()
+    if isinstance(value, numbers.Real):
+        return [f'{name:<12} {value:>8.3f}']
+    shape = tuple(getattr(value, 'shape', ()))
+    return [f'{one_line(name):<12} ' + (f'{" x ".join(map(str, shape))} numbers' if shape else one_line(value)[:80])]

@@ -63,19 +63,30 @@ class Guard:
             if self.folder is not None and fault not in self._recorded:
                 self._recorded.add(fault)
                 log_faults(self.folder, self.split, [fault])
-            # of its own generator: the one that pictures are changed by goes on as it would
-            tried = int(np.random.default_rng([index, attempt]).integers(len(self.dataset)))
+            tried = self._another(index, attempt)
         raise BadDataError(
             f'{IN_A_ROW} samples of the {self.split} data in a row cannot be used. The last one is {fault}\n'
             'Look at them all: python tools/check_dataset.py CONFIG'
         )
 
-    def examine(self, index: int) -> tuple[Any, Fault | None]:
+    def _another(self, index: int | tuple[int, int], attempt: int) -> int | tuple[int, int]:
+        """What is taken in place of a sample, drawn by a generator of its own: augmentation goes on as it would."""
+        if not isinstance(index, tuple):
+            return int(np.random.default_rng([index, attempt]).integers(len(self.dataset)))
+        generator = np.random.default_rng([*index, attempt])
+        video = int(generator.integers(len(self.dataset)))
+        return video, int(generator.integers(self._info((video, 0)).get('video_length', 1)))
+
+    def _info(self, index: int | tuple[int, int]) -> dict:
+        """The entry of a sample; that of the whole video for (video, frame), as mmdet's samplers of videos draw it."""
+        return self.dataset.get_data_info(index[0] if isinstance(index, tuple) else index)
+
+    def examine(self, index: int | tuple[int, int]) -> tuple[Any, Fault | None]:
         """A sample and None, or None and what is wrong with it."""
         self._error = None
         self._step = None
         self.counts = None
-        info = self.dataset.get_data_info(index)
+        info = self._info(index)
         fault = _quietly(self.look, info)
         if fault is not None:
             return None, fault

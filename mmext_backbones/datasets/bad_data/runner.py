@@ -37,6 +37,7 @@ TOLD = 5  # faults on the screen; the file has all
 class GuardedData:
     """For a Runner class: its data sets are guarded, and mean the classes that the model does."""
 
+    testing = False  # a training loop that a hook asks for then is left alone
     _split: str | None = None
     _class_folders: list[str] | None = None
 
@@ -50,6 +51,8 @@ class GuardedData:
         return self._build('test', super().build_test_loop, loop)
 
     def _build(self, split: str, build: Callable[[Any], Any], loop: Any) -> Any:
+        if split == 'train' and self.testing:
+            return build(loop)
         checking = contextlib.nullcontext() if split == 'train' else checked_annotations(self._skip, self._masks)
         self._split = split
         try:

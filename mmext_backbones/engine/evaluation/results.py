@@ -29,6 +29,7 @@ import hashlib
 import itertools
 import json
 import math
+import numbers
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,13 +99,15 @@ def describe(
             'dataset': sources,
             'num_images': num_images,
             'tta': tta if predictions is None else None,
-            'metrics': {
-                name: math.nan if value == -1 and ('mAP' in name or 'AR' in name) else value
-                for name, value in metrics.items()
-            },
+            'metrics': {name: math.nan if _is_undefined(name, value) else value for name, value in metrics.items()},
             'per_class': per_class,
         }
     )
+
+
+def _is_undefined(name: str, value: Any) -> bool:
+    """True for the -1 of COCO's averages without objects."""
+    return ('mAP' in name or 'AR' in name) and isinstance(value, numbers.Real) and value == -1
 
 
 def results_name(source: str | Path, cfg: Config, *, shapes: bool = False, tta: bool = False) -> str:
@@ -176,6 +179,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, str)):
         return value
+    if getattr(value, 'ndim', 0):  # of numpy or torch
+        return _plain(value.tolist())
     try:
         value = float(value)
     except (TypeError, ValueError):

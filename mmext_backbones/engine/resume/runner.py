@@ -34,10 +34,12 @@ class ResumableRun:
     left out.
 
     Attributes:
+        testing: Whether this runs no training.
         numbered_batches: Of the training; None where they cannot be numbered.
         first_batch: The number that an iteration-based training starts at.
     """
 
+    testing = False
     numbered_batches: NumberedBatches | None = None
     first_batch = 0
     _checkpoint_bytes = 0
@@ -57,7 +59,7 @@ class ResumableRun:
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         loader = self._train_dataloader
-        if isinstance(loop, dict) and isinstance(loader, dict) and 'dataset' in loader:
+        if not self.testing and isinstance(loop, dict) and isinstance(loader, dict) and 'dataset' in loader:
             kind = loop.get('type') or ('EpochBasedTrainLoop' if loop['by_epoch'] else 'IterBasedTrainLoop')
             kind = LOOPS.get(kind) if isinstance(kind, str) else kind
             if isinstance(kind, type) and issubclass(kind, (EpochBasedTrainLoop, IterBasedTrainLoop)):
@@ -66,7 +68,7 @@ class ResumableRun:
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         built = super().build_val_loop(loop)
-        if self._train_loop is not None and isinstance(loop, dict) and isinstance(built.dataloader, DataLoader):
+        if not self.testing and isinstance(loop, dict) and isinstance(built.dataloader, DataLoader):
             self._loader_processes.guard(built.dataloader)
         return built
 
