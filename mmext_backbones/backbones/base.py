@@ -173,7 +173,7 @@ class DenseBackbone(BaseModule):
                 f'{type(self).__name__} got an input of shape {tuple(x.shape)}: expected [B, {self.in_channels}, H, W] '
                 f'(in_channels={self.in_channels})'
             )
-        if not (self._has_values or x.is_meta or is_compiling()):
+        if not (is_compiling() or x.is_meta or self._has_values):  # a graph is not to ask for the last
             self._check_has_values()
 
     def _check_has_values(self) -> None:

@@ -23,7 +23,8 @@ class _Run(GuardedData, ResumableRun, CheckedStart):
     may hold them under any name, or alone, which neither mmengine nor its averaging hooks expect."""
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
-        if fn_name == 'after_load_checkpoint' and isinstance(self.model, Module):
+        # the weights of a model in shards, which a strategy makes, have other shapes and names
+        if fn_name == 'after_load_checkpoint' and isinstance(self.model, Module) and not hasattr(self, 'strategy'):
             rename_weights(self.model, kwargs['checkpoint'])
         super().call_hook(fn_name, **kwargs)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from mmext_backbones.analysis.estimate import activation_bytes, estimate
 from mmext_backbones.analysis.estimate_table import BEGIN, END, HEADER, ROWS, replace_table, row
-from mmext_backbones.layers import PartitionAttention
+from mmext_backbones.layers import PartitionAttention, WindowAttention
 from mmext_backbones.utils.errors import UserError
 from tests.test_backbones.test_contract import SMALL, small
 from tests.torch_features import needs_kernels
@@ -36,9 +36,9 @@ def kept_of_numbers(model):
 @pytest.mark.parametrize('cls', SMALL)
 def test_activations_are_what_autograd_keeps(cls):
     # batch norms save scratch of their own beside what the shapes tell: a few numbers a channel; and where there are no
-    # numbers, each attention of MaxViT makes the indices of its bias, which all share otherwise: 49 x 49 whole numbers
+    # numbers, each attention makes the indices of its bias, which all share otherwise: 49 x 49 whole numbers
     expected = kept_of_numbers(model := small(cls, drop_path_rate=0.0))
-    indices = 49**2 * 8 * sum(isinstance(module, PartitionAttention) for module in model.modules())
+    indices = 49**2 * 8 * sum(isinstance(module, (PartitionAttention, WindowAttention)) for module in model.modules())
     counted = activation_bytes(small(cls, drop_path_rate=0.0), 2, SIZE)
     assert counted - indices <= expected * 1.002
     assert counted >= expected * 0.998

@@ -211,7 +211,7 @@ def test_files_of_somebody_else_stay(folder, made, tmp_path):
 
 def test_a_picture_that_the_network_fails_on(folder, made, tmp_path, capsys, monkeypatch):
     """The others are predicted; where all fail alike, it is no matter of pictures."""
-    Image.new('RGB', (5000, 1)).save(folder / 'thin.png')
+    Image.new('RGB', (50, 40)).save(folder / 'thin.png')
     out = tmp_path / 'out'
     predict = Predictor._predict
 

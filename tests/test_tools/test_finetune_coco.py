@@ -91,7 +91,7 @@ def test_from_pictures_to_a_tested_detector(mine, capsys):
         assert {each['category_id'] for each in written['annotations']} == {1, 2, 3, 4, 5}
 
     assert finetune(*QUICK, '--out', 'out') == 2
-    assert 'python tools/train.py out/config.py' in capsys.readouterr().err
+    assert 'the same command with --resume' in capsys.readouterr().err
 
 
 def test_boxes_alone_make_a_faster_rcnn(mine, capsys):

@@ -172,6 +172,7 @@ def test_resuming_where_no_checkpoint_can_be_read(folder, tmp_path):
     text = message(tool(folder, 'train', 'boxes.py', '--shapes', '--work-dir', str(tmp_path), '--resume'))
     assert all(f'{tmp_path / name} cannot be read' in text for name in ('iter_5.pth', 'iter_10.pth'))
     assert 'leave --resume out' in text
+    (tmp_path / 'training.lock').unlink()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
