@@ -4,7 +4,11 @@ import importlib
 import json
 import logging
 import os
+import runpy
 import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch: spinning threads starve on a busy machine
 
@@ -13,6 +17,8 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+
+from mmext_backbones.utils.cli import run_cli
 
 GIVEN_BACKBONES: dict[type, dict] = {}
 
@@ -78,3 +84,27 @@ def no_closed_log_files():
         for handler in list(logger.handlers):
             if isinstance(handler, logging.FileHandler) and handler.stream is None:
                 logger.removeHandler(handler)
+
+
+class Ended(NamedTuple):
+    """How a tool ended, by the names of subprocess.CompletedProcess."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_tool(capsys: pytest.CaptureFixture) -> Callable[..., Ended]:
+    """Runs a tool in this process: `run_tool('model_cost', 'swin_t', ...)`."""
+
+    def run(name: str, *arguments: object) -> Ended:
+        main = runpy.run_path(str(Path(__file__).parents[1] / 'tools' / f'{name}.py'), run_name='tool')['main']
+        capsys.readouterr()
+        try:
+            code = run_cli(main, [str(argument) for argument in arguments])
+        except SystemExit as end:  # of the parser
+            code = end.code
+        return Ended(code, *capsys.readouterr())
+
+    return run

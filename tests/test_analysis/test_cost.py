@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -384,19 +382,14 @@ def test_names_of_backbones():
         build_network(str(CONFIGS / '_base_' / 'schedules' / 'coco_1x.py'))
 
 
-def tool(*args: str) -> subprocess.CompletedProcess:
-    path = ROOT / 'tools' / 'model_cost.py'
-    return subprocess.run([sys.executable, path, *args], cwd=ROOT, capture_output=True, text=True)
-
-
-def test_tool_prints_a_table_and_json():
+def test_tool_prints_a_table_and_json(run_tool):
     options = ('sequencer_s', '--size', '224', '224', '--cfg-options', 'patch_size=7', 'pyramid=False')
-    table = tool(*options)
+    table = run_tool('model_cost', *options)
     assert table.returncode == 0, table.stderr
     rows = {line.split()[0]: line.split()[1:] for line in table.stdout.splitlines() if line.strip()}
     assert rows['total'] == ['27.27', '8.334', '13.47']
     assert '1 FLOP of the papers = 1 multiply-add' in table.stdout
-    cost = json.loads(tool(*options, '--json').stdout)
+    cost = json.loads(run_tool('model_cost', *options, '--json').stdout)
     assert f'{cost["macs"] / 1e9:.3f}' == '8.334'
     assert sum(part['macs'] for part in cost['parts'].values()) == cost['macs']
     assert sum(cost['macs_by_operator'].values()) == cost['macs']
@@ -411,8 +404,8 @@ def test_tool_prints_a_table_and_json():
     ],
     ids=['size', 'name', 'option'],
 )
-def test_tool_errors(args, expected):
-    result = tool(*args)
+def test_tool_errors(args, expected, run_tool):
+    result = run_tool('model_cost', *args)
     assert result.returncode == 2
     assert expected in result.stderr
     assert 'Traceback' not in result.stderr

@@ -397,13 +397,12 @@ def test_malformed_addresses_are_named(address):
 # The converter
 
 
-def convert(*arguments):
-    root = Path(__file__).parents[2]
-    command = [sys.executable, 'tools/convert_weights.py', *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=root)
+@pytest.fixture
+def convert(run_tool):
+    return functools.partial(run_tool, 'convert_weights')
 
 
-def test_converter_there_and_back(tmp_path):
+def test_converter_there_and_back(tmp_path, convert):
     pytest.importorskip('safetensors')
     state_dict = {f'backbone.{key}': value for key, value in small(SwinTransformer).state_dict().items()}
     state_dict['neck.weight'] = torch.ones(3)
@@ -425,7 +424,7 @@ def test_converter_there_and_back(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['back.pth', 'mmdet.safetensors', 'ours.pth']
 
 
-def test_converter_refuses_what_it_cannot_do(tmp_path):
+def test_converter_refuses_what_it_cannot_do(tmp_path, convert):
     torch.save(small(MaxViT).state_dict(), tmp_path / 'maxvit.pth')
     torch.save({'fc.weight': torch.ones(2)}, tmp_path / 'stranger.pth')
     for arguments, message in [
