@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from torch.utils.data import Dataset, IterableDataset
 
 from mmext_backbones.datasets.bad_data.dataset import guarded_dataset, inner_datasets
-from mmext_backbones.datasets.bad_data.guard import guard_of
+from mmext_backbones.datasets.bad_data.guard import Guard, guard_of
 from mmext_backbones.datasets.bad_data.kinds import BadDataError
 from mmext_backbones.datasets.bad_data.report import check_splits, count_errors
 from mmext_backbones.datasets.bad_data.steps import failed_step, flat, loads, nested, reads
@@ -301,3 +301,32 @@ def test_a_map_inside_of_a_step_is_looked_at(tmp_path, capfd):
     inside = [LOAD, {'type': 'RandomApply', 'prob': 1.0, 'transforms': [{'type': 'LoadAnnotations'}]}, MAPS[-1]]
     with pytest.raises(BadDataError, match='has labels 7, and there are 2 classes'):
         guarded_dataset(maps(tmp_path, inside), 'train')[0]
+
+
+class Clips:
+    """As mmdet's data sets of videos under its samplers of frames: a sample is (video, frame)."""
+
+    def __init__(self):
+        self.metainfo = {}
+
+    def __len__(self):
+        return 2
+
+    def get_data_info(self, index):
+        return [{'video_length': 3}, {'video_length': 4}][index]
+
+    def prepare_data(self, index):
+        if index == (0, 1):
+            raise OSError('cut')
+        return index
+
+
+def test_frames_of_videos():
+    assert Guard(Clips(), 'train', False, None, [])((1, 3)) == (1, 3)
+    with pytest.raises(BadDataError, match='cut'):
+        Guard(Clips(), 'train', False, None, [])((0, 1))
+    video, frame = Guard(Clips(), 'train', True, None, [])((0, 1))
+    assert (video, frame) != (0, 1)
+    assert video in range(2)
+    assert frame in range((3, 4)[video])
+    assert Guard(Clips(), 'train', True, None, [])((0, 1)) == (video, frame)

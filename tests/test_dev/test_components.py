@@ -35,15 +35,20 @@ def test_every_component_has_a_run_or_a_reason(tmp_path):
 def test_a_sample_by_both_runners(tmp_path):
     """In a process of its own: it forks, and sets what the whole process has."""
     results = tmp_path / 'results.jsonl'
-    names = ['mmpretrain.CustomDataset', 'NPUProfilerHook', 'mmdet.DumpProposals']
+    names = ['mmpretrain.CustomDataset', 'NPUProfilerHook', 'mmdet.DumpProposals', 'mmengine.EarlyStoppingHook',
+             'mmpretrain.ConfusionMatrix', 'mmdet.TrackImgSampler', 'mmengine.MultiDatasetsEvaluator']  # fmt: skip
     command = [sys.executable, '-m', 'dev.components', '--results', results, '--only', *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     outcomes = {row['key']: row['outcome'] for row in report.read(results).values()}
     assert outcomes == {
         'DATASETS/mmpretrain.CustomDataset': 'equal',
+        'DATA_SAMPLERS/mmdet.TrackImgSampler': 'equal',
+        'EVALUATOR/mmengine.MultiDatasetsEvaluator': 'equal',
+        'HOOKS/mmengine.EarlyStoppingHook': 'equal',
         'HOOKS/mmengine.NPUProfilerHook': 'both fail',
         'METRICS/mmdet.DumpProposals': 'equal',
+        'METRICS/mmpretrain.ConfusionMatrix': 'equal',
     }
 
 

@@ -1,13 +1,17 @@
 """What a run prints at its end."""
 
+import json
 import shlex
 import time
 
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 
+from mmext_backbones.engine.evaluation.results import describe
 from mmext_backbones.engine.options import TestOptions, TrainOptions
-from mmext_backbones.engine.summary import say_summary
+from mmext_backbones.engine.summary import metric_table, say_summary
 
 
 @pytest.fixture
@@ -59,3 +63,43 @@ def test_odd_notes_of_the_last_checkpoint(content, run, tmp_path, capsys):
     assert ('s3://bucket/iter_3.pth' in out) == content.startswith(b's3')
     assert 'acc' in out
     assert 'took' in out
+
+
+# as evaluators of the libraries return them: by phrase and size, a confusion matrix, a text
+METRICS = {
+    'coco/bbox_mAP': 0.5,
+    'flickr30k': {'bbox': {1: 0.25, 5: np.float32(0.5)}},
+    'confusion_matrix/result': torch.tensor([[1, 2], [3, 4]]),
+    'name': 'a text\x1b[0m',
+    'acc': torch.tensor(0.75),
+    'bleu': None,
+}
+
+
+def test_metrics_of_any_kind_are_shown():
+    lines = metric_table(METRICS)
+    assert lines[1].split() == ['box', '0.500']
+    assert [line.split() for line in lines[2:]] == [
+        ['flickr30k', 'bbox', '1', '0.250'],
+        ['flickr30k', 'bbox', '5', '0.500'],
+        ['result', '2', 'x', '2', 'numbers'],
+        ['name', 'a', r'text\x1b[0m'],
+        ['acc', '0.750'],
+        ['bleu', 'None'],
+    ]
+
+
+def test_metrics_of_any_kind_are_written():
+    cfg = Config({'test_dataloader': {'dataset': {'type': 'CocoDataset'}}})
+    metrics = {**METRICS, 'coco/segm_mAP': -1, 'text_mAP': torch.zeros(2)}
+    record = describe(cfg, 'a.py', metrics=metrics, per_class={}, num_images=1)
+    assert json.loads(json.dumps(record['metrics'], allow_nan=False)) == {
+        'coco/bbox_mAP': 0.5,
+        'flickr30k': {'bbox': {'1': 0.25, '5': 0.5}},
+        'confusion_matrix/result': [[1, 2], [3, 4]],
+        'name': 'a text\x1b[0m',
+        'acc': 0.75,
+        'bleu': None,
+        'coco/segm_mAP': None,
+        'text_mAP': [0.0, 0.0],
+    }
