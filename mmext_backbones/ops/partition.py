@@ -32,7 +32,7 @@ def window_partition(x: Tensor, window_size: Size, shift_size: int = 0) -> tuple
     if shift_size:
         x = torch.roll(x, (-shift_size, -shift_size), dims=(1, 2))
     x = x.view(B, H // h, h, W // w, w, C).transpose(2, 3)  # [B, rows, cols, h, w, C]
-    return x.reshape(B, -1, h * w, C), (H, W)
+    return x.reshape(B, (H // h) * (W // w), h * w, C), (H, W)
 
 
 def window_merge(windows: Tensor, window_size: Size, padded_size: Size, shift_size: int = 0) -> Tensor:
@@ -55,7 +55,7 @@ def grid_partition(x: Tensor, window_size: Size) -> tuple[Tensor, Size]:
     x = _pad(x, window_size)
     H, W = x.shape[1:3]
     x = x.view(B, h, H // h, w, W // w, C).permute(0, 2, 4, 1, 3, 5)  # [B, cell rows, cell cols, h, w, C]
-    return x.reshape(B, -1, h * w, C), (H, W)
+    return x.reshape(B, (H // h) * (W // w), h * w, C), (H, W)
 
 
 def grid_merge(groups: Tensor, window_size: Size, padded_size: Size) -> Tensor:

@@ -5,12 +5,13 @@ import errno
 import pytest
 
 from mmext_backbones.engine import tracking
+from mmext_backbones.utils import attempts
 from mmext_backbones.utils.errors import UserError
 
 
 def test_what_a_tracker_fails_at_is_told_once(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr('mmext_backbones.utils.console.print_log', lambda text, *args: told.append(text))
+    monkeypatch.setattr(attempts, 'warn', lambda text, *args: told.append(text))
     folder = tmp_path / 'work' / 'date' / 'vis_data'
     folder.mkdir(parents=True)
 

@@ -7,6 +7,7 @@ from torch.autograd import forward_ad
 from mmext_backbones.ops import bilstm2d, elsa, product_conv, window_attention
 from mmext_backbones.ops.mlp import norm_mlp
 from mmext_backbones.ops.recompute import LayerNorm, Linear, recompute
+from tests.torch_features import needs_kernels
 
 
 def leaves(*shapes):
@@ -39,7 +40,13 @@ OPERATORS = {
     'norm_mlp': (lambda *tensors: norm_mlp(*tensors, eps=1e-5), [(3, 2), (2,), (2,), (4, 2), (4,), (2, 4), (2,)]),
 }  # fmt: skip
 WITH_REFERENCE = list(OPERATORS)[:4]
-FAST = [(name, {}) for name in OPERATORS] + [('elsa', {'backend': 'torch'})]
+KERNELS = (
+    'window_attention',
+    'product_conv',
+    'bilstm2d',
+)  # without their kernels they run in PyTorch, which has second ones
+FAST = [pytest.param(name, {}, marks=needs_kernels if name in KERNELS else ()) for name in OPERATORS]
+FAST.append(('elsa', {'backend': 'torch'}))
 
 
 @pytest.mark.parametrize(('name', 'form'), FAST)

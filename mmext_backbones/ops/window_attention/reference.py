@@ -52,7 +52,7 @@ def attend_in_windows(
         q, k, v = q.float(), k.float(), v.float()
     attend = _attend_fused if fused else attend_reference
     out = attend(q, k, v, bias.to(q.dtype), None if mask is None else mask.to(q.dtype), scale, dropout)
-    out = out.to(qkv.dtype).transpose(1, 2).reshape(B, -1, N, C3 // 3)
+    out = out.to(qkv.dtype).transpose(1, 2).reshape(B, windows.shape[1], N, C3 // 3)
 
     out = grid_merge(out, window_size, padded_size) if grid else window_merge(out, window_size, padded_size, shift_size)
     return out[:, :H, :W].contiguous()
