@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ..config.files import load_config
 from ..engine.resume.checkpoint_hook import LAST
 from ..utils.errors import UserError, did_you_mean
+from ..utils.files import read_path
 from ..utils.printable import one_line
 
 __all__ = ['Model', 'find_runs', 'model_of', 'models_of']
@@ -100,18 +101,10 @@ def _weights(folder: Path, files: Sequence[str]) -> Path | None:
     best = [folder / name for name in files if name.startswith('best_') and name.endswith('.pth')]
     if best:
         return max(best, key=lambda path: path.stat().st_mtime)
-    last = _noted(folder / LAST) if LAST in files else None
-    there = last and next((path for path in (last, folder / last.name) if path.is_file()), None)  # a moved folder
+    last = Path(read_path(folder / LAST) or folder)
+    there = next((path for path in (last, folder / last.name) if path.is_file()), None)  # a folder may be moved
     rest = [folder / name for name in files if name.endswith('.pth')]
     return there or max(rest, key=_length, default=None)
-
-
-def _noted(note: Path) -> Path | None:
-    """The checkpoint that a note names; None of a damaged one."""
-    try:
-        return Path(note.read_text(encoding='utf-8').strip())
-    except (OSError, ValueError):
-        return None
 
 
 def _length(checkpoint: Path) -> tuple[int, float]:

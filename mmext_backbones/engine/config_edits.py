@@ -7,7 +7,6 @@ the rest (our hooks, the seed, where checkpoints come from) is set on its config
 import importlib
 import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -16,7 +15,6 @@ from mmengine.device import get_device
 from ..config.editing import ConfigEditor, type_name, walk
 from ..config.files import load_config
 from ..registry import MODELS
-from ..utils.checksums import check_zip
 from ..utils.console import say
 from ..utils.errors import UserError
 from ..weights.checkpoints import read_meta
@@ -337,8 +335,7 @@ def use_resume(editor: ConfigEditor, resume: str) -> None:
     cfg.resume = True
     if resume != 'auto':
         cfg.load_from = resume
-        if Path(resume).is_file():
-            check_zip(resume)
+        read_meta(resume)  # compares the checksums of a file, once for all that read it later
         return
     cfg.load_from = find_checkpoint(cfg.work_dir, say)
     if cfg.load_from is None:

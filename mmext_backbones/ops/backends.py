@@ -67,11 +67,13 @@ def choose(operator: str, backend: str, forms: Sequence[str], why_not: Callable[
 
 @constant_in_graphs
 def from_environment(operator: str = '') -> str:
-    """The form that the environment names for an operator, or 'auto'. torch 2.4 cannot trace `os.environ`.
+    """The form that the environment names for an operator, or without one for all of them; else 'auto'.
 
+    torch 2.4 cannot trace `os.environ`.
     MMEXT_ELSA_BACKEND and its like, of earlier versions, name that of one operator.
     """
-    return os.environ.get(f'MMEXT_{operator.upper()}_BACKEND') or os.environ.get(ENVIRONMENT) or 'auto'
+    of_one = os.environ.get(f'MMEXT_{operator.upper()}_BACKEND') if operator else None
+    return of_one or os.environ.get(ENVIRONMENT) or 'auto'
 
 
 def check_devices(**tensors: Tensor | None) -> None:

@@ -85,8 +85,7 @@ def test_damage_inside_a_tensor_is_noticed(tmp_path, damage):
     last.write_bytes(content)
     said = []
     assert find_checkpoint(tmp_path, said.append) == str(whole)
-    assert 'iter_6.pth' in said[0]
-    assert 'the checksum' in said[0]
+    assert 'iter_6.pth cannot be read: it is truncated or damaged, the checksum' in said[0]
     (tmp_path / 'last_checkpoint').unlink()
     assert find_checkpoint(tmp_path, said.append) == str(whole)
     whole.unlink()

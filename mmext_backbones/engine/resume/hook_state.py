@@ -18,7 +18,6 @@ from mmengine.runner import Runner
 
 from ...registry import HOOKS
 from ...utils.attempts import MayFail
-from ...utils.checksums import check_zip
 from ...utils.files import in_place
 from ...weights.loading import read_file
 
@@ -94,7 +93,6 @@ def _read_note(path: Path) -> dict[str, Any] | None:
             start = file.read(32)
         if not start.startswith(b'PK'):  # of an earlier version: the number of the iteration alone
             return {'iter': int(start)}
-        check_zip(path)
         note = read_file(str(path), 'cpu')
         parts = (note[name] for name in ('hooks', 'infos', 'scalars'))
         return note if isinstance(note['iter'], int) and all(isinstance(part, Mapping) for part in parts) else None
