@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from mmengine.logging import print_log
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, first_line
 from ..utils.explain import explain
 from .finding import Model, model_of
 from .models import LoadedModels, Tell, silent
@@ -128,5 +128,5 @@ def message_of(error: Exception) -> str:
     if message is not None:
         return message
     print_log(''.join(traceback.format_exception(error)), 'current', logging.ERROR)
-    first = str(error).strip().partition('\n')[0]
+    first = first_line(error)
     return f'This did not work: {type(error).__name__}: {first}\nThe terminal of the page says where it happened.'

@@ -28,7 +28,7 @@ from mmengine.visualization.vis_backend import (
 
 from ..registry import VISBACKENDS
 from ..utils.attempts import MayFail
-from ..utils.errors import UserError
+from ..utils.errors import UserError, first_line
 from ..utils.files import is_full, unless_full, write_whole
 from ..weights.checkpoints import read_meta
 
@@ -144,9 +144,9 @@ class MLflowBackend(_SameRun, MLflowVisBackend):
 
 
 def _mlflow_problem(address: str, error: Exception) -> str:
-    first_line = str(error).strip().partition('\n')[0]
+    line = first_line(error)
     return (
-        f'--track mlflow: no run can be started in {address}: {first_line}\n'
+        f'--track mlflow: no run can be started in {address}: {line}\n'
         'MLFLOW_TRACKING_URI names a server or a store. A store in a local database (sqlite:///mlflow.db) needs the '
         'whole of MLflow: pip install mlflow. One in a folder (file:///...) needs MLFLOW_ALLOW_FILE_STORE=true.'
     )
@@ -173,9 +173,9 @@ class WandbBackend(_SameRun, WandbVisBackend):
         try:
             super()._init_env()
         except wandb.Error as error:
-            first_line = str(error).strip().partition('\n')[0]
+            line = first_line(error)
             raise UserError(
-                f'--track wandb: no run can be started: {first_line}\n'
+                f'--track wandb: no run can be started: {line}\n'
                 'wandb login once, or without a network WANDB_MODE=offline and later wandb sync.'
             ) from error
         self._remember(run)

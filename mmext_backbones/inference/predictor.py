@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..drawing.pixels import to_rgb
 from ..utils.devices import find_device
-from ..utils.errors import UserError, did_you_mean
+from ..utils.errors import UserError, did_you_mean, first_line
 from ..utils.words import plural
 from .images import ImageError, Picture
 from .network import build, read_config
@@ -193,9 +193,9 @@ class Predictor:
 
 
 def _unpredicted(path: str | os.PathLike, error: Exception) -> UnpredictedError:
-    first_line = str(error).strip().partition('\n')[0][:300]
+    line = first_line(error)[:300]
     name = f'image {os.fspath(path)!r}' if path else 'image'
-    told = UnpredictedError(f'{name} cannot be predicted: {type(error).__name__}: {first_line}')
+    told = UnpredictedError(f'{name} cannot be predicted: {type(error).__name__}: {line}')
     told.__cause__ = error
     return told
 

@@ -12,6 +12,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
 from ..config.editing import type_name
+from ..utils.errors import first_line
 from .maps import Map, backbone_maps, module_maps
 
 __all__ = [
@@ -108,8 +109,8 @@ def levels_of(holder: Mapping) -> list[Map]:
     try:
         maps = backbone_maps(backbone, _in_channels(backbone))
     except Exception as error:
-        first_line = str(error).strip().partition('\n')[0]
-        raise SwapRefused(f'its backbone {name} cannot be built to see its maps: {first_line}') from error
+        line = first_line(error)
+        raise SwapRefused(f'its backbone {name} cannot be built to see its maps: {line}') from error
     strides = [stride for _, stride in maps]
     shown = f'the maps of {name} have strides {", ".join(map(str, strides))}'
     if len(maps) == 1 and strides[0] is None:

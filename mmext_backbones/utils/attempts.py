@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, first_line
 
 __all__ = ['MayFail', 'attempt', 'warn']
 
@@ -60,8 +60,8 @@ class MayFail(contextlib.ContextDecorator):
             return False
         if not self.told:
             self.told = True
-            first_line = str(error).strip().partition('\n')[0][:300]
-            why = ': '.join(filter(None, [type(error).__name__, first_line]))
+            line = first_line(error)[:300]
+            why = ': '.join(filter(None, [type(error).__name__, line]))
             warn(f'{self.what}: left out, and the run goes on ({why}).')
             warn(''.join(traceback.format_exception(error)), logging.DEBUG)
         return True

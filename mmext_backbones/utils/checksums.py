@@ -4,7 +4,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, first_line
 
 __all__ = ['check_zip']
 
@@ -32,8 +32,8 @@ def check_zip(path: str | os.PathLike) -> None:
         except MemoryError:
             raise
         except Exception as error:  # a damaged table of contents fails in many ways, an OSError among them
-            first_line = str(error).strip().partition('\n')[0]
-            raise _damaged(path, f'its list of parts cannot be read ({first_line or type(error).__name__})') from error
+            line = first_line(error)
+            raise _damaged(path, f'its list of parts cannot be read ({line or type(error).__name__})') from error
     if damaged is not None:
         raise _damaged(path, f'the checksum of its part {damaged!r} is wrong: bytes of it have changed')
 

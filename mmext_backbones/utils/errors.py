@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from .printable import one_line
 
-__all__ = ['UserError', 'did_you_mean', 'few', 'unreadable_checkpoint']
+__all__ = ['UserError', 'did_you_mean', 'few', 'first_line', 'unreadable_checkpoint']
 
 FEW = 6  # names that a message lists
 
@@ -25,11 +25,15 @@ def few(names: Sequence[str]) -> str:
     return ', '.join(map(one_line, names[:FEW])) + (', ...' if len(names) > FEW else '')
 
 
+def first_line(error: object) -> str:
+    """The first line of a message; empty if it has none."""
+    return str(error).strip().partition('\n')[0]
+
+
 def unreadable_checkpoint(path: str, reason: object) -> UserError:
     """The error for a checkpoint that cannot be read: what to do is the same wherever it is noticed."""
-    first_line = str(reason).strip().partition('\n')[0]
     return UserError(
-        f'checkpoint {path!r} cannot be read: {first_line or type(reason).__name__}\n'
+        f'checkpoint {path!r} cannot be read: {first_line(reason) or type(reason).__name__}\n'
         'The file may be truncated (a download or a save that was cut short) or no PyTorch checkpoint at all. '
         'Fetch or train it again, or name another one.'
     )

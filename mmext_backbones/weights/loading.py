@@ -23,7 +23,7 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import CheckpointLoader, checkpoint
 
 from ..utils.checksums import check_zip
-from ..utils.errors import UserError
+from ..utils.errors import UserError, first_line
 from .errors import WeightsError
 from .safe_globals import TORCH_TAKES_A_LIST
 from .safe_reading import keep_tensors, load
@@ -71,9 +71,9 @@ def read_file(filename: str, map_location: Any = None, *, mmap: bool = False, co
     except (ImportError, WeightsError):
         raise
     except Exception as error:  # a damaged file fails in as many ways as it has bytes
-        first_line = str(error).strip().partition('\n')[0]
+        line = first_line(error)
         raise WeightsError(
-            f'{path} cannot be read: {first_line or type(error).__name__} (a truncated or damaged file? fetch it again)'
+            f'{path} cannot be read: {line or type(error).__name__} (a truncated or damaged file? fetch it again)'
         ) from error
 
 
@@ -181,7 +181,7 @@ def _fetch(address: str, repository: str, file: str) -> str:
             f'{address}: not in the local cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set)'
         ) from error
     except (HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().partition('\n')[0]
+        reason = first_line(error)
         raise WeightsError(f'{address}: the hub has no {file} in {repository}, or refuses it: {reason}') from error
 
 

@@ -13,10 +13,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmext_backbones.datasets.bad_data import kinds as module
@@ -27,11 +25,13 @@ from mmext_backbones.datasets.bad_data.guard import guard_of
 from mmext_backbones.datasets.bad_data.images import file_fault, unreadable
 from mmext_backbones.datasets.bad_data.kinds import KINDS, BadDataError, Fault, log_faults, read_faults, stop
 from mmext_backbones.datasets.bad_data.report import check_splits, count_errors, report_lines, write_report
-from mmext_backbones.datasets.bad_data.runner import GuardedData, needs_masks
+from mmext_backbones.datasets.bad_data.runner import needs_masks
 from mmext_backbones.datasets.shapes.files import SEMANTIC_CLASSES, make_shapes
 from mmext_backbones.datasets.shapes.scenes import CLASSES
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.explain import explain
+
+from .toy import Loops, PlainLoops
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'dev' / 'trials'))
 from breaking import FAULTS
@@ -111,29 +111,10 @@ def config(task: str, root: Path, workers: int = 0) -> Config:
     return Config({'default_scope': LIBRARIES[task], 'model': model, 'val_evaluator': evaluator, **loaders})
 
 
-class _Loaders:
-    """Of a Runner, its loaders and its evaluator."""
-
-    build_dataloader = staticmethod(Runner.build_dataloader)
-
-    def __init__(self, cfg: Config, log_dir: Path) -> None:
-        self.cfg, self.log_dir = cfg, log_dir
-
-    def build_train_loop(self, loader: dict) -> SimpleNamespace:
-        return SimpleNamespace(dataloader=self.build_dataloader(loader, seed=0))
-
-    def build_val_loop(self, loader: dict) -> SimpleNamespace:
-        return SimpleNamespace(dataloader=self.build_dataloader(loader), evaluator=Evaluator(self.cfg.val_evaluator))
-
-
-class Loaders(GuardedData, _Loaders):
-    """Those of a guarded run."""
-
-
 def read_all(cfg: Config, mode: str | None, log_dir: Path) -> dict[str, list]:
     """What the loaders of a training and a validation yield; those of the library when `mode` is None."""
     cfg.bad_data = mode
-    loaders = (Loaders if mode else _Loaders)(cfg, log_dir)
+    loaders = (Loops if mode else PlainLoops)(cfg, log_dir)
     train = list(loaders.build_train_loop(cfg.train_dataloader).dataloader)
     return {'train': train, 'val': list(loaders.build_val_loop(cfg.val_dataloader).dataloader)}
 
@@ -227,7 +208,7 @@ def test_nothing_but_bad_images(root, tmp_path, capfd):
     cfg = config('segmentation', root)
     cfg.bad_data = 'skip'
     with pytest.raises(BadDataError, match='the val data has no sample that can be used'):
-        Loaders(cfg, tmp_path / 'b').build_val_loop(cfg.val_dataloader)
+        Loops(cfg, tmp_path / 'b').build_val_loop(cfg.val_dataloader)
 
 
 def test_a_metric_does_not_miss_what_was_left_out(root, tmp_path, capfd):
@@ -239,7 +220,7 @@ def test_a_metric_does_not_miss_what_was_left_out(root, tmp_path, capfd):
     path.write_text(json.dumps(data))
     cfg = config('detection', root)
     cfg.bad_data = 'skip'
-    loop = Loaders(cfg, tmp_path).build_val_loop(cfg.val_dataloader)
+    loop = Loops(cfg, tmp_path).build_val_loop(cfg.val_dataloader)
     assert names(list(loop.dataloader)) == ['000000.png', '000002.png', '000003.png']
     coco = loop.evaluator.metrics[0]._coco_api
     assert coco.get_img_ids() == [0, 2, 3]

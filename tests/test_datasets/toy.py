@@ -84,7 +84,7 @@ def config(library: str, train: dict | None = None, val: dict | None = None, **k
     return Config({**cfg, **keys})
 
 
-class _Loops:
+class PlainLoops:
     """Of a Runner, the loaders of its loops and its evaluators."""
 
     build_dataloader = staticmethod(Runner.build_dataloader)
@@ -96,12 +96,13 @@ class _Loops:
         return SimpleNamespace(dataloader=self.build_dataloader(loader, seed=0))
 
     def build_val_loop(self, loader: dict) -> SimpleNamespace:
+        loader = self.build_dataloader(loader)  # before the evaluator, as mmengine's loops do
         given = self.cfg.val_evaluator
         evaluator = EVALUATOR.build(given) if isinstance(given, dict) and 'metrics' in given else Evaluator(given)
-        return SimpleNamespace(dataloader=self.build_dataloader(loader), evaluator=evaluator)
+        return SimpleNamespace(dataloader=loader, evaluator=evaluator)
 
 
-class Loops(GuardedData, _Loops):
+class Loops(GuardedData, PlainLoops):
     """Those of a guarded run."""
 
     def train(self) -> SimpleNamespace:

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from ...utils.console import say
-from ...utils.errors import UserError
+from ...utils.errors import UserError, first_line
 from ...weights.checkpoints import check_match, to_model_names
 from ...weights.fitting import unwrap
 from ...weights.loading import read_file
@@ -114,8 +114,8 @@ def _explained(path: str, resume: Callable[[], None]) -> None:
     except (UserError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # whatever mmengine and torch stumble over in it
-        first_line = str(error).strip().partition('\n')[0]
-        raise _no_resume(path, f'{type(error).__name__}: {first_line[:300]}') from error
+        line = first_line(error)
+        raise _no_resume(path, f'{type(error).__name__}: {line[:300]}') from error
 
 
 def _check_moments(path: str, optimizer: torch.optim.Optimizer | None) -> None:
