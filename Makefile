@@ -20,11 +20,11 @@ ifeq ($(filter lite compiled,$(MMCV)),)
 $(error MMCV=$(MMCV): expected lite or compiled)
 endif
 
-.PHONY: help env demo test lint bench stacks docs docs-serve clean app
+.PHONY: help env demo test test-all lint bench stacks docs docs-serve clean app
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 env: $(STAMP)  ## make the environment: torch, OpenMMLab, this package (once: about 3 min; nothing is compiled)
 
@@ -47,9 +47,15 @@ demo: env  ## train, evaluate and draw ELSA-Swin-T Mask R-CNN on data made here 
 	@echo "==> $(CONFIG) on the synthetic Shapes data"
 	@$(BIN)/python tools/train.py $(CONFIG) --shapes --seed 0
 
-test: env $(EXTRAS)  ## run every test
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+test: env $(EXTRAS)  ## run the tests of every day (minutes): at least one of each claim
 	@echo "==> tests"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	@$(PYTEST) -m 'not slow'
+
+test-all: env $(EXTRAS)  ## run every test, those of the marker `slow` too
+	@echo "==> every test"
+	@$(PYTEST)
 
 lint: env  ## check style and format with ruff
 	@echo "==> ruff"
