@@ -11,12 +11,12 @@ from mmengine.logging import print_log
 
 from ..utils.errors import UserError, first_line
 from ..utils.explain import explain
+from .captions import Found, failure_text, found_text, note_text
 from .finding import Model, model_of
 from .models import LoadedModels, Tell, silent
 from .pictures import read_picture
-from .results import Found, failure_text, found_text, note_text
 
-__all__ = ['TYPED_OFF', 'Handlers', 'Panel']
+__all__ = ['TYPED_OFF', 'Handlers', 'Shown']
 
 TYPED_OFF = (
     'Off, because a config is a program that would be run here. To add models by their paths, start the page with '
@@ -28,8 +28,8 @@ TEXT_SCALE = 1.5  # two results share the width of a window
 Added = Mapping[str, Model]  # what one person has added by its paths
 
 
-class Panel(NamedTuple):
-    """What one panel shows, and what it needs to show it with another threshold."""
+class Shown(NamedTuple):
+    """What one side of the page shows, and what it needs to show it with another threshold."""
 
     image: np.ndarray | None = None
     text: str = ''
@@ -71,7 +71,7 @@ class Handlers:
         threshold: float,
         tta: bool,
         tell: Tell = silent,
-    ) -> Panel:
+    ) -> Shown:
         """One model on one picture.
 
         Args:
@@ -83,18 +83,18 @@ class Handlers:
             tell: Told what happens now, see `LoadedModels.predict`.
         """
         if picture is None:
-            return Panel(text=note_text('Choose a picture first: drop one, or take one of the examples.'))
+            return Shown(text=note_text('Choose a picture first: drop one, or take one of the examples.'))
         if name is None:
-            return Panel(text=note_text('Choose a model first.'))
+            return Shown(text=note_text('Choose a model first.'))
         try:
             prediction, loading = self._models.predict(self._model(name, added), read_picture(picture), tta, tell)
             return self.drawn(Found(name, prediction, loading, tta), threshold)
         except Exception as error:
-            return Panel(text=failure_text(message_of(error)))
+            return Shown(text=failure_text(message_of(error)))
 
-    def drawn(self, found: Found, threshold: float) -> Panel:
+    def drawn(self, found: Found, threshold: float) -> Shown:
         """What was found, from another score on."""
-        return Panel(found.prediction.drawn(threshold, TEXT_SCALE), found_text(found, threshold), found)
+        return Shown(found.prediction.drawn(threshold, TEXT_SCALE), found_text(found, threshold), found)
 
     def add(self, config: str, weights: str, added: Added) -> tuple[dict[str, Model], str | None, str]:
         """A model by its paths.

@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 
 from ..utils.printable import one_line
-from .handlers import TYPED_OFF, Handlers, Panel
-from .results import Found, note_text
+from .captions import Found, note_text
+from .handlers import TYPED_OFF, Handlers, Shown
 
 __all__ = ['CSS', 'build_page', 'theme']
 
@@ -106,13 +106,13 @@ def build_page(
             return gr.update(visible=on), gr.update(visible=on)
 
         def start(on: bool) -> tuple[Any, ...]:
-            return *Panel(text=WORKING), *Panel(text=WAITING if on else HERE)
+            return *Shown(text=WORKING), *Shown(text=WAITING if on else HERE)
 
-        def look(*inputs: Any, progress: gr.Progress = gr.Progress()) -> Panel:  # noqa: B008  gradio finds it so
+        def look(*inputs: Any, progress: gr.Progress = gr.Progress()) -> Shown:  # noqa: B008  gradio finds it so
             return handlers.look(*inputs, tell=lambda share, what: progress(share, desc=what))
 
-        def look_second(on: bool, *inputs: Any, progress: gr.Progress = gr.Progress()) -> Panel:  # noqa: B008
-            return look(*inputs, progress=progress) if on else Panel(text=HERE)
+        def look_second(on: bool, *inputs: Any, progress: gr.Progress = gr.Progress()) -> Shown:  # noqa: B008
+            return look(*inputs, progress=progress) if on else Shown(text=HERE)
 
         def redraw(threshold: float, *found: Found | None) -> tuple[Any, ...]:
             panels = [handlers.drawn(each, threshold) if each else (gr.skip(), gr.skip()) for each in found]
@@ -153,7 +153,7 @@ class _View:
 
     @property
     def outputs(self) -> list[Any]:
-        """In the order of `Panel`."""
+        """In the order of `Shown`."""
         return [self.image, self.text, self.found]
 
 

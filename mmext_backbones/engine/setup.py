@@ -53,7 +53,7 @@ def prepare(config: str, options: RunOptions, strategy: str | None = None) -> Co
     if options.shapes:
         check_config(cfg)
         iters = (options.cfg_options or {}).get('train_cfg.max_iters')
-        editor.changes += use_shapes(cfg, make_default_shapes(), **({'iters': iters} if iters else {}))
+        use_shapes(cfg, make_default_shapes(), editor=editor, **({'iters': iters} if iters else {}))
     if options.bf16:
         use_bf16(editor)
     if strategy is not None:

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from mmext_backbones.app import serving
+from mmext_backbones.app.captions import Found, found_text
 from mmext_backbones.app.finding import Model, find_runs, models_of
 from mmext_backbones.app.handlers import Handlers
 from mmext_backbones.app.models import LoadedModels
 from mmext_backbones.app.pictures import LONGEST, draw_examples, read_picture
-from mmext_backbones.app.results import Found, found_text
 from mmext_backbones.inference import Prediction
 from mmext_backbones.utils.errors import UserError
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from mmext_backbones.app.results import Found, failure_text, found_text, note_text
+from mmext_backbones.app.captions import Found, failure_text, found_text, note_text
 from mmext_backbones.datasets.bad_data.report import report_lines
 from mmext_backbones.engine.evaluation.per_class import per_class_lines
 from mmext_backbones.inference import Prediction

@@ -57,6 +57,7 @@ def use_shapes(
     iters: int = ITERS,
     batch_size: int = BATCH_SIZE,
     num_workers: int | None = None,
+    editor: ConfigEditor | None = None,
 ) -> list[Change]:
     """Rewrites a config, in place, to train and test on a Shapes data set.
 
@@ -67,9 +68,10 @@ def use_shapes(
         iters: Training iterations.
         batch_size: Images in a training batch.
         num_workers: Loader processes. When None: what is left of the cores after two for the model, at most two.
+        editor: The editor of `cfg`, which is told of the changes too.
 
     Returns:
-        The changes, in the order in which they were made.
+        The changes made here, in the order in which they were made.
 
     Raises:
         ValueError: if the config cannot run on Shapes (video, panoptic, text, ...) or an argument is out of range.
@@ -80,7 +82,8 @@ def use_shapes(
     if num_workers is None:
         num_workers = min(2, max(0, num_cpus() - 2))
     task = shapes_task(cfg)
-    editor = ConfigEditor(cfg)
+    editor = editor or ConfigEditor(cfg)
+    changes_before = len(editor.changes)
     root = Path(data_dir)
 
     _drop_weights(editor)
@@ -95,7 +98,7 @@ def use_shapes(
             editor.set(f'{path}.drop_path_rate', 0.0)
     _schedule(editor, iters)
     _hooks(editor, iters)
-    return editor.changes
+    return editor.changes[changes_before:]
 
 
 def shapes_task(cfg: Config) -> str:
