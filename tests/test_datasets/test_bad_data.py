@@ -422,8 +422,21 @@ def test_what_is_dropped_with_an_image():
     del data['annotations']  # as files of test images have it
     check_categories(data, 'x.json', ['a'])
     assert check_entries(data, 'x.json', masks=True)[1]['annotations'] == []
-    with pytest.raises(BadDataError, match='1 of the 2 classes of the config are no categories of this file: b'):
-        check_categories(data, 'x.json', ['a', 'b'])
+
+
+def test_categories_that_are_not_there():
+    """Where the others have their numbers all the same it is told; where mmdet would give them others it stops."""
+    data = {'images': [], 'categories': [{'id': 1, 'name': 'a'}, {'id': 2, 'name': 'b'}]}
+    assert check_categories(data, 'x.json', ['a']) == check_categories(data, 'x.json', ['a', 'b']) == []
+    (fault,) = check_categories(data, 'x.json', ['a', 'b', 'c'])
+    assert fault.kind == 'missing categories'
+    assert fault.detail == '1 of the 3 classes of the config are no categories of this file: c.'
+    for classes in (['c', 'a', 'b'], ['a', 'c', 'b'], ['c']):
+        with pytest.raises(BadDataError, match=r'1 of the . classes of the config are no categories of this file: c'):
+            check_categories(data, 'x.json', classes)
+    for classes in (['b', 'a'], ['b', 'a', 'c']):
+        with pytest.raises(BadDataError, match="in the file's order"):
+            check_categories(data, 'x.json', classes)
 
 
 def test_postscript_is_not_handed_to_a_program(tmp_path, monkeypatch):

@@ -67,6 +67,20 @@ def test_a_class_without_objects(tmp_path, warned, capfd):
     assert 'class without objects' not in kinds(config('mmdet', both))  # the other set has it
 
 
+def test_a_category_that_the_file_lacks(tmp_path, warned, capfd):
+    """The last class: the others have their numbers all the same, and mmengine's runner trains."""
+
+    def without_bar(content):
+        each('category_id', 1)(content)
+        content['categories'] = [entry for entry in content['categories'] if entry['name'] == 'disc']
+
+    write_coco(tmp_path, 'train', change=without_bar)
+    cfg = config('mmdet', coco(tmp_path, 'train'))
+    assert len(list(Loops(cfg, tmp_path).train().dataloader)) == 3
+    assert '1 of the 2 classes of the config are no categories of this file: bar' in warned[0]
+    assert kinds(cfg) >= {'missing categories', 'class without objects'}
+
+
 def test_good_data_is_told_nothing_of(tmp_path, warned, capfd):
     for name in ('train', 'val'):
         write_coco(tmp_path, name)

@@ -20,7 +20,7 @@ __all__ = ['check_categories', 'check_entries']
 EDGE = 1.0  # pixels that a box may lie over the edge without a note
 
 
-def check_categories(data: dict, path: str, classes: Sequence[str] | None, ordered: bool = True) -> None:
+def check_categories(data: dict, path: str, classes: Sequence[str] | None, ordered: bool = True) -> list[Fault]:
     """The lists that a COCO file must have, and its categories against the config's classes.
 
     Args:
@@ -28,6 +28,9 @@ def check_categories(data: dict, path: str, classes: Sequence[str] | None, order
         path: Its name.
         classes: The config's classes in their order; None if it leaves them to the file.
         ordered: Whether they must have the file's order.
+
+    Returns:
+        A warning, if the file lacks the last classes only: mmdet numbers the others as the config does.
 
     Raises:
         BadDataError: if labels could not be told from it.
@@ -47,23 +50,24 @@ def check_categories(data: dict, path: str, classes: Sequence[str] | None, order
         if twice:
             raise BadDataError(f'{path!r}: two categories have the {what} {twice[0]!r}.')
     if classes is None:
-        return
+        return []
     missing = [name for name in classes if name not in names]
-    told = f'It has {len(names)}: {few(names)}.'
-    if missing:
+    told = f'{len(missing)} of the {len(classes)} classes of the config are no categories of this file: {few(missing)}.'
+    known = list(classes[: len(classes) - len(missing)])
+    if missing and (not known or not set(known) <= set(names)):
         raise BadDataError(
-            f'{path!r}: {len(missing)} of the {len(classes)} classes of the config are no categories of this file: '
-            f'{few(missing)}.\n{told}\nSet metainfo=dict(classes=...) of every data set in the config to those that '
-            'are to be learned, and num_classes of the heads of the model to their number.',
+            f'{path!r}: {told}\nIt has {len(names)}: {few(names)}.\nSet metainfo=dict(classes=...) of every data set '
+            'in the config to those that are to be learned, and num_classes of the heads of the model to their number.',
             'classes',
         )
     order = [name for name in names if name in classes]
-    if ordered and order != list(classes):
+    if ordered and order != known:
         raise BadDataError(
             f"{path!r}: mmdet numbers the classes in the file's order ({few(order)}), and the config has another "
             f'({few(classes)}). Write them in the same order.',
             'classes',
         )
+    return [Fault('missing categories', path, told)] if missing else []
 
 
 def check_entries(data: dict, path: str, masks: bool) -> tuple[list[Fault], dict]:

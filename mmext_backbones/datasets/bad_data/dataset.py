@@ -272,10 +272,10 @@ def _check_coco(coco: Any, path: str, classes: Any, ordered: bool, skip: bool, m
     Raises:
         BadDataError: for what `check_categories` refuses; without `skip`, for any error.
     """
-    check_categories(coco.dataset, path, classes, ordered)
+    lacking = check_categories(coco.dataset, path, classes, ordered)
     faults, data = check_entries(coco.dataset, path, masks)
     errors = [fault for fault in faults if KINDS[fault.kind].level == 'error']
     if errors and not skip:
         raise stop(errors)
     coco.dataset = data
-    return faults
+    return lacking + faults

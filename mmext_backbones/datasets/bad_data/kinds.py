@@ -57,6 +57,10 @@ KINDS = {
     # the same, where nobody but a person can tell whether it is meant
     'nothing to learn': _warning('Look at iscrowd, ignore, the categories and filter_cfg: only background is learned.'),
     'nothing to measure': _warning('Look at iscrowd, ignore and the categories: every metric would be -1.'),
+    'missing categories': _warning(
+        "Nothing is learned of them, and mmdet's CocoMetric fails where one is predicted: add them to the file's "
+        'categories, or take them out of the config.'
+    ),
     'class without objects': _warning('It is neither learned nor measured here: look at the labels, or take it out.'),
     'class without pixels': _warning(
         'It is neither learned nor measured here: number the classes from 0 in the maps; mmseg ignores 255.'

@@ -75,6 +75,7 @@ class GuardedData:
             raise stop(errors)
         if is_main_process():
             leaves = list(inner_datasets(dataset))
+            faults += [fault for guard in filter(None, map(guard_of, leaves)) for fault in guard.faults]
             found = lacking(leaves, [count_labels(leaf) for leaf in leaves], split)
             faults += [fault for fault in found if split == 'train' or fault.kind != 'class without objects']
             for leaf in leaves if split == 'train' else ():
