@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmext_backbones.inference import Predictor
 from mmext_backbones.inference.command import infer
-from mmext_backbones.inference.output_folder import Results
+from mmext_backbones.inference.results import Results
 from mmext_backbones.inference.prediction import decode_mask
 from mmext_backbones.inference.sources import find_images, read_names
 from mmext_backbones.inference.video import VideoFile, VideoOutput
