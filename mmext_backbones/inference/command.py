@@ -15,8 +15,8 @@ from ..utils.errors import UserError
 from ..utils.printable import one_line, printable
 from ..utils.words import plural
 from .images import ImageError
-from .results import Results
 from .predictor import Predictor, UnpredictedError
+from .results import Results
 from .sources import Source, find_images, find_videos, read_names
 from .video import VideoFile, VideoOutput
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from mmext_backbones.inference import Predictor
 from mmext_backbones.inference.command import infer
-from mmext_backbones.inference.results import Results
 from mmext_backbones.inference.prediction import decode_mask
+from mmext_backbones.inference.results import Results
 from mmext_backbones.inference.sources import find_images, read_names
 from mmext_backbones.inference.video import VideoFile, VideoOutput
 from mmext_backbones.utils.cli import run_cli
