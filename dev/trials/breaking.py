@@ -28,21 +28,25 @@ class Breaker(NamedTuple):
 
     Attributes:
         fatal: Whether it stops a run in either mode.
+        told: Warnings, of which there must be one; it has no kinds then.
     """
 
     apply: Callable[[np.random.Generator, Path, str, str], None]
     tasks: tuple[str, ...]
     kinds: tuple[str, ...]
     fatal: bool
+    told: tuple[str, ...]
 
 
 FAULTS: dict[str, Breaker] = {}
 ALL = tuple(FOLDERS)
 
 
-def breaks(name: str, *kinds: str, tasks: tuple[str, ...] = ALL, fatal: bool = False) -> Callable:
+def breaks(
+    name: str, *kinds: str, tasks: tuple[str, ...] = ALL, fatal: bool = False, told: tuple[str, ...] = ()
+) -> Callable:
     def register(function: Callable) -> Callable:
-        FAULTS[name] = Breaker(function, tasks, kinds, fatal)
+        FAULTS[name] = Breaker(function, tasks, kinds, fatal, told)
         return function
 
     return register
@@ -159,6 +163,12 @@ breaks('RGBA')(as_kind('PNG', lambda image: image.convert('RGBA')))
 breaks('palette')(as_kind('PNG', lambda image: image.convert('P')))
 breaks('CMYK')(as_kind('JPEG', lambda image: image.convert('CMYK')))
 breaks('JPEG called PNG')(as_kind('JPEG', lambda image: image))
+breaks('progressive JPEG')(as_kind('JPEG', lambda image: image, progressive=True))
+breaks('WebP called PNG')(as_kind('WEBP', lambda image: image))
+breaks('BMP called PNG')(as_kind('BMP', lambda image: image))
+two_pages = {'save_all': True, 'append_images': [Image.new('RGB', (9, 9))]}
+breaks('TIFF of two pages')(as_kind('TIFF', lambda image: image, **two_pages))
+breaks('transparent palette')(as_kind('PNG', lambda image: image.convert('P'), transparency=0))
 
 
 @breaks('16-bit')
@@ -244,6 +254,22 @@ setting('negative runs', 'segmentation', {'size': [48, 64], 'counts': [-40, 3112
 setting('broken compressed runs', 'segmentation', {'size': [48, 64], 'counts': 'ooooo'}, 'mask')
 setting('mask without counts', 'segmentation', {'size': [48, 64]}, 'mask')
 setting('mask of a number', 'segmentation', 7, 'mask')
+setting('box of truth values', 'bbox', [True, True, True, True], 'box numbers', 'annotation entry')
+setting('box of lists', 'bbox', [[2.0], [2.0], [9.0], [9.0]], 'box numbers', 'annotation entry')
+setting('box beyond all numbers', 'bbox', [2.0, 2.0, 1e308, 1e308], 'box outside', 'box numbers')
+setting('infinite area', 'area', INF, 'box numbers')
+setting('category of text', 'category_id', '1', 'annotation entry', 'unknown category')
+setting('category of null', 'category_id', None, 'annotation entry')
+setting('infinite polygon', 'segmentation', [[1.0, 1.0, INF, 9.0, 3.0, INF]], 'mask')
+setting('polygon of dicts', 'segmentation', [{'x': 1.0, 'y': 2.0}], 'mask')
+setting('runs of text', 'segmentation', {'size': [48, 64], 'counts': ['a', 'b']}, 'mask')
+setting('runs of half a character', 'segmentation', {'size': [48, 64], 'counts': 'a\ud800'}, 'mask')
+setting('mask of a negative size', 'segmentation', {'size': [-48, -64], 'counts': [3072]}, 'mask', 'mask size')
+setting('image of a number', 'file_name', 7, 'image entry', among='images')
+setting('image of 5000 letters', 'file_name', 'x' * 5000, 'missing', 'no file', 'image entry', among='images')
+setting('image of a zero byte', 'file_name', 'a\0b.png', 'missing', 'no file', 'image entry', among='images')
+setting('image of a folder', 'file_name', '.', 'no file', among='images')
+setting('image of negative width', 'width', -64, 'image entry', among='images')
 setting('image of no height', 'height', 0, 'image entry', among='images')
 setting('image of NaN width', 'width', NAN, 'image entry', among='images')
 setting('image of another size', 'height', 777, 'image size', 'mask size', among='images')
@@ -272,6 +298,32 @@ def whole(name: str) -> Callable:
     return breaks(name, 'annotation file', 'classes', 'no samples', tasks=('detection',), fatal=True)
 
 
+def lacks(name: str, *told: str) -> Callable:
+    """Of the whole file: what makes a run mean less than it seems."""
+    return breaks(name, tasks=('detection',), told=told)
+
+
+def in_all(key: str, value: object) -> Callable:
+    return on_json(lambda rng, data: [entry.update({key: value}) for entry in data['annotations']])
+
+
+def renumbered(rng: np.random.Generator, data: dict) -> None:
+    for number, entry in enumerate(data['annotations']):
+        entry['id'] = number
+
+
+def without_the_last(rng: np.random.Generator, data: dict) -> None:
+    last = data['categories'].pop()
+    data['annotations'] = [entry for entry in data['annotations'] if entry['category_id'] != last['id']]
+
+
+NOTHING = ('nothing to learn', 'nothing to measure')
+lacks('all crowds', *NOTHING)(in_all('iscrowd', 1))
+lacks('all ignored', *NOTHING)(in_all('ignore', 1))
+lacks('no annotations', *NOTHING)(on_json(lambda rng, data: data.update(annotations=[])))
+lacks('one class alone', 'class without objects')(in_all('category_id', 1))
+lacks('the last category is missing', 'missing categories')(on_json(without_the_last))
+lacks('annotations numbered from 0')(on_json(renumbered))
 whole('no images')(on_json(lambda rng, data: data.update(images=[])))
 whole('no categories')(on_json(lambda rng, data: data.pop('categories')))
 whole('annotations of text')(on_json(lambda rng, data: data.update(annotations='none')))
@@ -331,6 +383,19 @@ on_map('map of wrong labels', 'map values')(lambda rng, path: cv2.imwrite(str(pa
 on_map('16-bit map', 'map values')(lambda rng, path: cv2.imwrite(str(path), drawn(path).astype(np.uint16) + 256))
 on_map('16-bit map of small labels')(lambda rng, path: cv2.imwrite(str(path), drawn(path).astype(np.uint16)))
 on_map('unlabelled map')(lambda rng, path: cv2.imwrite(str(path), drawn(path) * 0))
+
+
+def all_maps(name: str, change: Callable[[np.ndarray], np.ndarray], *told: str) -> None:
+    def apply(rng: np.random.Generator, root: Path, split: str, task: str) -> None:
+        for path in sorted((root / 'semantic' / split).glob('*.png')):
+            cv2.imwrite(str(path), change(drawn(path)))
+
+    breaks(name, tasks=('segmentation',), told=told)(apply)
+
+
+all_maps('maps of 0 and 255', lambda labels: np.where(labels > 0, 255, 0).astype(np.uint8), 'class without pixels')
+all_maps('maps of one class', lambda labels: labels * 0, 'class without pixels')
+all_maps('maps of 255', lambda labels: labels * 0 + 255, 'class without pixels', *NOTHING)
 
 
 @breaks('no pictures', 'no samples', tasks=('segmentation',), fatal=True)

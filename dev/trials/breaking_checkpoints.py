@@ -3,12 +3,14 @@
 A fault takes a random generator, the content of a good checkpoint and the path to write.
 """
 
+import io
 import json
 import math
 import os
 import pickle
 import random
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,8 +72,6 @@ class Marker:
 
 
 def raw(content: Any) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
@@ -93,6 +93,19 @@ def garbled(rng, good, path):
     data = bytearray(raw(good))
     for _ in range(rng.randint(1, 200)):
         data[rng.randrange(len(data))] = rng.randrange(256)
+    path.write_bytes(data)
+
+
+@fault('a bit of a tensor changed')
+def flipped(rng, good, path):
+    """What torch reads without a word: its zip has checksums, which it does not compare."""
+    content = raw(good)
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        record = rng.choice([record for record in file.infolist() if '/data/' in record.filename and record.file_size])
+    data = bytearray(content)
+    name, extra = struct.unpack_from('<HH', data, record.header_offset + 26)  # their lengths
+    start = record.header_offset + 30 + name + extra
+    data[start + rng.randrange(record.file_size)] ^= 1 << rng.randrange(8)
     path.write_bytes(data)
 
 
@@ -154,8 +167,6 @@ def dangling(rng, good, path):
 
 @fault('not readable as a zip of torch')
 def other_zip(rng, good, path):
-    import zipfile
-
     with zipfile.ZipFile(path, 'w') as file:
         file.writestr('readme.txt', 'hello')
 
@@ -274,6 +285,7 @@ changed('booleans', lambda rng, t: t > 0)
 changed('complex numbers', lambda rng, t: t.to(torch.complex64))
 changed('half precision', lambda rng, t: t.to(rng.choice([torch.float16, torch.bfloat16])), harmless=True)
 changed('double precision', lambda rng, t: t.double(), harmless=True)
+changed('numbers beyond float32', lambda rng, t: t.double() * 1e300)
 changed('sparse', lambda rng, t: t.to_sparse())
 changed('without values', lambda rng, t: t.to('meta'))
 changed('quantised', lambda rng, t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8))

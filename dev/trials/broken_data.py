@@ -217,6 +217,9 @@ def break_and_run(case: int, seed: int, clean: Path, folder: Path, limit: int) -
         expected = FAULTS[name].kinds
         if expected and len(applied) == 1 and not kinds & set(expected):
             wrong.append(f'check: {name} in {split} was found as {sorted(kinds)}')
+        told = {kind for part in report.values() for kind in part.get('faults', {})}
+        if FAULTS[name].told and len(applied) == 1 and not told & set(FAULTS[name].told):
+            wrong.append(f'check: {name} in {split} was told as {sorted(told)}')
     if kinds and not any(FAULTS[name].kinds for name, _ in applied):
         wrong.append(f'check: a harmless fault was found as {sorted(kinds)}')
     paths = {path for found in errors.values() for _, path, _ in found}
