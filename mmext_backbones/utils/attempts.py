@@ -32,8 +32,7 @@ def attempt(what: str, function: Callable[..., Any], *args: Any, default: Any = 
     except Exception as error:
         if what not in _told:
             _told.add(what)
-            reason = ' '.join(str(error).split())[:200]
-            warn(f'{what} failed, and the run goes on without it: {type(error).__name__}: {reason}')
+            _tell(what, error)
         return default
 
 
@@ -60,11 +59,14 @@ class MayFail(contextlib.ContextDecorator):
             return False
         if not self.told:
             self.told = True
-            line = first_line(error)[:300]
-            why = ': '.join(filter(None, [type(error).__name__, line]))
-            warn(f'{self.what}: left out, and the run goes on ({why}).')
-            warn(''.join(traceback.format_exception(error)), logging.DEBUG)
+            _tell(self.what, error)
         return True
+
+
+def _tell(what: str, error: Exception) -> None:
+    why = ': '.join(filter(None, [type(error).__name__, first_line(error)[:300]]))
+    warn(f'{what}: left out, and the run goes on ({why}).')
+    warn(''.join(traceback.format_exception(error)), logging.DEBUG)
 
 
 def warn(text: str, level: int = logging.WARNING) -> None:
