@@ -335,21 +335,28 @@ def hard_objects(folder: Path) -> None:
 
 
 def sentences(folder: Path) -> None:
-    write(folder / 'coco.json', coco_json(folder, ('first', 'second')))
+    """A category for each of the metric's four lengths of a sentence; each picture has two of them."""
+    kinds = [' '.join(['word'] * length) for length in (1, 4, 7, 10)]
+    truth = coco_json(folder, kinds)
+    for number, entry in enumerate(truth['annotations']):
+        entry['category_id'] = number % 4 + 1
+    write(folder / 'coco.json', truth)
     content = json.loads((folder / 'annotations.json').read_text())
-    for entry in content['data_list']:
-        entry['sent_ids'] = np.array([1, 2])
+    for i, entry in enumerate(content['data_list']):
+        entry['sent_ids'] = np.array([2 * i % 4 + 1, (2 * i + 1) % 4 + 1])
     write(folder / 'annotations.pkl', content)
 
 
-def some_empty(folder: Path) -> None:
+def no_targets(folder: Path) -> None:
+    """Pictures of which the sentence names nothing: category -1."""
     content = json.loads((folder / 'annotations.json').read_text())
-    kept = [entry for entry in content['annotations'] if entry['image_id'] < 2]
-    write(folder / 'some.json', {**content, 'annotations': kept})
+    for entry in content['annotations']:
+        entry['category_id'] = -1 if entry['image_id'] >= 2 else entry['category_id']
+    write(folder / 'some.json', content)
 
 
 FOR_METRICS = {
     'CocoOccludedSeparatedMetric': hard_objects,
     'DODCocoMetric': sentences,
-    'gRefCOCOMetric': some_empty,
+    'gRefCOCOMetric': no_targets,
 }

@@ -263,6 +263,7 @@ def _hook(component: Component, root: Path) -> dict:
         cfg = base('track', root)
     elif name == 'GroundingVisualizationHook':
         cfg = _run_of('mmdet.Flickr30kDataset', root)
+        put(cfg, eval_dataloader__dataset__metainfo={'classes': ('first', 'second')})  # for drawings of a validation
     elif name == 'YOLOXModeSwitchHook':
         cfg = WRAPPERS['mmdet.MultiImageMixDataset'](root)
     else:
