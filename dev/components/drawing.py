@@ -102,7 +102,7 @@ def coco_json(
     for i, (file, scene) in enumerate(zip(names, scenes(), strict=True)):
         images.append({
             'id': i, 'file_name': file, 'width': scene.width, 'height': scene.height, 'video_id': 1 + i // 2,
-            'frame_id': i % 2, 'caption': caption, 'dataset_name': 'refcoco', 'coco_url': f'http://images/{file}',
+            'frame_id': i % 2, 'caption': caption, 'dataset_name': 'refcoco', 'coco_url': f'http://images.cocodataset.org/{file}',
             'tokens_positive_eval': [[[2, 7]], [[14, 20]]], 'neg_category_ids': [], 'not_exhaustive_category_ids': [],
         })  # fmt: skip
         for k, (x1, y1, x2, y2) in enumerate(scene.boxes):

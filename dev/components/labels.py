@@ -86,7 +86,7 @@ def aircraft(root: Path, cls: type) -> dict:
 def flowers102(root: Path, cls: type) -> dict:
     pictures(root / 'jpg', 'image_{:05d}.jpg')
     write(root / 'imagelabels.mat', {'labels': [1 + i % 2 for i in range(COUNT)]})
-    write(root / 'setid.mat', {'trnid': [1, 2], 'valid': [3, 4], 'tstid': [3, 4]})
+    write(root / 'setid.mat', {'trnid': [1, 2], 'valid': [2, 3], 'tstid': [2, 3]})
     return {}
 
 

@@ -249,6 +249,24 @@ def test_the_evaluator_has_other_classes(tmp_path, capfd):
         assert '(disc, bar) these, in its order: bar' in fault.detail
 
 
+@pytest.mark.parametrize(('kind', 'reader'), [('gRefCOCOMetric', 'coco'), ('DODCocoMetric', '_coco_api')])
+def test_metrics_with_a_meaning_of_their_own(kind, reader, tmp_path, warned, capfd):
+    """What is wrong in a file of CocoMetric is a convention of theirs: it is read as it is, and nothing is told."""
+    write_coco(tmp_path, 'val')
+    other = write_coco(tmp_path, 'sentences', change=lambda content: each('category_id', -1)(content))
+    for number, entry in enumerate(other['annotations']):
+        entry['id'] = number
+    other['categories'] = [{'id': 1, 'name': 'a disc on the left'}]
+    (tmp_path / 'sentences.json').write_text(json.dumps(other))
+    cfg = evaluated(tmp_path, 'sentences', type=kind)
+    (metric,) = Loops(cfg, tmp_path).val().evaluator.metrics
+    assert getattr(metric, reader).dataset['annotations'] == other['annotations']
+    assert warned == []
+    assert 'other truth' not in kinds(cfg, 'val')
+    with pytest.raises(BadDataError):
+        Loops(evaluated(tmp_path, 'sentences'), tmp_path).val()
+
+
 @pytest.mark.parametrize('first', [0, '0', 'a'])
 def test_annotations_that_pycocotools_cannot_note(first, tmp_path, warned, capfd):
     """The truth itself as predictions has mAP 1."""

@@ -26,7 +26,7 @@ from .coverage import check_iterations, count_labels, count_maps, lacking, lacki
 from .dataset import checked_annotations, inner_datasets
 from .guard import guard_of
 from .kinds import KINDS, read_faults, stop
-from .truth import countable_annotations, truth_faults
+from .truth import countable_annotations, reads_as_coco, truth_faults
 
 __all__ = ['MODES', 'GuardedData', 'needs_masks', 'report_bad_data']
 
@@ -53,10 +53,12 @@ class GuardedData:
     def _build(self, split: str, build: Callable[[Any], Any], loop: Any) -> Any:
         if split == 'train' and self.testing:
             return build(loop)
-        checking = contextlib.nullcontext() if split == 'train' else checked_annotations(self._skip, self._masks)
         self._split = split
         try:
-            with countable_annotations(), checking:
+            with contextlib.ExitStack() as reading:
+                if split != 'train' and attempt('a look at the metrics', reads_as_coco, self.cfg, split):
+                    reading.enter_context(countable_annotations())
+                    reading.enter_context(checked_annotations(self._skip, self._masks))
                 loop = build(loop)
         finally:
             self._split = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import METRICS
 
 from ...config.editing import type_name, walk
 from ...utils.errors import few
@@ -21,15 +22,34 @@ from .guard import guard_of
 from .kinds import Fault
 from .scan import spread
 
-__all__ = ['check_truth', 'countable_annotations', 'evaluator_files', 'truth_faults']
+__all__ = ['check_truth', 'countable_annotations', 'evaluator_files', 'reads_as_coco', 'truth_faults']
 
 ENTRIES = 2000  # samples that are looked at
+BY_CLASSES = {'CocoMetric', 'CocoPanopticMetric'}  # and what is derived from them: a label means a category of the file
 
 
 def evaluator_files(cfg: Config, split: str) -> list[str]:
     """The annotation files that the evaluators of a split name."""
     named = [node.get('ann_file') for _, node in walk(cfg.get(f'{split}_evaluator'))]
     return [name for name in named if isinstance(name, str)]
+
+
+def reads_as_coco(cfg: Config, split: str) -> bool:
+    """Whether every file that the evaluators of a split name is read by mmdet's CocoMetric.
+
+    Others give such files meanings of their own: gRefCOCOMetric has category -1 for what a sentence does not find.
+    """
+    named = [node for _, node in walk(cfg.get(f'{split}_evaluator')) if isinstance(node.get('ann_file'), str)]
+    return all('CocoMetric' in _bases(node) for node in named)
+
+
+def _bases(metric: dict) -> set[str]:
+    """Names of a metric's class and of what it is derived from."""
+    cls = metric.get('type')
+    if isinstance(cls, str):
+        with METRICS.switch_scope_and_registry(metric.get('_scope_')) as registry:
+            cls = registry.get(cls)
+    return {base.__name__ for base in getattr(cls, '__mro__', ())}
 
 
 def truth_faults(cfg: Config, split: str, dataset: Any) -> list[Fault]:
@@ -41,7 +61,11 @@ def truth_faults(cfg: Config, split: str, dataset: Any) -> list[Fault]:
         dataset: The built data set of the split.
     """
     evaluator = cfg.get(f'{split}_evaluator')
-    metrics = [node for _, node in walk(evaluator) if 'Coco' in type_name(node) and not node.get('format_only')]
+    metrics = [
+        node
+        for _, node in walk(evaluator)
+        if 'type' in node and not node.get('format_only') and not BY_CLASSES.isdisjoint(_bases(node))
+    ]
     several = isinstance(evaluator, dict) and type_name(evaluator) == 'MultiDatasetsEvaluator'
     faults = []
     for number, metric in enumerate(metrics):
