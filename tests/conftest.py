@@ -1,5 +1,6 @@
 """Shared by all tests: small networks, and the weights that the test vectors were computed with."""
 
+import functools
 import importlib
 import json
 import logging
@@ -12,6 +13,9 @@ from typing import NamedTuple
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch: spinning threads starve on a busy machine
 
+import mmengine
+import mmengine.config.config
+import mmengine.config.utils
 import numpy as np
 import pytest
 import torch
@@ -68,6 +72,33 @@ def randomize(model: torch.nn.Module) -> torch.nn.Module:
             elif name.endswith('bias_table'):
                 tensor.normal_()
     return model
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _libraries_are_read_once():
+    """For each base of a library, mmengine reads what is installed, and every metafile of the library, anew."""
+    installed = set()
+
+    def is_installed(package: str) -> bool:
+        if package not in installed and mmengine.utils.is_installed(package):
+            installed.add(package)
+        return package in installed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.config, 'is_installed', is_installed, raising=False)
+        patch.setattr(mmengine.config.utils, 'load', functools.cache(mmengine.fileio.load), raising=False)
+        yield
+
+
+@pytest.fixture
+def unformatted_configs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text of a config is not made pretty, which takes yapf half a second to a second."""
+
+    def keep(code: str, **options: object) -> tuple[str, bool]:
+        return code, True
+
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', keep)  # some versions import it when they need it
+    monkeypatch.setattr(mmengine.config.config, 'FormatCode', keep, raising=False)
 
 
 @pytest.fixture(autouse=True)

@@ -75,7 +75,7 @@ def test_weights_of_timm_give_its_numbers(convnext, tmp_path, size):
             torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
-def test_the_config_trains(convnext, folder, tmp_path, monkeypatch):
+def test_the_config_trains(convnext, folder, tmp_path, monkeypatch, unformatted_configs):
     pytest.importorskip('mmdet')
     shapes = make_shapes(tmp_path / 'made', size=64, num_train=4, num_val=2)
     monkeypatch.setattr(setup, 'make_default_shapes', lambda: shapes)
@@ -83,6 +83,7 @@ def test_the_config_trains(convnext, folder, tmp_path, monkeypatch):
     setting, python, tool, config, shapes_option = TRAIN.split()
     assert (setting, python, tool, shapes_option) == ('PYTHONPATH=.', 'python', 'tools/train.py', '--shapes')
     options = {'model.backbone.arch': {'_delete_': True, **SMALL}, 'model.neck.in_channels': [16, 32, 64, 128]}
+    options |= {'model.roi_head.bbox_head.fc_out_channels': 64, 'model.roi_head.mask_head.conv_out_channels': 16}
     options |= {'train_cfg.max_iters': 2, 'train_dataloader.batch_size': 2, 'train_dataloader.num_workers': 0}
     options |= {'train_dataloader.persistent_workers': False}
     metrics = train.train(config, shapes=True, cfg_options=options, seed=0, work_dir=str(tmp_path / 'run'))

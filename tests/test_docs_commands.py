@@ -39,6 +39,7 @@ PERSON = 'for a person: an environment of its own, or one that is changed'
 COMMANDS: dict[str, str | list[str]] = {
     'make demo': RUNS,
     'make test': PERSON,
+    'make test-all': PERSON,
     'make lint': PERSON,
     'make env*': PERSON,
     'make bench': 'tests/test_dev/test_benchmark.py::test_table_json_and_chart',
@@ -50,7 +51,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'git *': PERSON,
     'source *': PERSON,
     'python -c *': 'tests/test_config/test_bases.py::test_a_leaf_is_a_base_by_name',
-    'python -m build *': 'tests/test_packaging.py::test_a_release_is_whole_and_works_in_an_empty_environment',
+    'python -m build *': 'tests/test_packaging.py::test_a_release_works_in_an_empty_environment',
     'python -': 'tests/test_inference/test_infer.py::test_a_video',
     'python -m pytest tests/test_backbones/test_contract.py --backbone *': (
         'tests/test_add_a_backbone.py::test_it_keeps_the_contract'
@@ -81,7 +82,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'python -m dev.architecture --docs': (
         'tests/test_dev/test_tracing.py::test_the_pages_are_of_the_networks_as_they_are_now'
     ),
-    'python -m dev.architecture *': [],
+    'python -m dev.architecture *': ['--size', '64', '64'],
     'python tools/convert_weights.py *': 'tests/test_weights/test_loading.py::test_converter_there_and_back',
     'python tools/check_dataset.py *': 'tests/test_tools/test_check_dataset.py::test_check_dataset',
     'python -m dev.benchmark * --device cuda*': 'needs a GPU',
@@ -357,6 +358,7 @@ def test_it_runs(command, tmp_path, monkeypatch):
     more = row_of(command)
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('mmext_backbones.swap.__main__.FORWARD_SIZE', 64)
     if command.words[0] == 'make':
         done = subprocess.run([*command.words, *more], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -55,19 +55,37 @@ def shipped(*patterns) -> set[str]:
     return {name for name in files if '__pycache__' not in name and '.mim' not in name}
 
 
-def test_a_release_is_whole_and_works_in_an_empty_environment(tmp_path):
-    pytest.importorskip('build', reason='the package `build` is not installed (requirements/extras.txt)')
-    source, wheel = build(tmp_path)
+CODE = shipped('mmext_backbones/**/*.py', 'mmext_backbones/**/*.c')
+PARTS = shipped('configs/**/*.py', 'configs/**/*.yml', 'tools/**/*.py', 'tools/*.sh', 'model-index.yml')
 
-    package = shipped('mmext_backbones/**/*.py', 'mmext_backbones/**/*.c')
-    parts = shipped('configs/**/*.py', 'configs/**/*.yml', 'tools/**/*.py', 'tools/*.sh', 'model-index.yml')
+
+def test_what_is_installed_is_whole(tmp_path):
+    run(sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', tmp_path, cwd=ROOT)
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*') if path.is_file()}
+    assert CODE | {f'mmext_backbones/.mim/{name}' for name in PARTS} <= names
+    assert not [name for name in names if not name.startswith('mmext_backbones/')]
+
+
+@pytest.fixture(scope='module')
+def release(tmp_path_factory):
+    pytest.importorskip('build', reason='the package `build` is not installed (requirements/extras.txt)')
+    return build(tmp_path_factory.mktemp('release'))
+
+
+@pytest.mark.slow
+def test_a_release_is_whole(release):
+    source, wheel = release
     with tarfile.open(source) as archive:
         names = {name.split('/', 1)[-1] for name in archive.getnames()}
-    assert package | parts | {'LICENSE', 'README.md', 'CHANGELOG.md', 'CITATION.cff'} <= names
+    assert CODE | PARTS | {'LICENSE', 'README.md', 'CHANGELOG.md', 'CITATION.cff'} <= names
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert package | {f'mmext_backbones/.mim/{name}' for name in parts} <= names
+    assert CODE | {f'mmext_backbones/.mim/{name}' for name in PARTS} <= names
     assert not [name for name in names if name.startswith(('tests/', 'docs/')) or '__pycache__' in name]
 
+
+@pytest.mark.slow
+def test_a_release_works_in_an_empty_environment(release, tmp_path):
+    _, wheel = release
     code = """
 import importlib, pkgutil
 import torch, mmext_backbones

@@ -12,7 +12,9 @@ def run(code: str) -> str:
     return result.stdout.strip()
 
 
-@pytest.mark.parametrize('library', ['mmdet', 'mmseg', 'mmpretrain'])
+@pytest.mark.parametrize(
+    'library', ['mmdet', *(pytest.param(name, marks=pytest.mark.slow) for name in ('mmseg', 'mmpretrain'))]
+)
 def test_qualified_type_builds_with_nothing_imported_but_the_library(library):
     pytest.importorskip(library)
     code = (

@@ -12,6 +12,7 @@ from mmengine.registry import DefaultScope
 from mmext_backbones.config.files import load_config
 from mmext_backbones.config.writing import difference, unscoped, written
 from mmext_backbones.swap import SwapRefused, swap_backbone
+from mmext_backbones.swap import __main__ as command
 from mmext_backbones.swap.__main__ import check, main
 from mmext_backbones.swap.checks import build_model, forward
 from mmext_backbones.swap.maps import Map, backbone_maps
@@ -32,6 +33,12 @@ data_preprocessor = dict(num_classes=3, mean=[0, 0, 0], std=[1, 1, 1], to_rgb=Fa
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9), clip_grad=dict(max_norm=5.0))
 auto_scale_lr = dict(base_batch_size=256)
 """  # noqa: E501
+
+
+@pytest.fixture
+def small_images(monkeypatch):
+    """Models are run on images of 64 pixels, where they take these."""
+    monkeypatch.setattr(command, 'FORWARD_SIZE', 64)
 
 
 def swapped(config: str, name: str = 'swin_t', **options) -> Config:
@@ -154,15 +161,19 @@ def test_whoever_takes_the_maps_is_told(config, out_indices, stated):
 @pytest.mark.parametrize(
     ('name', 'config'),
     [
-        ('elsa_swin_t', FASTER),
+        pytest.param('elsa_swin_t', FASTER, marks=pytest.mark.slow),
         ('sequencer_s', 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'),
         ('swin_t', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'),
         ('maxvit_t', 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'),
-        ('swin_t', 'mmseg::fastfcn/fastfcn_r50-d32_jpu_aspp_4xb2-80k_cityscapes-512x1024.py'),
+        pytest.param(
+            'swin_t',
+            'mmseg::fastfcn/fastfcn_r50-d32_jpu_aspp_4xb2-80k_cityscapes-512x1024.py',
+            marks=pytest.mark.slow,
+        ),
         ('sequencer_s', PSP),
         ('maxvit_t', 'mmpretrain::resnet/resnet50_8xb32_in1k.py'),
         ('swin_t', 'mmdet::reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20.py'),  # its pooling wants 256 x 128
-        ('maxvit_t', 'mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py'),
+        pytest.param('maxvit_t', 'mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py', marks=pytest.mark.slow),
         ('elsa_swin_t', 'mmseg::ocrnet/ocrnet_r101-d8_4xb2-40k_cityscapes-512x1024.py'),
     ],
 )
@@ -365,6 +376,7 @@ def test_difference_says_what_changed_and_no_more():
     ],
     ids=['custom_imports', '_delete_', '_scope_', 'variables', 'base variables', 'pretrained', 'own'],
 )
+@pytest.mark.usefixtures('small_images')
 def test_awkward_configs_and_their_children(tmp_path, text, capsys):
     config = child_of(tmp_path, text)
     out = tmp_path / 'sub' / 'new.py'
@@ -382,6 +394,7 @@ def test_awkward_configs_and_their_children(tmp_path, text, capsys):
     assert 'Written: ' in table
 
 
+@pytest.mark.usefixtures('small_images')
 def test_python_style_config(tmp_path, capsys):
     text = TINY.replace("type='ImageClassifier'", 'type=ImageClassifier').replace("type='ResNet'", 'type=ResNet')
     config = child_of(tmp_path, f'from mmpretrain.models import ImageClassifier, ResNet\n{text}')
@@ -397,6 +410,7 @@ def test_python_style_config(tmp_path, capsys):
     forward(build_model(cfg), (64, 64))
 
 
+@pytest.mark.usefixtures('small_images')
 def test_written_child_of_an_installed_config_trains(tmp_path):
     out = tmp_path / 'new.py'
     main(['mmpretrain::resnet/resnet18_8xb32_in1k.py', '--backbone', 'sequencer_s', '-o', str(out), '--size', '64'])
@@ -416,6 +430,7 @@ def test_written_child_of_an_installed_config_trains(tmp_path):
 # The command
 
 
+@pytest.mark.usefixtures('small_images')
 def test_existing_output_is_refused_without_force(tmp_path, capsys):
     config = child_of(tmp_path, TINY)
     out = child_of(tmp_path, 'precious', 'new.py')
@@ -428,6 +443,7 @@ def test_existing_output_is_refused_without_force(tmp_path, capsys):
         main([config, '--backbone', 'swin_t', '-o', config, '--force'])
 
 
+@pytest.mark.usefixtures('small_images')
 def test_check_writes_nothing(tmp_path, monkeypatch, capsys):
     config = child_of(tmp_path, TINY)
     monkeypatch.chdir(tmp_path)

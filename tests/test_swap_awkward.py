@@ -227,7 +227,15 @@ def check_values(cfg: Config, stated: dict, folder: Path) -> None:
         assert node == (pytest.approx(value) if isinstance(value, float) else value), key
 
 
-@pytest.mark.parametrize('name', TEXT)
+# near relatives of others
+RARE = (
+    'environment', 'another default scope', 'no keys', 'infinity', 'numbers of numpy', 'no number', 'one scheduler',
+    'several test sets', 'custom imports of child and base', 'names in other letters', 'no rules',
+    'types with their library and no scope',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow if name in RARE else []) for name in TEXT])
 def test_text_configs(tmp_path, capsys, name):
     text, files, stated = TEXT[name]
     child = swapped_child(laid_out(tmp_path, 'mine.py', text, files), tmp_path / 'sub' / 'new.py')

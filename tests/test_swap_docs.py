@@ -31,7 +31,8 @@ data_preprocessor = dict(mean=[0, 0, 0], std=[1, 1, 1], to_rgb=False)
 def test_by_hand(tmp_path, block):
     path = tmp_path / 'config.py'
     path.write_text(block)
-    forward(build_model(Config.fromfile(str(path))), (256, 256))
+    size = 256 if 'dino' in block else 128  # pixels: DINO chooses 900 queries among its places
+    forward(build_model(Config.fromfile(str(path))), (size, size))
 
 
 def test_python_style_by_hand(tmp_path):
@@ -51,7 +52,9 @@ def test_in_code(tmp_path, monkeypatch):
     forward(build_model(names['cfg']), (64, 64))
 
 
-@pytest.mark.parametrize('line', COMMANDS)
+@pytest.mark.parametrize(
+    'line', [pytest.param(line, marks=pytest.mark.slow if 'dino' in line else []) for line in COMMANDS]
+)
 def test_by_command(tmp_path, monkeypatch, line, capsys):
     (tmp_path / 'my_config.py').write_text(MINE.format("'ImageClassifier'"))
     monkeypatch.chdir(tmp_path)

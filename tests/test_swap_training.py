@@ -1,6 +1,6 @@
 """A swapped config in the hands of its own library: mmdet's and mmsegmentation's tools train and test it.
 
-Everything runs in processes of their own, in a folder that holds a user's two configs and a data set. Neither config
+The tools run in processes of their own, in a folder that holds a user's two configs and a data set. Neither config
 names this package but in the type of the backbone.
 """
 
@@ -20,6 +20,7 @@ from mmengine.utils import is_installed
 
 from mmext_backbones.datasets.shapes.files import SEMANTIC_CLASSES, make_shapes
 from mmext_backbones.datasets.shapes.scenes import CLASSES
+from mmext_backbones.swap import __main__ as swap
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +49,7 @@ model = dict(
     roi_head=dict(bbox_head=dict(num_classes={len(CLASSES)}, fc_out_channels=32)),
     test_cfg=dict(rcnn=dict(score_thr=0.0)))
 train_cfg = dict(max_epochs=1)
-default_hooks = dict(logger=dict(interval=1))
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(save_optimizer=False))
 """
 SEGMENTATION = f"""
 _base_ = 'swapped.py'
@@ -115,15 +116,15 @@ def scalars(folder: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize('library', CASES)
-def test_tools_of_the_library_train_and_test(folder, library):
+@pytest.mark.parametrize('library', ['mmdet', pytest.param('mmseg', marks=pytest.mark.slow)])
+def test_tools_of_the_library_train_and_test(folder, library, monkeypatch):
     if not is_installed(MODULE2PACKAGE[library]):
         pytest.skip(
             f'mmengine by itself finds no {library}:: base of a fork, and these tools import only mmengine first'
         )
     config, name, text = CASES[library]
-    swap = ['-m', 'mmext_backbones.swap', config, '--backbone', name, '--weights', 'none', '--size', '64']
-    python(folder, *swap, '-o', 'swapped.py')
+    monkeypatch.setattr(swap, 'FORWARD_SIZE', 64)
+    swap.main([config, '--backbone', name, '--weights', 'none', '--size', '64', '-o', str(folder / 'swapped.py')])
     (folder / 'mine.py').write_text(text)
     assert 'custom_imports' not in (folder / 'swapped.py').read_text() + text
 

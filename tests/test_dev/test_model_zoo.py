@@ -56,7 +56,13 @@ def test_costs_are_the_published_ones_or_explained(entry):
 
 
 @pytest.mark.parametrize(
-    'name', ['swin_t_maskrcnn_1x', 'elsa_swin_s_upernet_160k', 'maxvit_t_in1k', 'sequencer_l_in1k']
+    'name',
+    [
+        'swin_t_maskrcnn_1x',
+        'maxvit_t_in1k',
+        pytest.param('elsa_swin_s_upernet_160k', marks=pytest.mark.slow),
+        pytest.param('sequencer_l_in1k', marks=pytest.mark.slow),
+    ],
 )
 def test_written_costs_are_those_of_the_model(name):
     (entry,) = [entry for entry in ENTRIES if entry['Name'] == name]

@@ -45,9 +45,17 @@ SAMPLE = [
     ('mmseg', 'ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024.py', 'loss'),
     ('mmseg', 'setr/setr_vit-l_pup_8xb2-160k_ade20k-512x512.py', 'refused: VisionTransformer'),
 ]
+# of the sample, what runs with the tests of every day
+EVERY_DAY = ('mask_rcnn/', 'hrnet/', 'pvt/', 'yolo/', 'segformer/', 'deeplabv3plus/', 'setr/')
 
 
-@pytest.mark.parametrize(('number', 'library', 'config', 'expected'), [(i, *row) for i, row in enumerate(SAMPLE)])
+@pytest.mark.parametrize(
+    ('number', 'library', 'config', 'expected'),
+    [
+        pytest.param(i, *row, marks=[] if row[1].startswith(EVERY_DAY) else pytest.mark.slow)
+        for i, row in enumerate(SAMPLE)
+    ],
+)
 def test_sample_of_the_zoo(number, library, config, expected):
     row, swapped = survey.prepare(library, config, survey.FAMILIES[number % len(survey.FAMILIES)])
     if expected.startswith('refused'):

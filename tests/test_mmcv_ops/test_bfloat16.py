@@ -20,6 +20,8 @@ def detector(**options):
     cfg = Config.fromfile(CONFIG)
     cfg.model.backbone.update(arch=SMALL[ELSASwin], init_cfg=None, drop_path_rate=0.0, **options)
     cfg.model.neck.in_channels = list(small(ELSASwin).out_channels)
+    cfg.model.roi_head.bbox_head.fc_out_channels = 64
+    cfg.model.roi_head.mask_head.update(num_convs=1, conv_out_channels=16)
     cfg.model.test_cfg.rcnn.score_thr = 0.0  # so that there is something to suppress
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
@@ -41,6 +43,29 @@ def batch():
     return {'inputs': [image], 'data_samples': [sample]}
 
 
+def step_and_prediction(model, context):
+    """The loss of a step, and the maps of the backbone in it and in the prediction that follows."""
+    maps = []
+    model.backbone.register_forward_hook(lambda module, inputs, outs: maps.extend(outs))
+    torch.manual_seed(1)
+    with context:
+        loss = model.parse_losses(model(**model.train().data_preprocessor(batch(), True), mode='loss'))[0]
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert any(p.grad.abs().max() > 0 for p in model.backbone.parameters())
+    with torch.no_grad(), context:
+        (found,) = model.eval()(**model.data_preprocessor(batch(), False), mode='predict')
+    assert len(found.pred_instances) == 100
+    assert found.pred_instances.bboxes.isfinite().all()
+    assert found.pred_instances.masks.shape == (100, H, W)
+    return loss.item(), maps
+
+
+@pytest.fixture(scope='module')
+def loss_in_float():
+    return step_and_prediction(detector(), nullcontext())[0]
+
+
 @pytest.mark.parametrize(
     ('options', 'whole'),
     [
@@ -49,27 +74,9 @@ def batch():
         ({}, True),
     ],
 )
-def test_a_step_and_a_prediction(options, whole):
-    losses = []
-    for model, context in (
-        (detector(), nullcontext()),
-        (detector(**options), torch.autocast('cpu', torch.bfloat16) if whole else nullcontext()),
-    ):
-        maps = []
-        handle = model.backbone.register_forward_hook(lambda module, inputs, outs, maps=maps: maps.extend(outs))
-        torch.manual_seed(1)
-        with context:
-            loss = model.parse_losses(model(**model.train().data_preprocessor(batch(), True), mode='loss'))[0]
-        loss.backward()
-        losses.append(loss.item())
-        handle.remove()
-        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-        assert any(p.grad.abs().max() > 0 for p in model.backbone.parameters())
-        with torch.no_grad(), context:
-            (found,) = model.eval()(**model.data_preprocessor(batch(), False), mode='predict')
-        assert len(found.pred_instances) == 100
-        assert found.pred_instances.bboxes.isfinite().all()
-        assert found.pred_instances.masks.shape == (100, H, W)
+def test_a_step_and_a_prediction(options, whole, loss_in_float):
+    context = torch.autocast('cpu', torch.bfloat16) if whole else nullcontext()
+    loss, maps = step_and_prediction(detector(**options), context)
     if options.get('out_dtype'):
         assert {x.dtype for x in maps} == {torch.bfloat16}
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert loss == pytest.approx(loss_in_float, rel=0.02)

@@ -23,9 +23,18 @@ STORED = json.loads((ROOT / 'tests/data/mmcv_losses.json').read_text())
 # another torch, or another processor, sums in another order; DINO assigns its hundreds of queries to objects, and where
 # two are as good the one or the other is taken: 7e-5 on one machine, 6e-3 in one loss on another
 LOOSE = {'dino': 1e-2}
+# a config for each kind of operator that is quick to run; the operators by themselves are in the files beside this one
+EVERY_DAY = ('mask_rcnn/', 'retinanet/', 'rtmdet/', 'tood/', 'carafe/', 'faster_rcnn/', 'psanet/', 'swin/')
 
 
-@pytest.mark.parametrize('name', STORED, ids=lambda name: name.rpartition('/')[2].removesuffix('.py'))
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=[] if name.partition('::')[2].startswith(EVERY_DAY) else pytest.mark.slow)
+        for name in STORED
+    ],
+    ids=lambda name: name.rpartition('/')[2].removesuffix('.py'),
+)
 def test_as_compiled(name, monkeypatch):
     monkeypatch.setattr(logging.root.manager, 'disable', logging.INFO)
     found, stored = losses.figures(name), STORED[name]
