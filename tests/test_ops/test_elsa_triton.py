@@ -225,9 +225,10 @@ if not HERE:
         del globals()[_name]  # run by the next one
 
     @needs_interpreter
-    def test_in_the_interpreter():
+    @pytest.mark.parametrize('which', ['not slow', pytest.param('slow', marks=pytest.mark.slow)])
+    def test_in_the_interpreter(which):
         pytest.importorskip('triton')
-        command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', __file__]
+        command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', '-m', which, __file__]
         environment = os.environ | {'TRITON_INTERPRET': '1'}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -268,7 +269,7 @@ def test_auto_on_cuda_takes_the_kernels_where_they_run_else_the_taps(reason, mon
 
 @needs_target
 @pytest.mark.skipif(INTERPRETER, reason='the interpreter replaces the compiler')
-@pytest.mark.parametrize('capability', [80, 90])
+@pytest.mark.parametrize('capability', [pytest.param(80, marks=pytest.mark.slow), 90])
 def test_the_kernels_compile_without_the_device_and_use_no_atomics(capability, monkeypatch, tmp_path):
     """The interpreter takes programs that the compiler does not."""
     pytest.importorskip('triton')
