@@ -286,6 +286,7 @@ def test_exponent_is_the_slope():
 # The command line
 
 
+@pytest.mark.slow
 def test_table_json_and_chart(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(memory, 'why_not', lambda device: None)
     monkeypatch.setattr(memory, 'peak', lambda case, peer, arch, setting, side, *rest: {'ours': 20, 'peer': 50}[side])
@@ -456,6 +457,7 @@ def without(names, options):
     return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
 
 
+@pytest.mark.slow
 def test_runs_without_openmmlab():
     """Where only torch, timm, torchvision and mmengine are installed."""
     pytest.importorskip('torchvision')
