@@ -321,7 +321,11 @@ def projected_padding(backbone: SwinTransformer, shape: tuple[int, ...]) -> int:
 
 @pytest.mark.parametrize(
     ('network', 'recipe', 'published'),
-    [(network, recipe, g) for recipe, rows in DENSE.items() for network, g in rows.items()],
+    [
+        pytest.param(network, recipe, g, marks=() if network == 'swin_t' else pytest.mark.slow)
+        for recipe, rows in DENSE.items()
+        for network, g in rows.items()
+    ],
 )
 def test_published_cost_of_detectors_and_segmentors(network, recipe, published):
     segmentor = recipe.startswith('upernet')
@@ -343,7 +347,13 @@ def test_published_cost_of_detectors_and_segmentors(network, recipe, published):
     assert cost.not_run == (('auxiliary_head',) if segmentor else ())
 
 
-@pytest.mark.parametrize(('name', 'published'), CLASSIFIERS.items())
+@pytest.mark.parametrize(
+    ('name', 'published'),
+    [
+        pytest.param(*row, marks=() if row[0] in ('swin_t', 'maxvit_t', 'sequencer_s') else pytest.mark.slow)
+        for row in CLASSIFIERS.items()
+    ],
+)
 def test_published_cost_of_classifiers(name, published):
     """The backbone and the linear layer to 1000 classes after its pooling."""
     cls, arch = backbone_names()[name]

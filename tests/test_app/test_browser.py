@@ -67,8 +67,8 @@ def browser():
 
 
 @pytest.fixture
-def tab(browser, url):
-    """The page, loaded; at the end: nothing in the console, no failed request, none to another machine."""
+def tab(browser, url, outside):
+    """The page, loaded; at the end: nothing in the console, no failed request, none to another machine by either."""
     context = browser.new_context(viewport={'width': 1280, 'height': 900})
     context.set_default_timeout(1000 * SECONDS)
     tab = context.new_page()
@@ -84,6 +84,7 @@ def tab(browser, url):
     context.close()
     assert wrong == []
     assert {host.hostname for host in hosts if host.scheme not in ('data', 'blob')} == {'127.0.0.1'}
+    assert outside == []
 
 
 def upload(tab, path):
@@ -125,6 +126,7 @@ def test_upload_find_and_move_the_threshold(tab, picture):
     assert tab.locator('#other_image').is_hidden()
 
 
+@pytest.mark.slow
 def test_two_models_on_an_example(tab):
     tab.locator('#examples button').first.click()
     tab.locator('#picture img').wait_for()
@@ -158,6 +160,7 @@ def test_mistakes_are_messages(tab, tmp_path, picture):
     assert 'Traceback' not in tab.content()
 
 
+@pytest.mark.slow
 def test_a_model_is_added_by_its_paths(tab, tmp_path, picture):
     (tmp_path / 'mine.py').write_text('a = 1')
     (tmp_path / 'mine.pth').write_bytes(b'')
@@ -174,6 +177,7 @@ def test_a_model_is_added_by_its_paths(tab, tmp_path, picture):
     tab.locator('#one_text').get_by_role('heading', name='mine (mine)').wait_for()
 
 
+@pytest.mark.slow
 def test_on_a_phone_and_after_a_training(tab, work_dirs, picture):
     """Nothing is cut off, the result comes into view; what was trained meanwhile is offered to who loads the page."""
     tab.set_viewport_size({'width': 390, 'height': 844})
@@ -190,15 +194,12 @@ def test_on_a_phone_and_after_a_training(tab, work_dirs, picture):
     tab.get_by_role('option', name='newest (iter_2)').wait_for()
 
 
-def test_the_server_has_called_nobody(tab, outside):
-    assert outside == []
-
-
 def test_a_taken_port_is_told(url, work_dirs):
     with pytest.raises(UserError, match='Try another --port'), serve(work_dirs=work_dirs, port=urlparse(url).port):
         pass
 
 
+@pytest.mark.slow
 def test_without_models_the_page_says_what_to_do(browser, tmp_path):
     with serve(work_dirs=tmp_path / 'none', port=free_port(), load=FakePredictor) as (url, _):
         tab = browser.new_page()

@@ -53,7 +53,12 @@ def timm_maps(peer, x):
 
 @pytest.mark.parametrize(
     ('arch', 'size'),
-    [('small', (224, 224)), ('medium', (224, 224)), ('large', (224, 224)), ('small', (217, 301)), ('small', (64, 14))],
+    [
+        ('small', (224, 224)),
+        *(pytest.param(arch, (224, 224), marks=pytest.mark.slow) for arch in ('medium', 'large')),
+        ('small', (217, 301)),
+        ('small', (64, 14)),
+    ],
 )
 def test_native_agrees_with_timm(arch, size):
     peer = timm_model(arch)

@@ -3,19 +3,21 @@
 On networks and images too small to say anything about speed.
 """
 
+import functools
 import json
 import re
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from dev.benchmark import agreement, memory, roofline
+from dev.benchmark import agreement, machine, memory, roofline, session
 from dev.benchmark.agreement import Disagreement, check
 from dev.benchmark.case import Setting, absence, pair
 from dev.benchmark.cases import CASES
@@ -37,10 +39,22 @@ BOTH = 'forward+backward'
 PAIRS = [pytest.param(case, peer, id=f'{case.name}-{peer.name}') for case in CASES.values() for peer in case.peers]
 
 
+DISTRIBUTIONS = functools.cache(packages_distributions)  # seconds, where much is installed
+
+
 @pytest.fixture(autouse=True)
 def nano(monkeypatch):
+    monkeypatch.setattr(machine, 'packages_distributions', DISTRIBUTIONS)
     for cls, arch in NANO.items():
         monkeypatch.setitem(cls.ARCHS, 'nano', arch)
+
+
+@pytest.fixture
+def one_layer(monkeypatch):
+    """The name of a case of one layer, which is compiled in a tenth of the time of a network."""
+    case = replace(CASES['op:elsa'], parts=lambda arch: ('stage 0',), work=None)
+    monkeypatch.setattr('dev.benchmark.command.CASES', {case.name: case})
+    return case.name
 
 
 def run(module, inputs):
@@ -242,6 +256,7 @@ def test_floor_is_the_longer_of_moving_and_computing():
     assert roofline.floor_seconds(work._replace(scalar=True), ceilings, backward=True) == 5 + 40
 
 
+@pytest.mark.slow
 def test_peak_of_a_process_is_what_the_profiler_counts():
     if memory.why_not(CPU):
         pytest.skip(memory.why_not(CPU))
@@ -271,9 +286,13 @@ def test_exponent_is_the_slope():
 # The command line
 
 
+@pytest.mark.slow
 def test_table_json_and_chart(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(memory, 'why_not', lambda device: None)
     monkeypatch.setattr(memory, 'peak', lambda case, peer, arch, setting, side, *rest: {'ours': 20, 'peer': 50}[side])
+    session.flusher(CPU)()
+    flushed = []
+    monkeypatch.setattr(session, 'flusher', lambda device: lambda: flushed.append(device))
     cases = ['elsa_swin', 'elsa_vs_swin', 'op:elsa']
     options = ['--arch', 'nano', '--size', 56, 70, '--rounds', 3, '--warmup', 1, '--mode', 'forward', BOTH]
     files = ['--json', tmp_path / 'found.json', '--chart', tmp_path / 'found.svg']
@@ -282,6 +301,7 @@ def test_table_json_and_chart(tmp_path, capsys, monkeypatch):
     found = json.loads((tmp_path / 'found.json').read_text())
     rows = found['rows']
     assert len(rows) == (2 + 3) * 2  # two networks and three stages of the operator
+    assert len(flushed) == 3 * 2 * 2 * (3 + 1)  # stages, modes, sides, rounds
     lines = re.findall(r'^(?:unfold|swin) .* \d+\.\d+ \(.*peak 20 and 50 MiB \(2.50\)', printed, re.MULTILINE)
     assert len(lines) == len(rows)
     for row in rows:
@@ -300,12 +320,12 @@ def test_table_json_and_chart(tmp_path, capsys, monkeypatch):
     assert {bar, 'time, peer / ours (quartiles)', 'peak memory, peer / ours', '2.50'} <= labels
 
 
-def test_compiled_forms(tmp_path):
+def test_compiled_forms(tmp_path, one_layer):
     options = ['--arch', 'nano', '--size', 64, 64, '--rounds', 1, '--warmup', 0, '--mode', 'forward', '--no-memory']
     torch._dynamo.reset()
     calls = []
     torch._dynamo.register_backend(lambda graph, inputs: calls.append(graph) or graph, 'counting')
-    assert tool('elsa_swin', *options, '--compile', 'counting', '--json', tmp_path / 'found.json') == 0
+    assert tool(one_layer, *options, '--compile', 'counting', '--json', tmp_path / 'found.json') == 0
     rows = json.loads((tmp_path / 'found.json').read_text())['rows']
     assert [row['form'] for row in rows] == ['eager', 'both compiled', 'peer compiled']
     assert len(calls) >= 2
@@ -349,13 +369,13 @@ def test_a_disagreement_is_not_timed_and_fails(monkeypatch, capsys):
     assert 'the two disagree: outputs differ by' in capsys.readouterr().out
 
 
-def test_a_compiled_network_is_held_against_itself(capsys):
+def test_a_compiled_network_is_held_against_itself(capsys, one_layer):
     def halved(graph, inputs):
         return lambda *args: [out / 2 for out in graph(*args)]
 
     torch._dynamo.register_backend(halved, 'halved')
     options = ['--arch', 'nano', '--size', 32, 32, '--rounds', 1, '--mode', 'forward', '--no-memory']
-    assert tool('elsa_swin', *options, '--compile', 'halved') == 1
+    assert tool(one_layer, *options, '--compile', 'halved') == 1
     assert re.search(r'both compiled: ours deviates by \S+ from itself when compiled', capsys.readouterr().out)
 
 
@@ -377,14 +397,14 @@ def test_a_side_that_does_not_run_is_named(side, code, monkeypatch, capsys):
     assert re.search(r'^unfold +forward', printed, re.MULTILINE)  # the others go on
 
 
-def test_what_cannot_be_compiled_is_named(capsys):
+def test_what_cannot_be_compiled_is_named(capsys, one_layer):
     def broken(graph, inputs):
         raise RuntimeError('no kernels today')
 
     torch._dynamo.reset()
     torch._dynamo.register_backend(broken, 'broken')
     options = ['--arch', 'nano', '--size', 64, 64, '--rounds', 1, '--mode', 'forward', '--no-memory']
-    assert tool('elsa_swin', *options, '--compile', 'broken') == 1
+    assert tool(one_layer, *options, '--compile', 'broken') == 1
     printed = capsys.readouterr().out
     assert re.search(r'both compiled: ours does not run: .*no kernels today', printed)
     assert re.search(r'peer compiled: peer does not run: .*no kernels today', printed)
@@ -437,6 +457,7 @@ def without(names, options):
     return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
 
 
+@pytest.mark.slow
 def test_runs_without_openmmlab():
     """Where only torch, timm, torchvision and mmengine are installed."""
     pytest.importorskip('torchvision')
@@ -447,6 +468,7 @@ def test_runs_without_openmmlab():
     assert re.search(r'against mmdet: ModuleNotFoundError: No module named .mmdet', result.stdout)
 
 
+@pytest.mark.slow
 def test_swin_of_mmdet_needs_no_compiled_operators():
     pytest.importorskip('mmdet')
     result = without(('mmcv.ops', 'mmcv._ext'), ['swin', *OPTIONS, 'mmdet'])

@@ -123,7 +123,9 @@ def as_json(architecture) -> dict:
     return json.loads(json.dumps(architecture.to_dict()))
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize(
+    'family', [pytest.param(family, marks=() if family == 'sequencer' else pytest.mark.slow) for family in FAMILIES]
+)
 def test_the_pages_are_of_the_networks_as_they_are_now(family):
     name = pages.names_of(family)[0]
     backbone = pages.build(name)

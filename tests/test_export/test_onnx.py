@@ -18,7 +18,11 @@ onnx = pytest.importorskip('onnx', reason='requirements/extras.txt is not instal
 onnxruntime = pytest.importorskip('onnxruntime', reason='requirements/extras.txt is not installed')
 pytest.importorskip('onnxscript', reason='requirements/extras.txt is not installed')
 
-each_family = pytest.mark.parametrize('exported', [SwinTransformer, ELSASwin, MaxViT, Sequencer2D], indirect=True)
+each_family = pytest.mark.parametrize(
+    'exported',
+    [SwinTransformer, *(pytest.param(cls, marks=pytest.mark.slow) for cls in (ELSASwin, MaxViT, Sequencer2D))],
+    indirect=True,
+)
 
 
 @pytest.fixture(scope='module')

@@ -50,6 +50,7 @@ def random_checkpoint(config, path):
     return weights
 
 
+@pytest.mark.slow
 def test_backbone_and_neck_with_weights(config, tmp_path, capsys):
     pytest.importorskip('onnxscript', reason='requirements/extras.txt is not installed')
     onnxruntime = pytest.importorskip('onnxruntime', reason='requirements/extras.txt is not installed')

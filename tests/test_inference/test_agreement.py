@@ -13,6 +13,7 @@ from mmext_backbones.engine import test as testing
 from mmext_backbones.inference import Predictor
 
 ROOT = Path(__file__).parents[2]
+with_tta = pytest.mark.parametrize('tta', [pytest.param(False, marks=pytest.mark.slow), True])
 
 
 def test_as_inference_detector(made, predictors, pictures):
@@ -74,7 +75,7 @@ def test_as_the_classification_inferencer(made, predictors, pictures):
         assert len(set(got.scores)) > 1
 
 
-@pytest.mark.parametrize('tta', [False, True])
+@with_tta
 def test_as_a_test_of_a_detector(tta, made, predictors, shapes_dir, pictures, tmp_path, monkeypatch):
     """With the runner's loader, batches and wrapper; the file of results is compared entry by entry."""
     monkeypatch.chdir(tmp_path)
@@ -95,7 +96,7 @@ def test_as_a_test_of_a_detector(tta, made, predictors, shapes_dir, pictures, tm
         assert mine['segmentation'] == theirs['segmentation']
 
 
-@pytest.mark.parametrize('tta', [False, True])
+@with_tta
 def test_as_a_test_of_a_segmentor(tta, made, predictors, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     testing.test(*made('segmentation'), tta=tta, out='maps')
@@ -118,6 +119,7 @@ def test_views_change_something(predictors, pictures):
         assert different.any()
 
 
+@pytest.mark.slow  # tests/test_weights/test_classifiers.py has one as tools/test.py sees it
 def test_a_published_classifier(pictures, tmp_path):
     """Under timm's names and in its layout, as timm:// brings it."""
     timm = pytest.importorskip('timm')

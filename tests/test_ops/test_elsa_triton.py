@@ -79,7 +79,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('case', CASES)
+# the interpreter takes seconds a case of many taps
+SLOW = ('published sizes', 'map smaller than the kernel', 'taps padded')
+
+
+@pytest.mark.parametrize('case', [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES])
 def test_agrees_with_the_reference_in_output_and_all_gradients(case):
     B, num_heads, head_dim, H, W, k, gamma = CASES[case]
     inputs = random_inputs(B, num_heads, head_dim, H, W, k)
@@ -96,7 +100,7 @@ def test_agrees_with_the_reference_in_output_and_all_gradients(case):
     ('dtype', 'tolerance'),
     # One rounding of the results, 2^-8 and 2^-11, twice that where the interpreter cuts bfloat16 off. Sums in half
     # precision or rounded filters would be above: 49 taps, 50 pixels.
-    [(torch.bfloat16, 2**-7), (torch.float16, 2**-11)],
+    [(torch.bfloat16, 2**-7), pytest.param(torch.float16, 2**-11, marks=pytest.mark.slow)],
 )
 def test_half_precision_is_summed_in_float32(dtype, tolerance):
     inputs = random_inputs(1, 1, 8, 5, 10, 7, dtype)
@@ -188,6 +192,7 @@ def test_autocast_takes_the_inputs_as_they_are():
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_compiled_and_checkpointed_networks_give_the_same_gradients():
     attention = ELSAAttention(12, 3, kernel_size=3).to(DEVICE)
     attention.backend = 'gpu'
@@ -225,9 +230,10 @@ if not HERE:
         del globals()[_name]  # run by the next one
 
     @needs_interpreter
-    def test_in_the_interpreter():
+    @pytest.mark.parametrize('which', ['not slow', pytest.param('slow', marks=pytest.mark.slow)])
+    def test_in_the_interpreter(which):
         pytest.importorskip('triton')
-        command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', __file__]
+        command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', '-m', which, __file__]
         environment = os.environ | {'TRITON_INTERPRET': '1'}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -268,7 +274,7 @@ def test_auto_on_cuda_takes_the_kernels_where_they_run_else_the_taps(reason, mon
 
 @needs_target
 @pytest.mark.skipif(INTERPRETER, reason='the interpreter replaces the compiler')
-@pytest.mark.parametrize('capability', [80, 90])
+@pytest.mark.parametrize('capability', [pytest.param(80, marks=pytest.mark.slow), 90])
 def test_the_kernels_compile_without_the_device_and_use_no_atomics(capability, monkeypatch, tmp_path):
     """The interpreter takes programs that the compiler does not."""
     pytest.importorskip('triton')

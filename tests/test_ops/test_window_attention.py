@@ -1,9 +1,6 @@
-"""Window attention: every backend against the formula, and the formula against a loop and finite differences."""
+"""Window attention: every backend against the formula, and the formula against a loop."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -115,14 +112,6 @@ def test_the_reference_is_the_definition(case):
     torch.testing.assert_close(attend(case, *leaves, backend='reference'), by_loop(case, *leaves), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize('backend', [*FAST, 'reference'])
-@pytest.mark.parametrize('name', ['shifted and hidden', 'grid with padding', 'map within a window'])
-def test_gradcheck(name, backend):
-    _, _, _, (H, W), shift_size, grid, takes_part = CASES[name]
-    case = (2, 2, (3, 2), (min(H, 4), min(W, 3)), min(shift_size, 1), grid, takes_part)
-    assert torch.autograd.gradcheck(lambda *leaves: attend(case, *leaves, backend=backend), inputs(case, batch=1))
-
-
 # float32: a few roundings of the largest element; the gradient of padding sums over all windows
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize('backend', FAST)
@@ -230,21 +219,6 @@ def test_extreme_logits(backend, dtype):
 
 
 @needs_compiler
-def test_the_compiled_kernel_gives_the_same_bits_on_any_number_of_threads():
-    case = (3, 32, (7, 7), (60, 75), 3, False, True)
-    leaves = inputs(case, torch.float32)
-    before, both = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            both.append(results(case, leaves, backend='compiled'))
-    finally:
-        torch.set_num_threads(before)
-    for one, three in zip(*both, strict=True):
-        torch.testing.assert_close(one, three, rtol=0, atol=0)
-
-
-@needs_compiler
 def test_saves_nothing_but_its_inputs():
     case = (3, 32, (7, 7), (30, 40), 3, False, True)
     leaves, saved = inputs(case, torch.float32), {}
@@ -266,45 +240,6 @@ def test_autocast_keeps_the_map_in_half_precision_and_the_sums_in_float32():
     with torch.autocast('cpu', dtype=torch.bfloat16):
         out = attend(case, qkv, bias.float(), padding.float(), backend='compiled')
     torch.testing.assert_close(out, expected, rtol=0, atol=0)
-
-
-FALLBACK = """
-import torch
-from mmext_backbones.ops import window_attention
-qkv, bias = torch.randn(1, 5, 5, 12), torch.randn(2, 9, 9)
-options = dict(num_heads=2, window_size=(3, 3), scale=0.5)
-assert torch.equal(window_attention(qkv, bias, **options), window_attention(qkv, bias, backend='torch', **options))
-try:
-    window_attention(qkv, bias, backend='compiled', **options)
-except RuntimeError as error:
-    print(error)
-"""
-
-
-@pytest.mark.parametrize(
-    ('compiler', 'message'),
-    [
-        ('no-such-compiler', "no C compiler: 'no-such-compiler'"),
-        ('false', "backend='compiled': false --version ... failed"),
-    ],
-)
-def test_without_a_working_compiler_auto_takes_torch_and_compiled_says_why(compiler, message, tmp_path):
-    environment = os.environ | {'CC': compiler, 'XDG_CACHE_HOME': str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, '-c', FALLBACK], env=environment, capture_output=True, text=True, check=True, timeout=120
-    )
-    assert message in done.stdout
-
-
-def test_the_environment_names_the_backend(monkeypatch):
-    case = CASES['swin']
-    leaves = inputs(case)
-    monkeypatch.setenv('MMEXT_WINDOW_ATTENTION_BACKEND', 'fastest')
-    with pytest.raises(ValueError, match="backend='fastest'"):
-        attend(case, *leaves)
-    attend(case, *leaves, backend='torch')  # an argument goes before it
-    monkeypatch.setenv('MMEXT_WINDOW_ATTENTION_BACKEND', 'reference')
-    assert torch.equal(attend(case, *leaves), attend(case, *leaves, backend='reference'))
 
 
 def test_triton_is_refused_on_the_cpu():
@@ -362,7 +297,6 @@ def test_the_shapes_of_the_operators_on_the_meta_device():
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'backend': 'cuda'}, "backend='cuda': expected one of auto, cpu, gpu, torch, reference, export"),
         ({'num_heads': 5}, r'qkv has shape \(1, 6, 6, 24\): .* num_heads=5'),
         ({'qkv': torch.zeros(6, 6, 24)}, r'qkv has shape \(6, 6, 24\)'),
         ({'qkv': torch.zeros(1, 6, 6, 24, dtype=torch.int64)}, 'qkv has dtype torch.int64'),

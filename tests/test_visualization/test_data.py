@@ -1,5 +1,7 @@
 """What the model is given: the pixels are those of the file, and what is drawn and told of them is right."""
 
+import copy
+import functools
 import runpy
 import types
 from pathlib import Path
@@ -8,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
@@ -40,10 +43,15 @@ def shapes(tmp_path_factory):
     return make_shapes(tmp_path_factory.mktemp('shapes') / 'set', size=SIZE, num_train=6, num_val=3)
 
 
+@functools.cache
+def config_of(library: str) -> Config:
+    return load_config(CONFIGS[library])
+
+
 def inputs_of(library: str, shapes: Path, number: int = 4, repeat: int = 1, **preprocessor):
     """Samples after the config's own preprocessor, which is built without its model."""
     pytest.importorskip(library)
-    cfg = load_config(CONFIGS[library])
+    cfg = copy.deepcopy(config_of(library))
     use_shapes(cfg, shapes, size=64, batch_size=2)
     cfg.train_dataloader.dataset.pipeline[-3:-1] = []  # neither resized nor flipped
     init_default_scope(library)
@@ -149,8 +157,8 @@ def draw(shapes, tmp_path, monkeypatch):
     ('library', 'split', 'options', 'grid'),
     [
         ('mmdet', 'train', ['--number', '6'], (2, 4)),
-        ('mmseg', 'train', ['--number', '2', '--repeat', '3'], (2, 3)),
-        ('mmpretrain', 'val', ['--number', '2'], (1, 2)),
+        pytest.param('mmseg', 'train', ['--number', '2', '--repeat', '3'], (2, 3), marks=pytest.mark.slow),
+        pytest.param('mmpretrain', 'val', ['--number', '2'], (1, 2), marks=pytest.mark.slow),
     ],
 )
 def test_a_picture_of_each_task(library, split, options, grid, draw):

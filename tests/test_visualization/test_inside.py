@@ -18,14 +18,21 @@ def main():
 
 COMMANDS = {
     'features': ['features', 'swin_t', '--channels', '1'],
-    'attention': ['attention', 'maxvit_t', '--stage', '2', '--block', '1'],
+    'attention': ['attention', 'swin_t', '--stage', '1', '--block', '1'],
+    'attention of a grid': ['attention', 'maxvit_t', '--stage', '2', '--block', '1'],
     'filters': ['filters', 'elsa_swin_t', '--heads', '0', '2', '--point', '3', '60', '--point', '30', '5'],
     'receptive-field': ['receptive-field', 'sequencer_s', 'swin_t', '--num', '1'],
     'mixers': ['receptive-field', 'sequencer_s', '--mixers', '--noise', '--num', '1', '--stage', '1'],
 }
 
 
-@pytest.mark.parametrize('argv', COMMANDS.values(), ids=COMMANDS)
+SLOW = ('attention of a grid', 'receptive-field')
+
+
+@pytest.mark.parametrize(
+    'argv',
+    [pytest.param(argv, id=name, marks=pytest.mark.slow if name in SLOW else ()) for name, argv in COMMANDS.items()],
+)
 def test_every_command_runs_without_weights_and_data(argv, main, tmp_path, capsys):
     out = tmp_path / 'out.png'
     assert run_cli(main, [*argv, '--size', '64', '--out', str(out)]) == 0

@@ -143,7 +143,10 @@ def draw(shapes, tmp_path, monkeypatch):
     return draw
 
 
-@pytest.mark.parametrize('library', CONFIGS)
+@pytest.mark.parametrize(
+    'library',
+    [pytest.param('mmdet', marks=pytest.mark.slow), pytest.param('mmseg', marks=pytest.mark.slow), 'mmpretrain'],
+)
 def test_the_worst_come_first(library, draw, capsys):
     scores, _ = draw(library, '--number', '99', '--score-thr', '0.01')
     worst, picture = draw(library, '--number', '2', '--threshold', '0.01', '--worst')

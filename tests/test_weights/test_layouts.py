@@ -241,6 +241,7 @@ TIMM_MODELS = [
     *(('MaxViT', arch, 16, f'maxvit_{arch}_tf_512') for arch in MaxViT.ARCHS),
     *(('Sequencer2D', arch, None, f'sequencer2d_{arch[0]}') for arch in Sequencer2D.ARCHS),
 ]
+SMALLEST = ('tiny', 'small')  # the others have more of the same names
 
 
 def fit_on_meta(cls, arch, state_dict, **options):
@@ -249,7 +250,11 @@ def fit_on_meta(cls, arch, state_dict, **options):
     return fit(state_dict, wanted, cls.__name__, 'test')[1]
 
 
-@pytest.mark.parametrize(('family', 'arch', 'window_size', 'name'), TIMM_MODELS, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ('family', 'arch', 'window_size', 'name'),
+    [pytest.param(*row, marks=() if row[1] in SMALLEST else pytest.mark.slow) for row in TIMM_MODELS],
+    ids=str,
+)
 def test_every_published_timm_model_is_explained(family, arch, window_size, name):
     timm = pytest.importorskip('timm')
     cls = {c.__name__: c for c in SMALL}[family]

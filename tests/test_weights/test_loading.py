@@ -15,12 +15,14 @@ from mmengine.runner import CheckpointLoader, load_checkpoint
 
 import mmext_backbones.weights.loading as loading
 from mmext_backbones.backbones import DenseBackbone, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.datasets.shapes.files import make_shapes
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.weights import swin
 from mmext_backbones.weights.converting import write
 from mmext_backbones.weights.fitting import WeightsError
 from mmext_backbones.weights.resize import resize_window_table
 from mmext_backbones.weights.safe_globals import TORCH_TAKES_A_LIST
+from tests.test_inference import networks
 from tests.test_weights.test_layouts import SMALL, authors_swin, small
 
 
@@ -315,16 +317,18 @@ def test_mmengines_own_schemes_are_read_safely(tmp_path, monkeypatch, address):
 
 
 def test_malicious_files_do_not_run_in_the_tools(tmp_path, run_tool, monkeypatch):
+    pytest.importorskip('mmseg')
     trace, path = tmp_path / 'trace', tmp_path / 'x.pth'
     torch.save({'state_dict': {}, 'extra': Bomb(str(trace))}, path)
-    root = Path(__file__).parents[2]
-    monkeypatch.chdir(root)
-    config = root / 'configs' / 'swin_t_maskrcnn_1x.py'
+    monkeypatch.chdir(tmp_path)
+    config, _ = networks.make(
+        'segmentation', tmp_path, make_shapes(tmp_path / 'shapes', size=64, num_train=1, num_val=1)
+    )
     work_dir = ('--work-dir', tmp_path / 'run')
     for command in (
-        ('test', config, path, '--shapes', *work_dir),
-        ('train', config, '--shapes', '--resume', path, *work_dir),
-        ('train', config, '--shapes', *work_dir, '--cfg-options', f'load_from={path}'),
+        ('test', config, path, *work_dir),
+        ('train', config, '--resume', path, *work_dir),
+        ('train', config, *work_dir, '--cfg-options', f'load_from={path}'),
         ('convert_weights', path, tmp_path / 'out.pth'),
     ):
         result = run_tool(*command)
