@@ -49,7 +49,7 @@ MODELS = LazyRegistry(
     },
     parent=ROOT_MODELS,
     scope=SCOPE,
-    locations=['mmext_backbones.backbones', 'mmext_backbones.engine'],
+    locations=['mmext_backbones.backbones', 'mmext_backbones.engine', 'mmext_backbones.necks'],
 )
 DATASETS = Registry(
     'dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['mmext_backbones.datasets.bad_data.dataset']
