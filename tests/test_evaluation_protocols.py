@@ -109,8 +109,10 @@ def test_mean_corruption_error_by_hand():
 
 
 def test_no_mean_over_a_part_of_imagenet_c():
-    wrong = {('fog', severity): (1, 2) for severity in range(1, 6)} | {('snow', 1): (1, 2)}
-    assert corruption_error(wrong) == {'corruption/fog': pytest.approx(100 * 0.5 / 0.819324)}
+    wrong = {('fog', severity): (1, 2) for severity in range(1, 6)} | {('snow', 1): (1, 4), ('snow', 3): (3, 4)}
+    fog, error = pytest.approx(100 * 0.5 / 0.819324), pytest.approx(50)
+    assert corruption_error(wrong) == {'corruption/fog': fog, 'corruption/error': error}
+    assert corruption_error({('snow', 3): (1, 4)}) == {'corruption/error': pytest.approx(25)}
 
 
 def test_images_of_something_else():

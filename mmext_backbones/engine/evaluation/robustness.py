@@ -23,8 +23,9 @@ class CorruptionError(BaseMetric):
     The error of a corruption is the mean over its severities of the share of images whose best class is wrong, over
     AlexNet's mean; mCE is the mean over the 15 corruptions. Corruption and severity are read from an image's path.
 
-    Metrics: ``mCE``; ``error``, the same without AlexNet's; the corruption error of each corruption, by its name. Those
-    of corruptions without all five severities, and the first two where a corruption is missing, are left out.
+    Metrics: ``mCE``; ``error``, the same without AlexNet's; the corruption error of each corruption, by its name. On a
+    part of ImageNet-C ``error`` is of that part, ``mCE`` is left out, and so are corruptions without all five
+    severities: AlexNet's means are over those.
 
     Source: Hendrycks and Dietterich (arXiv 1903.12261), section 4.
 
@@ -59,9 +60,10 @@ class CorruptionError(BaseMetric):
         """The metrics from one number an image: twice its part of the data, and 1 if its best class is right."""
         counts = torch.bincount(torch.tensor(results), minlength=2 * len(CORRUPTIONS) * len(SEVERITIES))
         wrong, right = counts.view(len(CORRUPTIONS), len(SEVERITIES), 2).double().unbind(-1)
-        errors = (wrong / (wrong + right)).mean(dim=1)  # NaN where a severity has no image
-        relative = errors / torch.tensor(list(ALEXNET_ERRORS.values()), dtype=errors.dtype)
-        metrics = {'mCE': relative.mean(), 'error': errors.mean(), **dict(zip(CORRUPTIONS, relative, strict=True))}
+        errors = wrong / (wrong + right)  # NaN where there is no image
+        relative = errors.mean(dim=1) / torch.tensor(list(ALEXNET_ERRORS.values()), dtype=errors.dtype)
+        error = errors.nanmean(dim=1).nanmean()
+        metrics = {'mCE': relative.mean(), 'error': error, **dict(zip(CORRUPTIONS, relative, strict=True))}
         metrics = {name: 100 * float(value) for name, value in metrics.items() if not value.isnan()}
         if 'mCE' not in metrics:
             print_log(
