@@ -32,7 +32,10 @@ TOLERANCE = 0.03  # of FLOPs against the published ones, which project the paddi
 # section: its recipes, the published figures as they are called in the metafiles
 SECTIONS = {
     'Object detection and instance segmentation, COCO val2017': (
-        ('maskrcnn_1x', 'maskrcnn_3x', 'cascade_1x', 'cascade_3x', 'cascade_lsj', 'cascade_lsj_640', 'retinanet_1x'),
+        (
+            *('maskrcnn_1x', 'maskrcnn_3x', 'cascade_1x', 'cascade_3x', 'cascade_lsj', 'cascade_lsj_640'),
+            *('retinanet_1x', 'atss_3x', 'sparsercnn_3x', 'htc_3x', 'htc_6x'),
+        ),
         ('box AP', 'mask AP'),
     ),
     'Semantic segmentation, ADE20K val': (
@@ -160,7 +163,9 @@ def order(recipes: tuple[str, ...]) -> Any:
 
 
 def source_name(address: str) -> str:
-    """Owner and repository of an address."""
+    """Owner and repository of an address, or a paper's number."""
+    if '//arxiv.org/' in address:
+        return f'arXiv {address.rpartition("/")[2]}'
     return '/'.join(address.split('/')[3:5])
 
 

@@ -49,10 +49,17 @@ MODELS = LazyRegistry(
     },
     parent=ROOT_MODELS,
     scope=SCOPE,
-    locations=['mmext_backbones.backbones', 'mmext_backbones.engine'],
+    locations=['mmext_backbones.backbones', 'mmext_backbones.engine', 'mmext_backbones.necks'],
 )
 DATASETS = Registry(
-    'dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['mmext_backbones.datasets.bad_data.dataset']
+    'dataset',
+    parent=ROOT_DATASETS,
+    scope=SCOPE,
+    locations=[
+        'mmext_backbones.datasets.bad_data.dataset',
+        'mmext_backbones.datasets.imagenet_c',
+        'mmext_backbones.datasets.imagenet_subsets',
+    ],
 )
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['mmext_backbones.engine'])
 METRICS = Registry('metric', parent=ROOT_METRICS, scope=SCOPE, locations=['mmext_backbones.engine'])

@@ -29,8 +29,12 @@ COCO_RECIPES = ('maskrcnn_1x', 'maskrcnn_3x', 'cascade_1x', 'cascade_3x')
 COMMON = (*COCO_RECIPES, 'upernet_160k', 'in1k')
 # of which family and size there is which recipe
 ZOO = {
-    **{f'swin_{size}': COMMON for size in 'ts'},
-    **{f'swin_{size}': (*COMMON, 'upernet_160k_in22k', 'upernet_160k_in22k_640') for size in 'bl'},
+    'swin_t': (*COMMON, 'atss_3x', 'sparsercnn_3x'),
+    'swin_s': COMMON,
+    **{
+        f'swin_{size}': (*COMMON, 'upernet_160k_in22k', 'upernet_160k_in22k_640', htc)
+        for size, htc in (('b', 'htc_6x'), ('l', 'htc_3x'))
+    },
     **{f'elsa_swin_{size}': COMMON for size in 'tsb'},
     **{f'maxvit_{size}': (*COMMON, 'cascade_lsj', 'cascade_lsj_640') for size in 'tsb'},
     'maxvit_l': (*COMMON, 'cascade_lsj'),
@@ -47,10 +51,10 @@ CHANNELS = {
 # network -> recipe -> rate, from the authors' configs and papers
 _TINY = {'maskrcnn_1x': 0.1, 'maskrcnn_3x': 0.2, 'cascade_1x': 0.0, 'cascade_3x': 0.2, 'upernet_160k': 0.3}
 DROP_PATH = {
-    'swin_t': {**_TINY, 'in1k': 0.2},
+    'swin_t': {**_TINY, 'in1k': 0.2, 'atss_3x': 0.2, 'sparsercnn_3x': 0.2},
     'swin_s': {'maskrcnn_3x': 0.2, 'cascade_3x': 0.2, 'upernet_160k': 0.3, 'in1k': 0.3},
-    'swin_b': {'cascade_3x': 0.3, 'upernet_160k': 0.3, 'upernet_160k_in22k': 0.3, 'in1k': 0.5},
-    'swin_l': {'upernet_160k_in22k': 0.3, 'in1k': 0.2},
+    'swin_b': {'cascade_3x': 0.3, 'htc_6x': 0.3, 'upernet_160k': 0.3, 'upernet_160k_in22k': 0.3, 'in1k': 0.5},
+    'swin_l': {'upernet_160k_in22k': 0.3, 'in1k': 0.2, 'htc_3x': 0.2},  # of HTC++ assumed, after CBNetV2
     'elsa_swin_t': {**_TINY, 'in1k': 0.1},
     'elsa_swin_s': {
         'maskrcnn_1x': 0.2,
@@ -181,8 +185,8 @@ def test_pretrained_weights_are_of_the_same_network(leaf):
     }
     larger = {'swin_l': 'swin_large_patch4_window7_224.ms_in22k', 'maxvit_xl': 'maxvit_xlarge_tf_224.in21k'}
     address = larger.get(f'{family}_{size}', published.get(family) if recipe != 'in1k' else None)
-    if 'in22k' in recipe:
-        window, edge = (7, 224) if recipe.endswith('640') else (12, 384)
+    if 'in22k' in recipe or 'htc' in recipe:
+        window, edge = (7, 224) if recipe.endswith('640') or 'htc' in recipe else (12, 384)
         address = f'swin_{arch}_patch4_window{window}_{edge}.ms_in22k'
         assert backbone.get('window_size', 7) == window
     expected = address and {'type': 'Pretrained', 'checkpoint': f'timm://{address}'}
@@ -217,6 +221,8 @@ def test_little_but_the_backbone_is_ours(leaf):
     expected = {BACKBONES[parts(leaf)[0]]}
     if leaf in COCO:
         expected.add('InstanceTTAModel')
+    if 'htc' in leaf.stem:
+        expected.add('GlobalBlockNeck')
     if leaf in CLASSIFICATION:
         expected |= {'ImageClassifier'} | {
             head for head in ('MaxViTClsHead', 'SequencerClsHead') if head[:6].lower() in leaf.stem
@@ -229,10 +235,10 @@ def test_little_but_the_backbone_is_ours(leaf):
 PUBLISHED_PARAMETERS = {
     'elsa_swin_t': {'maskrcnn': 49, 'cascade': 86, 'upernet': 61, 'in1k': 29},
     'elsa_swin_s': {'maskrcnn': 72, 'cascade': 110, 'upernet': 85, 'in1k': 53},
-    'swin_t': {'maskrcnn': 48, 'cascade': 86, 'upernet': 60, 'in1k': 28},
+    'swin_t': {'maskrcnn': 48, 'cascade': 86, 'upernet': 60, 'in1k': 28, 'atss': 36, 'sparsercnn': 110},
     'swin_s': {'maskrcnn': 69, 'cascade': 107, 'upernet': 81, 'in1k': 50},
-    'swin_b': {'cascade': 145, 'upernet': 121, 'in1k': 88},
-    'swin_l': {'upernet': 234, 'in1k': 197},
+    'swin_b': {'cascade': 145, 'upernet': 121, 'in1k': 88, 'htc': 160},
+    'swin_l': {'upernet': 234, 'in1k': 197, 'htc': 284},
     'elsa_swin_b': {'in1k': 93},
     'maxvit_t': {'in1k': 31},
     'maxvit_s': {'in1k': 69},

@@ -20,6 +20,7 @@ ALLOWED = {
     'drawing': {'utils'},
     'backbones': {'layers', 'ops', 'registry', 'weights'},
     'heads': {'registry', 'weights'},
+    'necks': {'layers', 'registry'},
     'mmcv_ops': {'config', 'utils'},
     'zoo': {'config', 'registry', 'utils'},
     'datasets': {'config', 'registry', 'utils'},

@@ -17,9 +17,9 @@ network computes on it. Activations are the elements that counted operators retu
 (Radosavovic et al., "Designing Network Design Spaces", arXiv 2003.13678, counts those of convolutions).
 
 A two-stage detector is counted as its published numbers were: all up to the RPN's convolutions on the image, each box
-head on 1000 regions of interest, each mask head on 100. A segmentor is counted as it predicts, without auxiliary head.
-The authors' numbers for Swin in either come out up to 2.6 % higher: they count norms and biases, and their attention
-projects the padding of the windows, which ours never does.
+head on 1000 regions of interest, or on as many as it learns, each mask head on 100. A segmentor is counted as it
+predicts, without auxiliary head. The authors' numbers for Swin in either come out up to 2.6 % higher: they count norms
+and biases, and their attention projects the padding of the windows, which ours never does.
 """
 
 import copy
@@ -172,11 +172,16 @@ def _run(model: nn.Module, x: Tensor) -> None:
 
 
 def _run_two_stage(model: nn.Module, x: Tensor) -> None:
-    """All of a detector but the choice of its proposals, which take values: the heads get a fixed number of them."""
+    """All of a detector but the choice of its proposals, which take values: the heads get a fixed number of them, with
+    a feature each where proposals are learnt (Sparse R-CNN)."""
     features = model.extract_feat(x)
-    model.rpn_head(features)
     rois = model.roi_head
-    for kind, number in (('bbox', BOX_ROIS), ('mask', MASK_ROIS)):
+    learnt = getattr(model.rpn_head, 'num_proposals', None)
+    if learnt is None:
+        model.rpn_head(features)
+    if getattr(rois, 'with_semantic', False):  # hybrid task cascades
+        rois.semantic_head(features)
+    for kind, number in (('bbox', learnt or BOX_ROIS), ('mask', MASK_ROIS)):
         extractors = listed(getattr(rois, f'{kind}_roi_extractor', None))
         for extractor, head in zip(extractors, listed(getattr(rois, f'{kind}_head', None)), strict=True):
             edges = extractor.roi_layers[0].output_size
@@ -184,7 +189,10 @@ def _run_two_stage(model: nn.Module, x: Tensor) -> None:
             regions = features[0].new_empty(number * len(x), extractor.out_channels, *edges)
             if getattr(rois, 'with_shared_head', False):
                 regions = rois.shared_head(regions)
-            head(regions)
+            if learnt is None:
+                head(regions)
+            else:
+                head(regions, features[0].new_empty(len(x), number, extractor.out_channels))
 
 
 def listed(modules: nn.Module | None) -> list[nn.Module]:
@@ -201,7 +209,8 @@ def _not_run(model: nn.Module, called: set[str], prefix: str = '') -> Iterator[s
     """
     for name, child in model.named_children():
         path = f'{prefix}{name}'
-        if path in called or isinstance(child, nn.Embedding) or not any(True for _ in child.parameters()):
+        owners = [module for module in child.modules() if any(True for _ in module.parameters(recurse=False))]
+        if path in called or all(isinstance(owner, nn.Embedding) for owner in owners):
             continue
         if any(other.startswith(f'{path}.') for other in called):
             yield from _not_run(child, called, f'{path}.')

@@ -3,6 +3,7 @@
 from .batch_norm import BatchNormMomentumHook
 from .evaluation.instance_tta import InstanceTTAModel
 from .evaluation.predictions import DumpSmallResults
+from .evaluation.robustness import CorruptionError, SubsetAccuracy
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .nonfinite.hook import NonFiniteHook
 from .picture_hooks import CurvesHook, PredictionsHook
@@ -15,6 +16,7 @@ from .strategies import FSDPStrategy, wrap_blocks
 
 __all__ = [
     'BatchNormMomentumHook',
+    'CorruptionError',
     'CurvesHook',
     'DumpSmallResults',
     'FSDPStrategy',
@@ -26,6 +28,7 @@ __all__ = [
     'PredictionsHook',
     'PreemptionHook',
     'RandomStateHook',
+    'SubsetAccuracy',
     'WholeCheckpointHook',
     'wrap_blocks',
 ]

@@ -172,7 +172,6 @@ def test_classification(name, edge, data_dir):
         ('mmdet::bytetrack/bytetrack_yolox_x_8xb4-80e_crowdhuman-mot17halftrain_test-mot17halfval.py', 'video'),
         ('mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py', 'unlabelled'),
         ('mmdet::grounding_dino/grounding_dino_r50_scratch_8xb2_1x_coco.py', 'text'),
-        ('mmdet::htc/htc_r50_fpn_1x_coco.py', 'semantic'),
         ('mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py', 'proposals'),
     ],
     ids=lambda value: value.rpartition('/')[2],

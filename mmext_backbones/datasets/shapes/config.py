@@ -45,6 +45,7 @@ POS_FRACTION = 0.5  # of the sampled RoIs, at least: few objects and few iterati
 MASK_SIZE = 14  # edge of the masks that are learned, in cells; COCO's objects have 28
 MAX_QUERIES = 100
 
+BESIDE_BOXES = 'roi_head.semantic_head'  # the branch of hybrid task cascades that learns semantic maps
 _VIDEO = ('tracker', 'track_head', 'reid', 'motion')
 _KEPT_HOOKS = ('NumClassCheckHook', 'EmptyCacheHook', 'MemoryProfilerHook', 'ProfilerHook')
 
@@ -138,8 +139,8 @@ def _why_not(model: dict, task: str) -> str | None:
         return 'it needs 3-D, rotated or keypoint annotations and the data have upright boxes'
     if any('num_stuff_classes' in node and node['num_stuff_classes'] for node in nodes.values()):
         return 'it needs panoptic annotations (an instance or a semantic form of the same model can run)'
-    if name == 'PanopticFPN' or any(path.endswith('semantic_head') for path in nodes):
-        return 'it needs panoptic annotations or semantic maps beside the boxes'
+    if name == 'PanopticFPN' or any(path.endswith('semantic_head') for path in nodes if path != BESIDE_BOXES):
+        return 'it needs panoptic annotations'
     if any(re.search(r'language_model|text_encoder', path) for path in nodes):
         return 'it needs text prompts'
     if 'semi_train_cfg' in model:
@@ -166,12 +167,14 @@ def _detection(editor: ConfigEditor, root: Path, size: int, batch_size: int, num
     metrics = _box_metrics(editor.cfg)
     with_mask = 'segm' in metrics
     load = {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': with_mask}
+    with_seg = editor.get(f'model.{BESIDE_BOXES}') not in (NOT_SET, None)
+    semantic = {'with_seg': True} if with_seg else {}
     resize = {'type': 'Resize', 'scale': (size, size), 'keep_ratio': True}
     meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
     pipelines = {
         'train': [
             {'type': 'LoadImageFromFile'},
-            load,
+            {**load, **semantic},
             resize,
             {'type': 'RandomFlip', 'prob': 0.5},
             {'type': 'PackDetInputs'},
@@ -184,7 +187,7 @@ def _detection(editor: ConfigEditor, root: Path, size: int, batch_size: int, num
             'type': 'CocoDataset',
             'data_root': str(root),
             'ann_file': f'annotations/instances_{split}.json',
-            'data_prefix': {'img': split},
+            'data_prefix': {'img': split, **({'seg': f'semantic/{split}'} if with_seg else {})},
             'metainfo': {'classes': CLASSES, 'palette': list(PALETTE)},
             'test_mode': split == 'val',
             'pipeline': pipelines[split],
@@ -197,7 +200,9 @@ def _detection(editor: ConfigEditor, root: Path, size: int, batch_size: int, num
         editor.set('tta_pipeline', _views(size, load, pack))
 
     # a first stage tells objects from background, whatever the classes
-    set_num_classes(editor, len(CLASSES), skip=r'\.rpn_head(\.|$)')
+    set_num_classes(editor, len(CLASSES), skip=r'\.rpn_head(\.|$)|\.semantic_head(\.|$)')
+    if with_seg:  # labels as they stand in the files: 0 is unlabelled
+        editor.set(f'model.{BESIDE_BOXES}.num_classes', len(SEMANTIC_CLASSES) + 1)
     for path, node in walk(editor.cfg.model, 'model'):
         if 'num_things_classes' in node:
             editor.set(f'{path}.num_things_classes', len(CLASSES))

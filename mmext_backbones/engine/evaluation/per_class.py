@@ -29,7 +29,8 @@ def record_classes(evaluator: Evaluator) -> PerClass:
     They are taken from the same sums and curves as the metrics themselves, unrounded, when those are computed.
 
     Args:
-        evaluator: A built evaluator; its CocoMetric (mmdet), IoUMetric (mmseg) and Accuracy (mmpretrain) are watched.
+        evaluator: A built evaluator; its CocoMetric (mmdet), IoUMetric (mmseg), Accuracy (mmpretrain) and our
+            SubsetAccuracy are watched.
 
     Returns:
         A dict that is empty until the evaluation, and on all processes but the first.
@@ -144,6 +145,7 @@ RECORDERS = {
     ('mmdet', 'CocoMetric'): _record_coco,
     ('mmseg', 'IoUMetric'): _record_iou,
     ('mmpretrain', 'Accuracy'): _record_accuracy,
+    ('mmext_backbones', 'SubsetAccuracy'): _record_accuracy,
 }
 
 

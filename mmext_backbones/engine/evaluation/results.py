@@ -15,12 +15,13 @@ checkpoint, on other data say, has left one already) holds one object:
     num_images   images in the test data
     tta          whether several views of each image were merged; null if predictions were given
     metrics      {name: value}, as the evaluators of the config call and round them
-    per_class    {kind: {class: {measure: value}}}, empty for evaluators other than the three below
+    per_class    {kind: {class: {measure: value}}}, empty for evaluators other than those below
 
 A value is null where it is undefined: an AP without objects (COCO's -1), the IoU of a class that is nowhere. Kinds and
 their measures are, of mmdet's CocoMetric, ``bbox`` and ``segm`` with AP, AP_50, AP_75, AP_s, AP_m, AP_l (0 to 1) and
 the number of objects (crowds left out); of mmseg's IoUMetric, ``semantic`` with IoU, Acc and what else it was told to
-measure (percent); of mmpretrain's Accuracy, ``classification`` with top1 (percent) and the number of images.
+measure (percent); of mmpretrain's Accuracy and our SubsetAccuracy, ``classification`` with top1 (percent) and the
+number of images.
 """
 
 import contextlib

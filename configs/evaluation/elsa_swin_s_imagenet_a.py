@@ -1,0 +1,4 @@
+# As Sequencer's authors evaluate theirs; no result of ELSA-Swin was found.
+_base_ = ['../elsa_swin_s_in1k.py', '../_base_/evaluation/imagenet_a.py']
+test_dataloader = dict(dataset=dict(**_base_.imagenet_a, pipeline=_base_.test_pipeline))
+test_evaluator = dict(**_base_.accuracy_a)
