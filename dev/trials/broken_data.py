@@ -46,6 +46,7 @@ from mmext_backbones.engine.runner import build_runner
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.explain import explain
+from mmext_backbones.utils.printable import one_line
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 SIZE = (48, 64)  # not square: a turned picture must be noticed
@@ -238,7 +239,7 @@ def break_and_run(case: int, seed: int, clean: Path, folder: Path, limit: int) -
         elif (outcome == 'message') != stops and not (real and mode == 'stop' and outcome == 'finished'):
             wrong.append(f'{mode}: {outcome}, with errors {sorted(kinds)}: {text}')
         elif outcome == 'message' and not any(
-            path in text for path in (paths if not fatal else (str(root), 'classes'))
+            path in text or one_line(path) in text for path in (paths if not fatal else (str(root), 'classes'))
         ):
             wrong.append(f'{mode}: the message names no file: {text}')
         if mode == 'skip' and outcome == 'finished' and not real:

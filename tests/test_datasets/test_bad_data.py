@@ -405,6 +405,33 @@ def test_compressed_runs_are_read_as_pycocotools_does():
         assert _decode_runs(broken) is None
 
 
+HUGE = 10**400  # json reads whole numbers of any length
+
+
+@pytest.mark.parametrize(
+    ('entry', 'kind'),
+    [
+        ({'bbox': [1, 1, HUGE, 3]}, 'box numbers'),
+        ({'bbox': [1, 1, 1e300, 3]}, 'box numbers'),  # infinite in float32
+        ({'area': HUGE}, 'box numbers'),
+        ({'segmentation': [[1, 1, HUGE, 5, 3, 5]]}, 'mask'),
+        ({'segmentation': {'size': [9, 9], 'counts': [HUGE, 1]}}, 'mask'),
+        ({'segmentation': {'size': [9, 9], 'counts': [2**62, 2**62, 2**62, 2**62 + 81]}}, 'mask'),  # 81 in int64
+    ],
+)
+def test_numbers_that_no_type_holds(entry, kind):
+    image = {'id': 1, 'file_name': 'a.png', 'width': 9, 'height': 9}
+    good = {'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [1, 1, 3, 3], 'area': 9}
+    good['segmentation'] = [[1, 1, 4, 1, 4, 4]]
+    data = {'images': [image], 'categories': [{'id': 1, 'name': 'a'}], 'annotations': [good]}
+    assert check_entries(data, 'x.json', masks=True)[0] == []
+    found, rest = check_entries({**data, 'annotations': [{**good, **entry}]}, 'x.json', masks=True)
+    assert [fault.kind for fault in found if KINDS[fault.kind].level == 'error'] == [kind]
+    assert rest['annotations'] == []
+    found, _ = check_entries({**data, 'images': [{**image, 'width': HUGE}]}, 'x.json', masks=False)
+    assert [fault.kind for fault in found] == ['image entry']
+
+
 def test_what_is_dropped_with_an_image():
     """Annotations of an image with an error go with it, without errors of their own."""
     image = {'file_name': 'a.png', 'width': 9, 'height': 9}

@@ -17,6 +17,7 @@ from .kinds import BadDataError, Fault
 
 __all__ = ['check_categories', 'check_entries']
 
+LARGEST = 1e38
 EDGE = 1.0  # pixels that a box may lie over the edge without a note
 
 
@@ -205,7 +206,7 @@ def _polygon_faults(polygons: list, W: float, H: float) -> Iterator[tuple[str, s
         try:
             finite = math.isfinite(sum(polygon))  # NaN and inf stay in a sum
             low, high = min(polygon), max(polygon)
-        except TypeError:
+        except (TypeError, OverflowError):  # a whole number of JSON can have any number of digits
             finite = False
         if not finite:
             yield 'mask', f'a polygon has coordinates that are no numbers: {str(polygon)[:80]}'
@@ -231,7 +232,7 @@ def _run_faults(mask: dict, W: float, H: float) -> Iterator[tuple[str, str]]:
         runs = _decode_runs(counts)
     else:
         runs = np.asarray(counts) if all(type(count) is int for count in counts) else None
-    if runs is None or (runs < 0).any() or runs.sum() != H * W:
+    if runs is None or (runs < 0).any() or (runs > H * W).any() or runs.sum() != H * W:  # a sum may run over
         yield 'mask', f'the run lengths do not fill {W} x {H} pixels'
 
 
@@ -260,7 +261,8 @@ def _decode_runs(text: str) -> np.ndarray | None:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number that float32 can hold, and the sum of two of them, too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _is_id(value: Any) -> bool:
