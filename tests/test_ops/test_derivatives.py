@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from mmext_backbones.ops import bilstm2d, elsa, product_conv, window_attention
+from mmext_backbones.ops import bilstm2d, elsa, outlook, product_conv, window_attention
 from mmext_backbones.ops.mlp import norm_mlp
 from mmext_backbones.ops.recompute import LayerNorm, Linear, recompute
 from tests.torch_features import needs_kernels
@@ -33,13 +33,17 @@ OPERATORS = {
     ),
     'product_conv': (lambda q, k, w, **form: product_conv(q, k, w, **form), [(1, 2, 2, 4), (1, 2, 2, 4), (4, 4, 7, 7)]),
     'bilstm2d': (lambda x, *w, **form: bilstm2d(x, w[:8], w[8:], **form), [(1, 2, 3, 2), *lstm(2, 1), *lstm(2, 1)]),
+    'outlook': (
+        lambda v, logits, **form: outlook(v, logits, num_heads=1, **form),
+        [(1, 2, 3, 2), (1, 1, 2, 81)],
+    ),
     'recompute': (
         lambda x, w, b, *norm: recompute(LayerNorm(1e-5), Linear(), x, w, b, *norm),
         [(3, 2), (4, 2), (4,), (2,), (2,)],
     ),
     'norm_mlp': (lambda *tensors: norm_mlp(*tensors, eps=1e-5), [(3, 2), (2,), (2,), (4, 2), (4,), (2, 4), (2,)]),
 }  # fmt: skip
-WITH_REFERENCE = list(OPERATORS)[:4]
+WITH_REFERENCE = list(OPERATORS)[:5]
 KERNELS = (
     'window_attention',
     'product_conv',
