@@ -160,6 +160,8 @@ def test_whoever_takes_the_maps_is_told(config, out_indices, stated):
         ('maxvit_t', 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'),
         ('swin_t', 'mmseg::fastfcn/fastfcn_r50-d32_jpu_aspp_4xb2-80k_cityscapes-512x1024.py'),
         ('sequencer_s', PSP),
+        ('volo_d1', 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'),
+        ('elsa_volo_d1', PSP),
         ('maxvit_t', 'mmpretrain::resnet/resnet50_8xb32_in1k.py'),
         ('swin_t', 'mmdet::reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20.py'),  # its pooling wants 256 x 128
         ('maxvit_t', 'mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py'),

@@ -100,6 +100,10 @@ class TwoScaleBackbone(DenseBackbone):
         self.patch_size = patch_size
         self.pyramid = pyramid
 
+    @property
+    def stage_strides(self) -> tuple[int, ...]:
+        return (self.patch_size, *[2 * self.patch_size] * (self.num_stages - 1))
+
     def build_pyramid(self, norm_eps: float) -> None:
         """The upsampling and the norms of the levels that are returned, where there is a pyramid."""
         if not self.pyramid:

@@ -26,7 +26,7 @@ class PositionEmbedding(nn.Module):
         if any(isinstance(edge, torch.SymInt) for edge in size) or table.shape[1:3] != size:
             table = F.interpolate(table.permute(0, 3, 1, 2), tuple(size), mode='bicubic', align_corners=False)
             table = table.permute(0, 2, 3, 1)
-        return x + table
+        return x + table.to(x.dtype)  # under autocast the map stays as narrow as it is
 
     def extra_repr(self) -> str:
         return ', '.join(map(str, self.weight.shape[1:]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmext_backbones import __version__
-from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import ELSAVOLO, VOLO, ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.export import ParityError, export_onnx
 from mmext_backbones.export import writing as writing_module
 
@@ -18,7 +18,9 @@ onnx = pytest.importorskip('onnx', reason='requirements/extras.txt is not instal
 onnxruntime = pytest.importorskip('onnxruntime', reason='requirements/extras.txt is not installed')
 pytest.importorskip('onnxscript', reason='requirements/extras.txt is not installed')
 
-each_family = pytest.mark.parametrize('exported', [SwinTransformer, ELSASwin, MaxViT, Sequencer2D], indirect=True)
+each_family = pytest.mark.parametrize(
+    'exported', [SwinTransformer, ELSASwin, MaxViT, Sequencer2D, VOLO, ELSAVOLO], indirect=True
+)
 
 
 @pytest.fixture(scope='module')

@@ -79,7 +79,7 @@ def elsa(
         return elsa_cpu(v, logits, add, num_heads, kernel_size)
     if form == 'gpu':
         return elsa_gpu(v, logits, add, num_heads, kernel_size)
-    if form == 'export':
+    if form == 'export' or (form == 'torch' and not plain and is_compiling()):  # its bands of rows ask for the size
         return elsa_export(v, logits, mul, add, num_heads, kernel_size, dilation)
     if form == 'reference':
         mul, add = (None if x is None else x.to(v.dtype) for x in (mul, add))

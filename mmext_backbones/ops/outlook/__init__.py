@@ -93,6 +93,6 @@ def _check(v: Tensor, logits: Tensor, num_heads: int, kernel_size: int, stride: 
     if not 1 <= stride <= kernel_size:
         raise ValueError(f'stride={stride}: expected from 1 up to kernel_size={kernel_size}')
     B, H, W, _ = v.shape
-    expected = (B, (H + stride - 1) // stride, (W + stride - 1) // stride, num_heads * kernel_size**4)
+    expected = (B, (H - 1) // stride + 1, (W - 1) // stride + 1, num_heads * kernel_size**4)  # as `mean_pool` has it
     if tuple(logits.shape) != expected:
         raise ValueError(f'logits have shape {tuple(logits.shape)}: expected {expected}')
