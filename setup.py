@@ -44,7 +44,7 @@ class BuildWithConfigs(build_py):
 setup(
     name='mmext-backbones',
     version=VERSION,
-    description='Swin, MaxViT, ELSA-Swin and Sequencer2D as dense-prediction backbones for the OpenMMLab toolboxes',
+    description='Swin, MaxViT, ELSA-Swin, Sequencer2D, VOLO as dense-prediction backbones for the OpenMMLab toolboxes',
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',

@@ -26,8 +26,8 @@ from mmext_backbones.utils.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 INDEX = ROOT / 'model-index.yml'
 PAGE = ROOT / 'docs' / 'model_zoo.md'
-NAME = re.compile(r'(?P<family>[a-z_]+?)_(?P<size>t|s|m|b|l|xl)_(?P<recipe>\w+)')
-ORDER = ('t', 's', 'm', 'b', 'l', 'xl')
+NAME = re.compile(r'(?P<family>[a-z_]+?)_(?P<size>t|s|m|b|l|xl|d[1-5])_(?P<recipe>\w+)')
+ORDER = ('t', 's', 'm', 'b', 'l', 'xl', 'd1', 'd2', 'd3', 'd4', 'd5')
 TOLERANCE = 0.03  # of FLOPs against the published ones, which project the padding of the windows and ours do not
 # section: its recipes, the published figures as they are called in the metafiles
 SECTIONS = {
@@ -156,7 +156,7 @@ def table(models: list[dict[str, Any]], recipes: tuple[str, ...], figures: tuple
 def order(recipes: tuple[str, ...]) -> Any:
     def key(entry: dict[str, Any]) -> tuple[int, int, int]:
         family, size, recipe = NAME.fullmatch(entry['Name']).groups()
-        families = ('swin', 'elsa_swin', 'maxvit', 'sequencer')
+        families = ('swin', 'elsa_swin', 'maxvit', 'sequencer', 'volo', 'elsa_volo')
         return families.index(family), recipes.index(recipe), ORDER.index(size)
 
     return key

@@ -1,4 +1,4 @@
-"""Swin, MaxViT, ELSA-Swin and Sequencer2D as dense-prediction backbones for mmdet, mmsegmentation and mmpretrain.
+"""Swin, MaxViT, ELSA-Swin, Sequencer2D and VOLO as dense-prediction backbones for mmdet, mmsegmentation and mmpretrain.
 
 Importing the package registers everything it offers and needs torch and mmengine only.
 """
@@ -21,7 +21,7 @@ def _looks_only() -> bool:
 
 if not _looks_only():  # such a process must not need first what may be missing
     from . import backbones, engine  # noqa: F401 (engine registers what plugs into mmengine)
-    from .backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+    from .backbones import ELSAVOLO, VOLO, ELSASwin, MaxViT, Sequencer2D, SwinTransformer
     from .config.bases import register_bases
     from .mmcv_ops import register_finder
     from .weights.loading import register_schemes
@@ -37,6 +37,8 @@ if not _looks_only():  # such a process must not need first what may be missing
 _LAZY = {'swap_backbone': 'swap', 'Predictor': 'inference', 'build_network': 'zoo'}
 
 __all__ = [
+    'ELSAVOLO',
+    'VOLO',
     'ELSASwin',
     'MaxViT',
     'Predictor',

@@ -1,5 +1,5 @@
-"""Image classification through mmpretrain: the heads that MaxViT and Sequencer have, and a classifier that loads the
-published weights of all four families. Swin and ELSA-Swin need no head of their own: mean over the normed map, linear.
+"""Image classification through mmpretrain: the heads that MaxViT, Sequencer and VOLO have, and a classifier that loads
+the published weights of every family. Swin and ELSA-Swin need no head of their own: mean over the normed map, linear.
 
 Sources as in the backbones' modules.
 """
@@ -14,6 +14,7 @@ from mmpretrain.models import ImageClassifier as MMImageClassifier
 from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor, nn
 
+from .layers import ClassBlock
 from .registry import MODELS
 from .weights.classifiers import fit_classifier
 from .weights.fitting import Report, unwrap
@@ -61,6 +62,66 @@ class SequencerClsHead(LinearClsHead):
 
     def pre_logits(self, feats: Sequence[Tensor]) -> Tensor:
         return self.norm(feats[-1].permute(0, 2, 3, 1)).mean(dim=(1, 2))
+
+
+@MODELS.register_module()
+class VOLOClsHead(LinearClsHead):
+    """Two class-attention blocks, then scores of the image and of every token: maps [B, C, H, W] -> [B, num_classes].
+
+    The score of a class is that of the class token plus half of the largest among the tokens. In training the tokens
+    learn the label of their image, with half the weight of the class token. (The authors' tokens learn labels of their
+    own, which a teacher network wrote into files.)
+
+    Source: Yuan et al., "VOLO" (arXiv 2106.13112), section 3.2, and the authors' code.
+
+    Args:
+        num_classes: classes.
+        in_channels: C, channels of the last map.
+        num_heads: heads of the class attention.
+        mlp_ratio: hidden width of its perceptrons over C.
+        **kwargs: of mmpretrain's `LinearClsHead` (loss, cal_acc, topk, init_cfg).
+    """
+
+    BLOCKS, TOKEN_WEIGHT = 2, 0.5
+
+    def __init__(self, num_classes: int, in_channels: int, num_heads: int, mlp_ratio: float = 3, **kwargs: Any) -> None:
+        kwargs.setdefault('init_cfg', {'type': 'TruncNormal', 'layer': 'Linear', 'std': 0.02})
+        super().__init__(num_classes, in_channels, **kwargs)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, in_channels))
+        self.blocks = nn.ModuleList(ClassBlock(in_channels, num_heads, mlp_ratio) for _ in range(self.BLOCKS))
+        self.norm = nn.LayerNorm(in_channels)
+        self.aux_fc = nn.Linear(in_channels, num_classes)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def pre_logits(self, feats: Sequence[Tensor]) -> Tensor:
+        """The normed class token and tokens, [B, 1 + H * W, C]."""
+        tokens = feats[-1].flatten(2).transpose(1, 2)
+        x = torch.cat((self.cls_token.expand(len(tokens), -1, -1), tokens), dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def scores(self, feats: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Scores of the class token, [B, num_classes], and of the tokens, [B, H * W, num_classes]."""
+        x = self.pre_logits(feats)
+        return self.fc(x[:, 0]), self.aux_fc(x[:, 1:])
+
+    def forward(self, feats: Sequence[Tensor]) -> Tensor:
+        scores, of_tokens = self.scores(feats)
+        return scores + self.TOKEN_WEIGHT * of_tokens.amax(dim=1)
+
+    def loss(self, feats: Sequence[Tensor], data_samples: list[Any], **kwargs: Any) -> dict[str, Tensor]:
+        scores, of_tokens = self.scores(feats)
+        losses = self._get_loss(scores, data_samples, **kwargs)
+        mixed = 'gt_score' in data_samples[0]  # by batch augmentations; mmpretrain's own question
+        labels = (
+            torch.stack([s.gt_score for s in data_samples]) if mixed else torch.cat([s.gt_label for s in data_samples])
+        )
+        of_tokens, labels = of_tokens.flatten(0, 1), labels.repeat_interleave(of_tokens.shape[1], dim=0)
+        losses['loss_tokens'] = self.TOKEN_WEIGHT * self.loss_module(
+            of_tokens, labels, avg_factor=len(of_tokens), **kwargs
+        )
+        return losses
 
 
 @MODELS.register_module()

@@ -4,34 +4,10 @@ from collections.abc import Sequence
 
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS as ROOT_MODELS
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch import Tensor
 
-from .layers import TransformerBlock
-from .layers.linear import linear
+from .layers import GlobalAttention, TransformerBlock
 from .registry import MODELS
-
-
-class GlobalAttention(nn.Module):
-    """Multi-head self-attention of every token with every other: [B, H, W, C] -> [B, H, W, C].
-
-    Args:
-        embed_dims: C.
-        num_heads: heads; each has C / num_heads channels.
-    """
-
-    def __init__(self, embed_dims: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = linear(embed_dims, 3 * embed_dims)
-        self.proj = linear(embed_dims, embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, H, W, C = x.shape
-        qkv = self.qkv(x).view(B, H * W, 3, self.num_heads, C // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, num_heads, N, head_dim]
-        x = scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(B, H, W, C))
 
 
 @MODELS.register_module()
@@ -61,7 +37,7 @@ class GlobalBlockNeck(BaseModule):
         last = in_channels[-1]
         if last % head_dim:
             raise ValueError(f'in_channels={list(in_channels)}: expected a last number that {head_dim=} divides')
-        self.block = TransformerBlock(GlobalAttention(last, last // head_dim), last)
+        self.block = TransformerBlock(GlobalAttention(last, last // head_dim, qkv_bias=True), last)
         self.neck = ROOT_MODELS.build({**neck, 'in_channels': list(in_channels)})
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:

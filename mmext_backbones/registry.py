@@ -46,6 +46,7 @@ MODELS = LazyRegistry(
         'ImageClassifier': 'mmext_backbones.heads',
         'MaxViTClsHead': 'mmext_backbones.heads',
         'SequencerClsHead': 'mmext_backbones.heads',
+        'VOLOClsHead': 'mmext_backbones.heads',
     },
     parent=ROOT_MODELS,
     scope=SCOPE,

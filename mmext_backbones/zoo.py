@@ -15,7 +15,15 @@ from .utils.errors import UserError, did_you_mean
 
 __all__ = ['IMAGENET', 'Network', 'backbone_names', 'block_classes', 'build_network', 'is_config', 'known_network']
 
-FAMILIES = {'swin': 'SwinTransformer', 'elsa_swin': 'ELSASwin', 'maxvit': 'MaxViT', 'sequencer': 'Sequencer2D'}
+FAMILIES = {
+    'swin': 'SwinTransformer',
+    'elsa_swin': 'ELSASwin',
+    'maxvit': 'MaxViT',
+    'sequencer': 'Sequencer2D',
+    'volo': 'VOLO',
+    'elsa_volo': 'ELSAVOLO',
+}
+SIZES = {'tiny': 't', 'small': 's', 'medium': 'm', 'base': 'b', 'large': 'l', 'xlarge': 'xl'}  # others as they are
 IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # mean and std in RGB, of the range 0 to 255
 HALF = [127.5] * 3, [127.5] * 3
 WEIGHTS = {
@@ -31,7 +39,8 @@ WEIGHTS = {
     'sequencer_s': 'timm://sequencer2d_s.in1k',
     'sequencer_m': 'timm://sequencer2d_m.in1k',
     'sequencer_l': 'timm://sequencer2d_l.in1k',
-}  # ELSA-Swin's stand on no hub: docs/weights.md
+    **{f'volo_d{i}': f'timm://volo_d{i}_224.sail_in1k' for i in range(1, 6)},
+}  # ELSA-Swin's stand on no hub: docs/weights.md; ELSA-VOLO has none
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,7 @@ def backbone_names() -> dict[str, tuple[str, str]]:
     names = {}
     for family, cls in FAMILIES.items():
         for arch in MODELS.get(cls).ARCHS:
-            letters = 'xl' if arch == 'xlarge' else arch[0]
-            names[f'{family}_{letters}'] = cls, arch
+            names[f'{family}_{SIZES.get(arch, arch)}'] = cls, arch
     return names
 
 

@@ -23,8 +23,16 @@ SEGMENTATION = [leaf for leaf in LEAVES if 'upernet' in leaf.stem]
 CLASSIFICATION = [leaf for leaf in LEAVES if 'in1k' in leaf.stem]
 DENSE = [leaf for leaf in LEAVES if leaf not in CLASSIFICATION]
 
-BACKBONES = {'elsa_swin': 'ELSASwin', 'swin': 'SwinTransformer', 'maxvit': 'MaxViT', 'sequencer': 'Sequencer2D'}
+BACKBONES = {
+    'elsa_swin': 'ELSASwin',
+    'swin': 'SwinTransformer',
+    'maxvit': 'MaxViT',
+    'sequencer': 'Sequencer2D',
+    'elsa_volo': 'ELSAVOLO',
+    'volo': 'VOLO',
+}
 SIZES = {'t': 'tiny', 's': 'small', 'm': 'medium', 'b': 'base', 'l': 'large', 'xl': 'xlarge'}
+SIZES |= {f'd{i}': f'd{i}' for i in range(1, 6)}
 COCO_RECIPES = ('maskrcnn_1x', 'maskrcnn_3x', 'cascade_1x', 'cascade_3x')
 COMMON = (*COCO_RECIPES, 'upernet_160k', 'in1k')
 # of which family and size there is which recipe
@@ -40,6 +48,9 @@ ZOO = {
     'maxvit_l': (*COMMON, 'cascade_lsj'),
     'maxvit_xl': COMMON,
     **{f'sequencer_{size}': (*COMMON, 'retinanet_1x', 'fpn_40k') for size in 'sml'},
+    'volo_d1': ('maskrcnn_1x', 'cascade_1x', 'upernet_160k', 'in1k'),
+    **{f'volo_d{i}': ('upernet_160k', 'in1k') for i in range(2, 6)},
+    'elsa_volo_d1': ('upernet_160k', 'in1k'),
 }
 RECIPES = sorted({recipe for recipes in ZOO.values() for recipe in recipes}, key=len, reverse=True)
 NAME = re.compile(rf'({"|".join(BACKBONES)})_({"|".join(SIZES)})_({"|".join(RECIPES)})')
@@ -71,6 +82,9 @@ DROP_PATH = {
     'maxvit_l': {'in1k': 0.6, 'cascade_lsj': 0.8},
     'maxvit_xl': {'in1k': 0.7},
     'sequencer_s': {'in1k': 0.1},
+    'volo_d1': {'in1k': 0.1},
+    'volo_d2': {'in1k': 0.2},
+    'volo_d3': {'in1k': 0.5},
 }
 # where nobody published the rate, and the leaf says so
 ASSUMED = {
@@ -86,6 +100,12 @@ ASSUMED = {
     'sequencer_s': 0.1,
     'sequencer_m': 0.2,
     'sequencer_l': 0.4,
+    'volo_d1': 0.1,
+    'volo_d2': 0.2,
+    'volo_d3': 0.5,
+    'volo_d4': 0.5,
+    'volo_d5': 0.5,
+    'elsa_volo_d1': 0.1,
 }
 ASSUMED_LSJ = {'maxvit_t': 0.7, 'maxvit_s': 0.5, 'maxvit_b': 0.5}
 SAYS_SO = re.compile(r'[Nn]obody published|assumed|[Pp]ublished without|(not|were) published')
@@ -127,6 +147,9 @@ def channels_of(leaf: Path) -> list[int]:
     family, size, _ = parts(leaf)
     if family == 'sequencer':
         return [192, 192, 384, 384]
+    if family in ('volo', 'elsa_volo'):
+        first = {'d1': 192, 'd2': 256, 'd3': 256, 'd4': 384, 'd5': 384}[size]
+        return [first, first, 2 * first, 2 * first]
     return [CHANNELS[family][size] * 2**i for i in range(4)]
 
 
@@ -182,6 +205,7 @@ def test_pretrained_weights_are_of_the_same_network(leaf):
         'swin': f'swin_{arch}_patch4_window7_224.ms_in1k',
         'maxvit': f'maxvit_{arch}_tf_224.in1k',
         'sequencer': f'sequencer2d_{size}.in1k',
+        'volo': f'volo_{size}_224.sail_in1k',
     }
     larger = {'swin_l': 'swin_large_patch4_window7_224.ms_in22k', 'maxvit_xl': 'maxvit_xlarge_tf_224.in21k'}
     address = larger.get(f'{family}_{size}', published.get(family) if recipe != 'in1k' else None)
@@ -225,7 +249,9 @@ def test_little_but_the_backbone_is_ours(leaf):
         expected.add('GlobalBlockNeck')
     if leaf in CLASSIFICATION:
         expected |= {'ImageClassifier'} | {
-            head for head in ('MaxViTClsHead', 'SequencerClsHead') if head[:6].lower() in leaf.stem
+            head
+            for name, head in (('maxvit', 'MaxViTClsHead'), ('sequencer', 'SequencerClsHead'), ('volo', 'VOLOClsHead'))
+            if name in leaf.stem
         }
     assert ours == expected
     assert 'custom_imports' not in load(leaf)
@@ -248,6 +274,7 @@ PUBLISHED_PARAMETERS = {
     'sequencer_s': {'in1k': 28},
     'sequencer_m': {'in1k': 38},
     'sequencer_l': {'in1k': 54},
+    **{f'volo_d{i}': {'in1k': millions} for i, millions in enumerate((27, 59, 86, 193, 296), 1)},
 }
 
 
@@ -270,6 +297,7 @@ def test_builds_without_decay_where_the_recipe_says_so(leaf):
     expected = cfg.optim_wrapper.optimizer.weight_decay
     for name, value in decay.items():
         exempt = any(part in name for part in ('norm', 'relative_position_bias_table', 'absolute_pos_embed'))
+        exempt = exempt or name == 'head.cls_token'
         if recipe == 'in1k':  # all vectors, too
             exempt = exempt or parameters[name].dim() == 1
         assert value == (0 if exempt else expected), name
@@ -333,6 +361,10 @@ IN1K = {
     'maxvit': (3e-3, 4096, None, 300, 1.0, 0.9999, ['Mixup'], 235),
     'sequencer': (2e-3, 2048, 20, 300, None, None, ['Mixup', 'CutMix'], 256),
     'swin_l': (4e-5, 1024, 5, 30, 5.0, None, ['Mixup', 'CutMix'], 248),
+    'volo': (1.6e-3, 1024, 20, 310, None, None, ['CutMix'], 233),
+    **dict.fromkeys(('volo_d2', 'volo_d3'), (1e-3, 1024, 20, 310, None, None, ['CutMix'], 233)),
+    **dict.fromkeys(('volo_d4', 'volo_d5'), (8e-4, 1024, 20, 310, None, None, ['CutMix'], 233)),
+    'elsa_volo': (1.6e-3, 1024, 20, 310, None, None, ['CutMix'], 233),
     'maxvit_xl': (5e-5, 512, None, 30, 1.0, None, ['Mixup', 'CutMix'], 384),
 }
 

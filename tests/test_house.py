@@ -19,7 +19,7 @@ ALLOWED = {
     'config': {'utils'},
     'drawing': {'utils'},
     'backbones': {'layers', 'ops', 'registry', 'weights'},
-    'heads': {'registry', 'weights'},
+    'heads': {'layers', 'registry', 'weights'},
     'necks': {'layers', 'registry'},
     'mmcv_ops': {'config', 'utils'},
     'zoo': {'config', 'registry', 'utils'},

@@ -15,15 +15,28 @@ from mmext_backbones.datasets.shapes.files import make_shapes
 from mmext_backbones.engine import setup, train
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
-NAME = re.compile(r'([a-z_]+?)_(t|s|m|b|l|xl)_(\w+)')
+NAME = re.compile(r'([a-z_]+?)_(t|s|m|b|l|xl|d[1-5])_(\w+)')
 ARCHS = {
     'swin': {'embed_dims': 24, 'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 8)},
     'elsa_swin': {'embed_dims': 24, 'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 8), 'group_width': 4},
     'maxvit': {'embed_dims': (32, 32, 64, 64), 'depths': (1, 1, 1, 1), 'stem_dims': 32},
     'sequencer': {'embed_dims': (16, 32, 32, 32), 'depths': (1, 1, 1, 1), 'hidden_dims': (4, 8, 8, 8)},
+    'volo': {
+        'embed_dims': (24, 48, 48, 48),
+        'depths': (1, 1, 1, 1),
+        'num_heads': (1, 2, 2, 2),
+        'mlp_ratio': 3,
+        'stem_dims': 8,
+    },
 }
-CHANNELS = {'swin': [24, 48, 96, 192], 'maxvit': [32, 32, 64, 64], 'sequencer': [16, 16, 32, 32]}
-CHANNELS['elsa_swin'] = CHANNELS['swin']
+ARCHS['elsa_volo'] = {**ARCHS['volo'], 'kernel_size': 5, 'group_width': 8}
+CHANNELS = {
+    'swin': [24, 48, 96, 192],
+    'maxvit': [32, 32, 64, 64],
+    'sequencer': [16, 16, 32, 32],
+    'volo': [24, 24, 48, 48],
+}
+CHANNELS |= {'elsa_swin': CHANNELS['swin'], 'elsa_volo': CHANNELS['volo']}
 WIDTHS = {'fc_out_channels': 64, 'conv_out_channels': 16, 'channels': 16}  # of the layers inside heads
 BETWEEN = ('in_channels', 'out_channels', 'feat_channels')  # of a neck and its heads: 32 instead of 256
 # each family, and each kind of recipe
@@ -38,7 +51,7 @@ METRIC = {'in1k': 'accuracy/top1', 'upernet': 'mIoU', 'fpn': 'mIoU', 'retinanet'
 def leaves() -> dict[str, Path]:
     """Of every family and recipe the smallest size."""
     found = {}
-    for size in ('t', 's', 'm', 'b', 'l', 'xl'):
+    for size in ('t', 's', 'm', 'b', 'l', 'xl', 'd1'):
         for path in sorted(CONFIGS.glob('*.py')):
             family, its_size, recipe = NAME.fullmatch(path.stem).groups()
             if its_size == size and not recipe.startswith(ELSEWHERE):

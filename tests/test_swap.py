@@ -171,6 +171,8 @@ def test_whoever_takes_the_maps_is_told(config, out_indices, stated):
             marks=pytest.mark.slow,
         ),
         ('sequencer_s', PSP),
+        ('volo_d1', 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'),
+        ('elsa_volo_d1', PSP),
         ('maxvit_t', 'mmpretrain::resnet/resnet50_8xb32_in1k.py'),
         ('swin_t', 'mmdet::reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20.py'),  # its pooling wants 256 x 128
         pytest.param('maxvit_t', 'mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py', marks=pytest.mark.slow),

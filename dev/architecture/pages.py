@@ -21,6 +21,7 @@ __all__ = ['SIZE', 'build', 'renew', 'sizes_table', 'stage_table', 'title_of', '
 SIZE = (800, 1280)  # of the image on the pages, as in the model zoo
 SMALL_SIZE = (224, 224)
 TITLES = {'swin': 'Swin', 'elsa_swin': 'ELSA-Swin', 'maxvit': 'MaxViT', 'sequencer': 'Sequencer2D'}
+TITLES |= {'volo': 'VOLO', 'elsa_volo': 'ELSA-VOLO'}
 TABLE = r'(<!-- {}: begin \(dev/architecture\) -->\n).*?(<!-- {}: end -->)'
 
 

@@ -190,6 +190,8 @@ def _arrange(
             downsample.setdefault(int(path[0]), []).append(call.text)
         elif not blocks:
             stem.append(call.text)
+        elif call.module is not None and call.module in backbone.stem_modules():  # positions, between two stages
+            downsample.setdefault(max(place[0] for place in blocks), []).append(call.text)
         else:
             waiting.append(call.text)
             if norm := re.fullmatch(r'norm(\d+)', first):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmext_backbones.layers import PatchMerging, PooledShortcut
+from mmext_backbones.layers import GlobalAttention, OutlookAttention, PatchMerging, PooledShortcut, PositionEmbedding
 from mmext_backbones.layers.conv import FilterConv2d
 from mmext_backbones.layers.squeeze_excite import SqueezeExcite
 
@@ -52,6 +52,17 @@ def _window_attention(
     return f'attention in {where},\n' + (f'shifted by {shift}, ' if shift else '') + f'{num_heads} heads'
 
 
+def _global_attention(attn: GlobalAttention) -> str:
+    edge = attn.window_size
+    return f'{f"attention in windows of {edge} x {edge}" if edge else "global attention"},\n{attn.num_heads} heads'
+
+
+def _outlook(attn: OutlookAttention) -> str:
+    edge, stride = attn.kernel_size, attn.stride
+    mean = f'{stride} x {stride} mean,\n' if stride > 1 else ''
+    return f'{mean}outlook attention in {edge} x {edge},\n{attn.num_heads} heads'
+
+
 def _elsa(v: Tensor, attn: Tensor, add: Tensor, kernel_size: int) -> str:
     return f'ELSA, {kernel_size} x {kernel_size} taps,\n{attn.shape[3]} heads'
 
@@ -74,9 +85,13 @@ MODULES: dict[type[nn.Module], Callable[[Any], str]] = {
         f'2 x 2 neighbours joined, LayerNorm,\nlinear {merging.reduction.in_features} → '
         f'{merging.reduction.out_features}'
     ),
+    OutlookAttention: _outlook,
+    GlobalAttention: _global_attention,
+    PositionEmbedding: lambda positions: 'positions added',
     nn.LayerNorm: lambda norm: 'LayerNorm',
     nn.BatchNorm2d: lambda norm: 'BatchNorm',
     nn.GELU: lambda act: 'GELU',
+    nn.ReLU: lambda act: 'ReLU',
     nn.Linear: lambda linear: f'linear {linear.in_features} → {linear.out_features}',
     FilterConv2d: lambda conv: 'query times key,\n' + _conv(conv).replace(', groups', ',\ngroups'),
     nn.Conv2d: _conv,

@@ -327,12 +327,17 @@ def _window_attention(args: tuple, out: Tensor) -> int:
 
 def _window_logits(args: tuple) -> int:
     """Elements of q @ k^T of all windows, those that reach beyond the map as any other."""
-    (B, H, W, _), (h, w) = args[0].shape, args[4]
-    return B * -(-H // h) * -(-W // w) * args[1].numel()
+    (B, H, W, _), heads, (h, w) = args[0].shape, args[3], args[4]
+    return B * -(-H // h) * -(-W // w) * heads * (h * w) ** 2
 
 
 def _elsa(args: tuple, out: Tensor) -> int:
     return 2 * out.numel() * args[3] ** 2
+
+
+def _outlook(args: tuple, out: Tensor) -> int:
+    """Weights of all places, those beyond the map as any other, times the channels of a head."""
+    return args[1].numel() * (out.shape[-1] // args[1].shape[3])
 
 
 def _bilstm2d(args: tuple, out: Tensor) -> int:
@@ -365,6 +370,7 @@ FORMULAS: dict[str, tuple[str, Callable[[tuple, Tensor], int]]] = {
     **{f'aten::{name}': ('recurrent', _recurrent) for name in ('lstm', 'gru', 'rnn_tanh', 'rnn_relu')},
     **dict.fromkeys(WINDOW_ATTENTION, ('product', _window_attention)),
     'mmext_backbones::elsa': ('elsa', _elsa),
+    'mmext_backbones::outlook': ('product', _outlook),
     'mmext_backbones::bilstm2d': ('recurrent', _bilstm2d),
 }
 LOGITS = {**dict.fromkeys(ATTENTION, _logits), **dict.fromkeys(WINDOW_ATTENTION, _window_logits)}

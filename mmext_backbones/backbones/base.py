@@ -27,7 +27,7 @@ from mmext_backbones.weights.loading import read
 
 from .arguments import check_init_cfg, check_int, check_stages, is_int, is_pretrained, resolve_arch
 
-__all__ = ['DenseBackbone', 'resolve_arch']
+__all__ = ['DenseBackbone', 'keep_batch_norms', 'resolve_arch']
 
 AUTOCAST_DTYPES = (None, 'bfloat16')
 COUNTER = 'num_batches_tracked'  # of batch norms; published weights lack it
@@ -121,6 +121,11 @@ class DenseBackbone(BaseModule):
     def out_strides(self) -> tuple[int, ...]:
         """Stride of each output map, in pixels of the image."""
         return tuple(self._level_strides[i] for i in self.out_indices)
+
+    @property
+    def stage_strides(self) -> tuple[int, ...]:
+        """Stride of the map of every stage, in pixels of the image; also of stages that are not built."""
+        return self._level_strides
 
     def stem_modules(self) -> list[nn.Module]:
         """The modules before the first stage."""
@@ -325,3 +330,10 @@ def _no_new_statistics(block: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, num_batches_tracked) in zip(norms, kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
+
+
+def keep_batch_norms(model: nn.Module) -> None:
+    """Put the batch norms of a model in eval mode, so that they norm by their running statistics and leave them."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()

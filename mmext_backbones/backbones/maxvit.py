@@ -26,7 +26,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmext_backbones.layers import (
     DropPath,
@@ -45,7 +44,7 @@ from mmext_backbones.ops.derivatives import is_transformed
 from mmext_backbones.registry import MODELS
 
 from .arguments import check_flag, is_int, resolve_arch
-from .base import DenseBackbone
+from .base import DenseBackbone, keep_batch_norms
 
 HEAD_DIM = 32
 SCALED = 'scaled'
@@ -180,9 +179,7 @@ class MaxViT(DenseBackbone):
     def train(self, mode: bool = True) -> 'MaxViT':
         super().train(mode)
         if self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            keep_batch_norms(self)
         return self
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -11,56 +11,23 @@ attention gives way to two bidirectional LSTMs, one along columns and one along 
 
 The published network has patches of 7 pixels and is a trunk of two resolutions; nobody published a dense form. Ours,
 the default, has patches of 8 (`weights.resize` resamples the published kernel so that it answers to an image enlarged
-by 8 / 7 as before) and derives four levels:
-
-    level   stride   channels   from
-    0       4        192        stage 0, upsampled by a 2 x 2 transposed convolution
-    1       8        192        stage 0
-    2       16       384        the last stage
-    3       32       384        the last stage, 2 x 2 mean
-
-each with a norm of its own. `patch_size=7, pyramid=False` is the published network, its outputs the raw stage maps.
-
-The image is zero-padded at the right and bottom to whole tokens of every stage, 2 * patch_size pixels, and the maps
-are cropped to ceil(size / stride); the source drops the remainder instead. Where there is none the numbers are the
-source's.
+by 8 / 7 as before) and derives four levels of strides 4 to 32 from the first and the last stage (`two_scales`), each
+with a norm of its own. `patch_size=7, pyramid=False` is the published network, its outputs the raw stage maps.
 """
 
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mmext_backbones.layers import BiLSTM2D, Mlp, PatchConv2d, PatchEmbed, Stage, TransformerBlock, drop_path_schedule
-from mmext_backbones.ops.padding import crop, mean_pool, zero_pad
+from mmext_backbones.layers import BiLSTM2D, Mlp, PatchEmbed, Stage, TransformerBlock, drop_path_schedule
 from mmext_backbones.registry import MODELS
 
 from .arguments import check_flag, is_int, resolve_arch
-from .base import DenseBackbone
-
-
-class Downsample(PatchConv2d):
-    """Convolution of whole patches on a map: [B, H, W, C_in] -> [B, H/p, W/p, C]. With p = 1 it is a linear layer."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-class Upsample(nn.ConvTranspose2d):
-    """Transposed convolution: [B, H, W, C] -> [B, 2H, 2W, C]. A fresh one repeats each token four times."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 2, stride=2)
-        with torch.no_grad():
-            self.weight.copy_(torch.eye(channels)[:, :, None, None].expand_as(self.weight))
-            self.bias.zero_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+from .two_scales import Downsample, TwoScaleBackbone
 
 
 @MODELS.register_module()
-class Sequencer2D(DenseBackbone):
+class Sequencer2D(TwoScaleBackbone):
     """Sequencer2D: [B, in_channels, H, W] -> maps of strides 4, 8, 16, 32, any H and W.
 
     Args:
@@ -108,12 +75,10 @@ class Sequencer2D(DenseBackbone):
                 'network has 7)'
             )
         channels, depths, hidden = arch['embed_dims'], arch['depths'], arch['hidden_dims']
-        if len(depths) < 2:
-            raise ValueError(f'depths={depths}: expected two stages or more')
-        p, last = patch_size, len(depths) - 1
         super().__init__(
-            (channels[0], channels[0], channels[-1], channels[-1]) if pyramid else channels,
-            (p // 2, p, 2 * p, 4 * p) if pyramid else (p, *[2 * p] * (len(depths) - 1)),
+            channels,
+            patch_size=patch_size,
+            pyramid=pyramid,
             in_channels=in_channels,
             out_indices=out_indices,
             frozen_stages=frozen_stages,
@@ -121,10 +86,7 @@ class Sequencer2D(DenseBackbone):
             autocast_dtype=autocast_dtype,
             out_dtype=out_dtype,
             init_cfg=init_cfg,
-            level_stages=(0, 0, last, last) if pyramid else None,
         )
-        self.patch_size = patch_size
-        self.pyramid = pyramid
         self.patch_embed = PatchEmbed(in_channels, channels[0], patch_size, norm=False)
         self.stages = nn.ModuleList()
         for i, rates in enumerate(drop_path_schedule(drop_path_rate, depths)[: self.num_stages]):
@@ -141,44 +103,8 @@ class Sequencer2D(DenseBackbone):
             more = i + 1 < self.num_stages
             self.stages.append(Stage(blocks, Downsample(*channels[i : i + 2], 1 if i else 2) if more else None))
         _init_as_published(self)
-        if pyramid:
-            if 0 in self.out_indices:
-                self.upsample = Upsample(channels[0])
-            for i, c in zip(self.out_indices, self.out_channels, strict=True):
-                self.add_module(f'norm{i}', nn.LayerNorm(c, eps=1e-6))
+        self.build_pyramid(norm_eps=1e-6)
         self.freeze()
-
-    def stem_modules(self) -> list[nn.Module]:
-        return [self.patch_embed]
-
-    def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
-        H, W = x.shape[-2:]
-        whole = 2 * self.patch_size
-        pad_h, pad_w = -(-H // whole) * whole - H, -(-W // whole) * whole - W
-        x = zero_pad(x, (0, pad_w, 0, pad_h))
-        x = self.patch_embed(x)  # [B, H/p, W/p, C]
-        maps = []
-        for i, stage in enumerate(self.stages):
-            for block in stage.blocks:
-                x = self.run_block(i, block, x)
-            maps.append(x)
-            if stage.downsample is not None:
-                x = stage.downsample(x)
-        # [B, ceil(H/s), ceil(W/s), C] of stride s, from the padded maps
-        sizes = {i: (-(-H // s), -(-W // s)) for i, s in zip(self.out_indices, self.out_strides, strict=True)}
-        if not self.pyramid:
-            return tuple(self.output(i, maps[i], sizes[i]) for i in self.out_indices)
-        return tuple(self.output(i, self.level(i, maps, H, W), sizes[i]) for i in self.out_indices)
-
-    def level(self, i: int, maps: Sequence[Tensor], H: int, W: int) -> Tensor:
-        """Level i of the pyramid, [B, >= H/s, >= W/s, C], from the padded maps of the stages."""
-        if i == 0:
-            return self.upsample(maps[0])
-        if i == 3:
-            stride = 2 * self.patch_size
-            x = crop(maps[-1], -(-H // stride), -(-W // stride)).permute(0, 3, 1, 2)
-            return mean_pool(x, 2).permute(0, 2, 3, 1)
-        return maps[0] if i == 1 else maps[-1]
 
 
 def _init_as_published(model: nn.Module) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import UserError as TorchUserError
 
 from ..backbones.base import DenseBackbone
-from ..layers import BiLSTM2D, ELSAAttention, PartitionAttention, WindowAttention
+from ..layers import BiLSTM2D, ELSAAttention, GlobalAttention, OutlookAttention, PartitionAttention, WindowAttention
 from ..ops.window_attention.export import shared_plans
 
 TOO_OLD = f'torch {torch.__version__} is too old to record a network for export: take 2.9 or newer'
@@ -103,10 +103,10 @@ def shared_copy(network: BackboneWithNeck) -> BackboneWithNeck:
 def _in_recordable_forms(network: BackboneWithNeck, onnx: bool) -> BackboneWithNeck:
     for parent in list(network.modules()):
         for name, module in parent.named_children():
-            if isinstance(module, (WindowAttention, PartitionAttention)):
+            if isinstance(module, (WindowAttention, PartitionAttention, GlobalAttention, OutlookAttention)):
                 module.backend = 'export'
             elif isinstance(module, ELSAAttention):
-                module.backend = 'operator' if onnx else 'export'
+                module.backend = 'operator' if onnx and module.lam == 0 else 'export'  # the former has no factors
             elif isinstance(module, BiLSTM2D) and onnx:
                 from .translations import RecordedBiLSTM2D
 

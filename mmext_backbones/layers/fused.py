@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mmext_backbones.ops import product_conv
 from mmext_backbones.ops.backends import from_environment
+from mmext_backbones.ops.conv import conv2d
 from mmext_backbones.ops.derivatives import is_transformed
 from mmext_backbones.ops.mlp import norm_mlp
 from mmext_backbones.ops.norm_gelu import gelu
@@ -50,6 +51,7 @@ FUSIBLE: dict[type[nn.Module], Callable[[nn.Module], bool]] = {
     FilterConv2d: lambda conv: True,
     SqueezeExcite: lambda gate: True,
     nn.GELU: lambda gelu: True,
+    nn.ReLU: lambda relu: True,
     nn.LayerNorm: lambda norm: norm.weight is not None and norm.bias is not None,
     nn.BatchNorm2d: lambda norm: norm.affine and norm.track_running_stats and norm.momentum is not None,
     nn.Dropout: lambda drop: drop.p == 0.0 or not drop.training,
@@ -172,6 +174,11 @@ def bilstm(mixer: nn.Module, x: Tensor, *, norm: nn.Module, skip: Tensor | None)
     return linear_add(mixer.states(norm(x)), mixer.proj, skip)
 
 
+def outlook(attn: nn.Module, x: Tensor, *, norm: nn.Module, skip: Tensor | None) -> Tensor:
+    """proj(attend(norm(x))): the sum with the product."""
+    return linear_add(attn.attend(norm(x)), attn.proj, skip)
+
+
 def mlp(module: nn.Module, x: Tensor, *, norm: nn.Module, skip: Tensor | None) -> Tensor:
     """fc2(act(fc1(norm(x)))): neither the norm's output nor the GELU's is kept (`ops.mlp`)."""
     if not can_fuse(norm, *module.children()):
@@ -214,7 +221,7 @@ def linear_add(x: Tensor, linear: nn.Module, skip: Tensor | None, drop: nn.Modul
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Convolutions: ELSA's filters, MaxViT's stem and MBConv
+# Convolutions: ELSA's filters, the stems of MaxViT and VOLO, MBConv
 
 
 def filters(attn: nn.Module, q: Tensor, k: Tensor) -> Tensor | None:
@@ -230,6 +237,21 @@ def stem(module: nn.Module, x: Tensor) -> Tensor | None:
         return None
     x = module.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
     return _conv_after(batch_norm_call(norm, gelu=True), conv, x, norm.weight, norm.bias)
+
+
+def conv_stem(module: nn.Module, x: Tensor) -> Tensor | None:
+    """Without a gradient, the norms of VOLO's stem with the convolutions before them."""
+    convs, norms = (module.conv1, module.conv2, module.conv3), (module.norm1, module.norm2, module.norm3)
+    if not can_fuse(*norms, module.act) or not can_fold_norms(*norms) or not is_unobserved(*convs, module.proj):
+        return None
+    if any(type(conv) is not nn.Conv2d for conv in convs):
+        return None
+    x = x.contiguous(memory_format=torch.channels_last)
+    for conv, norm in zip(convs, norms, strict=True):
+        stats = norm.running_mean, norm.running_var, norm.eps
+        weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *stats, norm.weight, norm.bias)
+        x = conv2d(x, weight, bias, conv.stride, conv.padding).relu_()
+    return module.proj(x).permute(0, 2, 3, 1).contiguous()
 
 
 def mbconv(module: nn.Module, x: Tensor) -> Tensor | None:

@@ -2,6 +2,8 @@
 
 from .bilstm2d import bilstm2d
 from .elsa import elsa, elsa_reference
+from .global_attention import global_attention
+from .outlook import outlook, outlook_reference
 from .partition import grid_merge, grid_partition, padding_mask, window_merge, window_partition
 from .product_conv import product_conv, product_conv_reference
 from .window_attention import relative_position_index, shifted_window_mask, window_attention
@@ -10,8 +12,11 @@ __all__ = [
     'bilstm2d',
     'elsa',
     'elsa_reference',
+    'global_attention',
     'grid_merge',
     'grid_partition',
+    'outlook',
+    'outlook_reference',
     'padding_mask',
     'product_conv',
     'product_conv_reference',

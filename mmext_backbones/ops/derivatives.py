@@ -48,6 +48,22 @@ def first_order(backward: Callable) -> Callable:
     return run
 
 
+def with_first_order(x: Tensor) -> Tensor:
+    """A tensor as it is, whose backward pass refuses what `first_order` refuses: for fast forms of PyTorch's own."""
+    return _FirstOrder.apply(x)
+
+
+class _FirstOrder(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    @first_order
+    def backward(ctx, grad):
+        return grad
+
+
 def is_transformed() -> bool:
     """Whether derivatives are taken by a function transform or in forward mode, or samples are batched by vmap."""
     return not is_compiling() and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)

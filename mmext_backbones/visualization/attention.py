@@ -5,8 +5,9 @@
     python tools/visualize.py attention elsa_swin_t elsa_swin_t.pth cat.jpg --stage 1 --heads 0 3
 
 Swin: its window or shifted window. MaxViT: the window, and below it the grid. ELSA-Swin: the 7 x 7 filter around the
-token, without its learnt half (see `filters`), and windows in the last stage. A white line surrounds what the token
-can attend to, a blue square is the token itself.
+token, without its learnt half (see `filters`), and windows in the last stage. VOLO: in the first stage the mean over
+the windows of outlook attention that hold the token, after it all tokens of the map. A white line surrounds what the
+token can attend to, a blue square is the token itself.
 
 The weights are computed from the module's own weights and input. Multiplied with the values and projected they must
 give the module's output, or nothing is drawn; how well they do is printed.
@@ -98,7 +99,7 @@ def draw_attention(
         )
     found = []
     for call in record(network.backbone, network.prepare(picture), modules):
-        stride = network.backbone._level_strides[stage]
+        stride = network.backbone.stage_strides[stage]
         row, column = token_at(call, stride, point, picture)
         attention = token_attention(call, row, column)
         name = attention_name(call.module)

@@ -1,8 +1,8 @@
 """Computes the attention weights of one token, from the weights and the input of its module.
 
-The modules never hold these weights: their operators are fused. Here the formulas of `ops.window_attention` and
-`ops.elsa` are followed as they stand, for a single query, down to the output of the module, so that a picture of the
-weights can be held against what the network computed.
+The modules never hold these weights: their operators are fused. Here the formulas of `ops.window_attention`, `ops.elsa`
+and `ops.outlook` are followed as they stand, for a single query, down to the output of the module, so that a picture of
+the weights can be held against what the network computed.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..layers import ELSAAttention, PartitionAttention, WindowAttention
+from ..layers import ELSAAttention, GlobalAttention, OutlookAttention, PartitionAttention, WindowAttention
+from ..ops import outlook
 from ..ops.partition import grid_partition, window_partition
 from ..ops.window_attention import shifted_window_mask
 from .networks import Call
 
 __all__ = ['ATTENTIONS', 'TokenAttention', 'attention_name', 'elsa_filters', 'token_attention']
 
-ATTENTIONS = (WindowAttention, PartitionAttention, ELSAAttention)
+ATTENTIONS = (WindowAttention, PartitionAttention, ELSAAttention, OutlookAttention, GlobalAttention)
 
 
 @dataclass
@@ -28,7 +29,8 @@ class TokenAttention:
     Attributes:
         weights: [num_heads, H, W], 0 where it does not look.
         attended: Tokens of the map that it can look at, bool [H, W].
-        beyond: Weight on padding, or on taps outside the map, [num_heads]; with `weights` it sums to 1.
+        beyond: Weight on padding, or on taps outside the map, [num_heads]; with `weights` it sums to 1. (In
+            outlook attention each of the windows that hold the token gives it as much; these are their means.)
         error: Largest difference between the module's output at the token and the weighted values after the
             projection, in units of how much the projected values differ from token to token: where all are alike, any
             weights give their mean. (The unit is a thousandth of the output at least, for what float32 can tell.)
@@ -49,7 +51,7 @@ def token_attention(call: Call, row: int, column: int) -> TokenAttention:
         row: Of the token.
         column: Of the token.
     """
-    find = _elsa if isinstance(call.module, ELSAAttention) else _partition
+    find = {ELSAAttention: _elsa, OutlookAttention: _outlook}.get(type(call.module), _partition)
     weights, attended, beyond, values, joined = find(call, row, column)
     proj, theirs = call.module.proj, call.output[0, row, column]
     differ = ((values - values.mean(dim=0)) @ proj.weight.T).square().mean(dim=0).sqrt().max()
@@ -63,6 +65,10 @@ def attention_name(module: torch.nn.Module) -> str:
         return f'ELSA {module.kernel_size} x {module.kernel_size}'
     if isinstance(module, PartitionAttention):
         return 'grid' if module.grid else 'window'
+    if isinstance(module, OutlookAttention):
+        return f'outlook {module.kernel_size} x {module.kernel_size}'
+    if isinstance(module, GlobalAttention):
+        return 'window' if module.window_size else 'global'
     return f'window shifted by {module.shift_size}' if module.shift_size else 'window'
 
 
@@ -81,6 +87,9 @@ def _partition(call: Call, row: int, column: int) -> tuple[Tensor, ...]:
         window = (module.window_size, module.window_size)
         shift = module.shift_size if module.shift_single_window or max(H, W) > module.window_size else 0
         bias = module.bias()
+    elif isinstance(module, GlobalAttention):
+        window = (module.window_size, module.window_size) if module.window_size else (H, W)
+        bias = call.x.new_zeros(heads, 1, 1).expand(heads, window[0] * window[1], -1)
     else:
         window = call.context[0]
         bias = module.bias(window)
@@ -121,14 +130,15 @@ def elsa_filters(call: Call, row: int, column: int) -> tuple[Tensor, Tensor]:
     """The two halves of ELSA's filter at a token of the first image.
 
     Returns:
-        What is computed from the image, A [num_heads, k, k], which sums to 1 in each head; what is learnt, the ghost
-        head S [C, k, k]. Channel c of head g is filtered with A[g] + S[c].
+        What is computed from the image, A [num_heads, k, k], which sums to 1 in each head; what is learnt, the summands
+        S [C, k, k] of the ghost head. Channel c of head g is filtered with A[g] + S[c], or where there are factors M,
+        with M[c] * A[g] + S[c].
     """
     module = call.module
     k = module.kernel_size
     query, key, _ = _elsa_projections(call)
     logits = module.filter_proj(module.filter_act(module.filters(query, key)))[0, row, column]
-    return logits.view(module.num_heads, -1).softmax(dim=1).view(-1, k, k), module.ghost_head
+    return logits.view(module.num_heads, -1).softmax(dim=1).view(-1, k, k), module.ghost_halves()[1]
 
 
 def _elsa_projections(call: Call) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,7 +155,9 @@ def _elsa(call: Call, row: int, column: int) -> tuple[Tensor, ...]:
     A, S = elsa_filters(call, row, column)
     v = F.pad(_elsa_projections(call)[2][0].permute(2, 0, 1), (r, r, r, r))  # [C, H + 2r, W + 2r]
     neighbours = v[:, row : row + k, column : column + k]
-    filters = A.repeat_interleave(C // heads, dim=0) + S
+    factors = module.ghost_halves()[0]
+    filters = A.repeat_interleave(C // heads, dim=0)
+    filters = (filters if factors is None else filters * factors**module.lam) + S
     joined = (filters * neighbours).sum(dim=(1, 2))
 
     def on_map(patch: Tensor) -> Tensor:
@@ -157,3 +169,24 @@ def _elsa(call: Call, row: int, column: int) -> tuple[Tensor, ...]:
     weights = on_map(A)
     attended = on_map(torch.ones(k, k, dtype=torch.bool, device=A.device))
     return weights, attended, (1 - weights.sum(dim=(1, 2))).clamp(min=0), neighbours.flatten(1).T, joined
+
+
+def _outlook(call: Call, row: int, column: int) -> tuple[Tensor, ...]:
+    """What the windows give to a token, of what they hold: the derivative of its output. Returns as `_partition`."""
+    module = call.module
+    B, H, W, _ = call.x.shape
+    options = {'num_heads': module.num_heads, 'kernel_size': module.kernel_size, 'stride': module.stride}
+    logits = module.scale * module.attn(module.centres(call.x))
+    with torch.enable_grad():
+        one = call.x.new_ones(B, H, W, module.num_heads).requires_grad_()
+        gathered = outlook(one, logits, **options)[0, row, column]
+        weights = torch.autograd.grad(gathered.sum(), one)[0][0].permute(2, 0, 1)  # [heads, H, W]
+    v = module.v(call.x)[0]
+    joined = torch.einsum('hyx,yxhd->hd', weights, v.unflatten(2, (module.num_heads, -1))).flatten()
+    attended = weights[0] > 0
+    windows = 1
+    for at, size in ((row, H), (column, W)):
+        middles = torch.arange(0, size, module.stride)
+        windows *= int(((middles - at).abs() <= module.kernel_size // 2).sum())
+    weights = weights / windows
+    return weights, attended, (1 - weights.sum(dim=(1, 2))).clamp(min=0), v[attended], joined

@@ -5,7 +5,8 @@
 
 At every token a head g filters its channels c with A[g] + S[c]: A is computed from the picture (the softmax over the
 7 x 7 taps: positive, its sum is 1), S is learnt, one filter a channel (the ghost head). Of S each head shows the mean
-over its channels and the channel with the largest norm.
+over its channels and the channel with the largest norm. (ELSA-VOLO multiplies A[g] by a learnt factor a channel and tap
+before, which is not drawn.)
 """
 
 import argparse
@@ -76,10 +77,10 @@ def draw_filters(
     if not isinstance(module, ELSAAttention):
         raise UserError(
             f'stage {stage} of {type(network.backbone).__name__} has no ELSA filters: expected an ELSA-Swin, stages '
-            '0 to 2. `attention` draws windows and grids.'
+            '0 to 2, or an ELSA-VOLO, stage 0. `attention` draws windows and grids.'
         )
     (call,) = record(network.backbone, network.prepare(picture), [module])
-    stride = network.backbone._level_strides[stage]
+    stride = network.backbone.stage_strides[stage]
     tokens = [token_at(call, stride, point, picture) for point in points]
     filters = [elsa_filters(call, *token) for token in tokens]
     dynamic = [A.numpy() for A, _ in filters]  # [heads, k, k] each

@@ -1,12 +1,11 @@
 """Published ImageNet classifiers -> state dicts of our classification configs, head and all."""
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from .errors import WeightsError
-from .fitting import Report, fit
+from .fitting import Report, fit, is_classifier
 from .layouts import OWN, find_layout, strip_prefix
 from .rules import Rule, convert
 
@@ -26,6 +25,13 @@ HEADS: Mapping[str, tuple[Rule, ...]] = {
     'Sequencer2D': (
         Rule(r'norm\.(weight|bias)', r'head.norm.\1'),
         Rule(r'head\.(?:fc\.)?(weight|bias)', r'head.fc.\1'),
+    ),
+    'VOLO': (
+        Rule('cls_token', 'head.cls_token'),
+        Rule(r'post_network\.(.*)', r'head.blocks.\1'),
+        Rule(r'norm\.(weight|bias)', r'head.norm.\1'),
+        Rule(r'head\.(weight|bias)', r'head.fc.\1'),
+        Rule(r'aux_head\.(weight|bias)', r'head.aux_fc.\1'),
     ),
 }
 
@@ -54,7 +60,7 @@ def fit_classifier(
     backbone = {key[len('backbone.') :]: value for key, value in wanted.items() if key.startswith('backbone.')}
     tensors, report = fit(state_dict, backbone, family, source)
     mine = strip_prefix(state_dict, found[1])
-    rest = {key: value for key, value in mine.items() if re.match(r'(norm|head)\.', key)}
+    rest = {key: value for key, value in mine.items() if is_classifier(key)}
     tensors = {f'backbone.{key}': value for key, value in tensors.items()}
     report.ignored = [key for key in report.ignored if key.removeprefix(found[1]) not in rest]
     try:

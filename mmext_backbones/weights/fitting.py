@@ -12,9 +12,9 @@ from ..utils.printable import one_line
 from .containers import plain_names, unwrap
 from .errors import WeightsError
 from .layouts import FAMILIES, OWN, Layout, find_layout, find_places, network_at, strip_prefix
-from .resize import resize_patch_kernel, resize_window_table
+from .resize import resize_patch_kernel, resize_position_embedding, resize_window_table
 
-__all__ = ['Report', 'WeightsError', 'check_values', 'describe_unknown', 'fit', 'unwrap']
+__all__ = ['Report', 'WeightsError', 'check_values', 'describe_unknown', 'fit', 'is_classifier', 'unwrap']
 
 # what a file may lack: the norms of output maps and the pyramid are not in a classifier; counters matter to no one
 FRESH = re.compile(r'norm\d\..*|upsample\..*|.*\.num_batches_tracked')
@@ -192,7 +192,7 @@ def _fit_at(
     _refuse({at + key: NOT_DENSE for key, tensor in mine.items() if not _is_dense(tensor)}, source)
     converted, report.unexpected = layout.to_ours(mine)
     unknown = set(report.unexpected)
-    report.ignored += [key for key in mine if layout.convert and _is_classifier(key) and key not in unknown]
+    report.ignored += [key for key in mine if layout.convert and is_classifier(key) and key not in unknown]
 
     fitting = {}
     built = {-1} | {int(key.split('.')[1]) for key in wanted if key.startswith('stages.')}
@@ -227,21 +227,24 @@ def resize(key: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
         return tensor
     if key.endswith('relative_position_bias_table'):
         return resize_window_table(tensor, shape)
+    if key == 'absolute_pos_embed.weight':
+        return resize_position_embedding(tensor, shape)
     if key == 'patch_embed.proj.weight' and tensor.dim() == 4 and tensor.shape[:2] == shape[:2]:
         return resize_patch_kernel(tensor, shape[-1])
     return None
 
 
-def _is_classifier(key: str) -> bool:
-    return bool(re.match(r'(head|norm)\.', key))
+def is_classifier(key: str) -> bool:
+    """A part of a classifier beside its stages, by the names of those who publish them."""
+    return bool(re.match(r'(head|norm|aux_head|post_network)\.|cls_token$', key))
 
 
 def _is_unbuilt(key: str, last: int) -> bool:
     """A part that a model with fewer outputs does not build: a stage after its last, the way to it, a norm, the
-    pyramid."""
+    pyramid, the positions."""
     match = re.match(r'stages\.(\d+)\.(\w+)\.', key)
     if match is None:
-        return bool(re.match(r'norm\d\.|upsample\.', key))
+        return bool(re.match(r'norm\d\.|upsample\.|absolute_pos_embed\.', key))
     stage = int(match.group(1))
     return stage > last or (stage == last and match.group(2) == 'downsample')
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from . import elsa_swin, maxvit, sequencer, swin
+from . import elsa_swin, maxvit, sequencer, swin, volo
 from .containers import AVERAGE
 from .rules import UnknownKeys
 
@@ -50,6 +50,8 @@ class Layout(NamedTuple):
             return self.convert({key: state_dict[key] for key in state_dict if key not in unknown}), error.keys
 
 
+OWN_ELSA = r'stages\.0\.blocks\.0\.attn\.ghost_head'
+CONV_STEM = r'patch_embed\.conv1\.weight'  # VOLO's
 SWIN_BLOCK = r'layers[._]0\.blocks\.0\.attn\.qkv\.weight'
 # family (the class name of the backbone) -> layouts; of those that match, the first counts
 FAMILIES: Mapping[str, tuple[Layout, ...]] = {
@@ -63,7 +65,7 @@ FAMILIES: Mapping[str, tuple[Layout, ...]] = {
     ),
     'ELSASwin': (
         Layout('the authors of ELSA', r'layers\.0\.blocks\.0\.attn\.ghost_head', elsa_swin.from_authors),
-        Layout(OWN, r'stages\.0\.blocks\.0\.attn\.ghost_head', None),
+        Layout(OWN, OWN_ELSA, None, never=CONV_STEM),
     ),
     'MaxViT': (
         Layout('timm', r'stages[._]0\.blocks\.0\.attn_block\.attn\.qkv\.weight', maxvit.from_timm),
@@ -74,6 +76,11 @@ FAMILIES: Mapping[str, tuple[Layout, ...]] = {
         Layout('the authors of Sequencer', r'blocks\.0\.0\.rnn_tokens\.rnn_v\.weight_ih_l0', sequencer.from_authors),
         Layout(OWN, r'stages\.0\.blocks\.0\.attn\.rnn_v\.weight_ih_l0', None),
     ),
+    'VOLO': (
+        Layout('timm and the authors of VOLO', r'network\.0\.0\.attn\.attn\.weight', volo.from_timm),
+        Layout(OWN, r'stages\.0\.blocks\.0\.attn\.attn\.weight', None),
+    ),
+    'ELSAVOLO': (Layout(OWN, OWN_ELSA, None, never=r'patch_embed\.norm\.weight'),),
 }
 # where a file holds several networks of one family, those come first, and averages last
 PREFIXES = ('', 'module.', 'backbone.', 'module.backbone.')

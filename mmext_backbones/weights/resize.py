@@ -1,4 +1,4 @@
-"""Resizes kernels of patch embeddings and tables of relative position biases."""
+"""Resizes kernels of patch embeddings, tables of relative position biases, and embeddings of positions."""
 
 import torch
 import torch.nn.functional as F
@@ -43,3 +43,16 @@ def resize_window_table(table: Tensor, shape: torch.Size) -> Tensor | None:
             resized = F.interpolate(square, (new, new), mode='bicubic', align_corners=False)
             return resized.view(-1, new**2).T.contiguous().to(table)
     return None
+
+
+def resize_position_embedding(table: Tensor, shape: torch.Size) -> Tensor | None:
+    """Resample a learnt grid of positions bicubically, as VOLO's authors do; None where the channels differ too.
+
+    Args:
+        table: [1, edge, edge, C].
+        shape: the shape to come to, of the same kind.
+    """
+    if table.dim() != 4 or len(shape) != 4 or (table.shape[0], table.shape[3]) != (shape[0], shape[3]):
+        return None
+    resized = F.interpolate(table.permute(0, 3, 1, 2).float(), shape[1:3], mode='bicubic', align_corners=False)
+    return resized.permute(0, 2, 3, 1).contiguous().to(table)

@@ -13,18 +13,27 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmext_backbones.analysis.cost import ATTENTION, FORMULAS, PRODUCTS, cost_table, model_cost
-from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import ELSAVOLO, VOLO, ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.layers import BiLSTM2D, ELSAAttention, WindowAttention
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.zoo import backbone_names, build_network
 
 ROOT = Path(__file__).parents[2]
+VOLO_ARCH = {
+    'embed_dims': (16, 32, 32, 32),
+    'depths': (2, 2, 2, 2),
+    'num_heads': (1, 2, 2, 2),
+    'mlp_ratio': 3,
+    'stem_dims': 8,
+}
 CONFIGS = ROOT / 'configs'
 SMALL = {
     SwinTransformer: {'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8)},
     ELSASwin: {'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8), 'group_width': 4},
     MaxViT: {'embed_dims': (32, 64, 64, 96), 'depths': (2, 2, 2, 2), 'stem_dims': 32},
     Sequencer2D: {'embed_dims': (16, 32, 32, 32), 'depths': (2, 2, 2, 2), 'hidden_dims': (4, 8, 8, 8)},
+    VOLO: VOLO_ARCH,
+    ELSAVOLO: {**VOLO_ARCH, 'kernel_size': 5, 'group_width': 8},
 }
 
 
@@ -183,6 +192,7 @@ def test_agrees_with_the_counter_of_pytorch(cls):
     own = {
         torch.ops.mmext_backbones.window_attention: windows,
         torch.ops.mmext_backbones.elsa: lambda v, attn, add, k, **__: 4 * k * k * v.numel(),
+        torch.ops.mmext_backbones.outlook: lambda v, attn, k, *_, **__: 2 * attn.shape[:3].numel() * k**4 * v.shape[3],
         torch.ops.mmext_backbones.bilstm2d: lambda x, w, **_: (
             2 * x.shape[:3].numel() * sum(m.numel() for m in w if m.dim() == 2)
         ),
@@ -307,6 +317,7 @@ CLASSIFIERS = {
     **{'swin_t': 4.5, 'swin_s': 8.7, 'swin_b': 15.4},
     **{'maxvit_t': 5.6, 'maxvit_s': 11.7, 'maxvit_b': 24.2, 'maxvit_l': 43.9},
     **{'sequencer_s': 8.4, 'sequencer_m': 11.1, 'sequencer_l': 16.6},
+    **{'volo_d1': 6.8, 'volo_d2': 14.1, 'volo_d3': 20.6, 'volo_d4': 43.8},
 }
 
 
@@ -357,7 +368,7 @@ def test_published_cost_of_detectors_and_segmentors(network, recipe, published):
 def test_published_cost_of_classifiers(name, published):
     """The backbone and the linear layer to 1000 classes after its pooling."""
     cls, arch = backbone_names()[name]
-    options = {'patch_size': 7, 'pyramid': False} if cls == 'Sequencer2D' else {}
+    options = {'Sequencer2D': {'patch_size': 7, 'pyramid': False}, 'VOLO': {'pyramid': False}}.get(cls, {})
     with torch.device('meta'):
         model = MODELS.build({'type': f'mmext_backbones.{cls}', 'arch': arch, **options})
     cost = model_cost(model, (224, 224))

@@ -4,7 +4,7 @@ A map of a single row or column is their limit: compilers take an axis of size 1
 of each where an image has more than 32 pixels along both axes.
 """
 
-from mmext_backbones.backbones import Sequencer2D
+from mmext_backbones.backbones.two_scales import TwoScaleBackbone
 
 from .test_contract import SMALL, image, small
 
@@ -20,8 +20,8 @@ def shallow(cls, **options):
 
 
 def two_stages(cls, **options):
-    """What repeats in the others; all of Sequencer2D, which resamples its last one."""
-    return shallow(cls, **({} if cls is Sequencer2D else {'out_indices': (0, 1)}), **options)
+    """What repeats in the others; all of two scales, which resample their last one."""
+    return shallow(cls, **({} if issubclass(cls, TwoScaleBackbone) else {'out_indices': (0, 1)}), **options)
 
 
 def picture(size):

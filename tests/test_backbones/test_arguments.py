@@ -3,15 +3,17 @@
 import pytest
 from mmengine.config import ConfigDict
 
-from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
-from tests.test_backbones.test_contract import small
+from mmext_backbones.backbones import ELSAVOLO, VOLO, ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from tests.test_backbones.test_contract import VOLO_ARCH, small
 
-CLASSES = (SwinTransformer, ELSASwin, MaxViT, Sequencer2D)
+CLASSES = (SwinTransformer, ELSASwin, MaxViT, Sequencer2D, VOLO, ELSAVOLO)
 ARCH = {
     SwinTransformer: {'embed_dims': 16, 'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 8)},
     ELSASwin: {'embed_dims': 16, 'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 8), 'group_width': 4},
     MaxViT: {'embed_dims': (32, 64, 64, 96), 'depths': (1, 1, 1, 1), 'stem_dims': 32},
     Sequencer2D: {'embed_dims': (16, 32, 32, 32), 'depths': (1, 1, 1, 1), 'hidden_dims': (4, 8, 8, 8)},
+    VOLO: {**VOLO_ARCH, 'depths': (1, 1, 1, 1)},
+    ELSAVOLO: {**VOLO_ARCH, 'depths': (1, 1, 1, 1), 'kernel_size': 5, 'group_width': 8},
 }
 # what stands for one value, and is none
 NO_WHOLE_NUMBER = (0, -1, 1.5, '7', None, True, (7,), float('nan'))
@@ -44,12 +46,27 @@ OF_ONE = {
     ELSASwin: {'window_size': NO_WHOLE_NUMBER, 'drop_rate': NO_PROBABILITY},
     MaxViT: {'window_size': (*NO_WHOLE_NUMBER, 'large'), 'out_norm': NO_FLAG, 'norm_eval': NO_FLAG},
     Sequencer2D: {'patch_size': (*NO_WHOLE_NUMBER, 7), 'pyramid': NO_FLAG},
+    VOLO: {
+        'pyramid': NO_FLAG,
+        'window_size': [value for value in NO_WHOLE_NUMBER if value is not None],
+        'pos_embed_size': NO_WHOLE_NUMBER,
+        'norm_eval': NO_FLAG,
+    },
+    ELSAVOLO: {'pyramid': NO_FLAG},
 }
 OF_ARCH = {
     SwinTransformer: {'embed_dims': NO_WHOLE_NUMBER, 'depths': NO_NUMBERS, 'num_heads': (*NO_NUMBERS, (3, 6, 12, 24))},
     ELSASwin: {'group_width': NO_WHOLE_NUMBER, 'embed_dims': (*NO_WHOLE_NUMBER, 2), 'num_heads': NO_NUMBERS},
     MaxViT: {'embed_dims': (*NO_NUMBERS, 32, (32, 64, 64, 80)), 'depths': NO_NUMBERS, 'stem_dims': NO_WHOLE_NUMBER},
     Sequencer2D: {'embed_dims': (*NO_NUMBERS, 32), 'depths': (*NO_NUMBERS, (1,)), 'hidden_dims': NO_NUMBERS},
+    VOLO: {
+        'embed_dims': (*NO_NUMBERS, 32, (32, 64, 64, 96)),
+        'depths': (*NO_NUMBERS, (1,)),
+        'num_heads': (*NO_NUMBERS, (3, 2, 2, 2)),
+        'mlp_ratio': NO_WHOLE_NUMBER,
+        'stem_dims': NO_WHOLE_NUMBER,
+    },
+    ELSAVOLO: {'kernel_size': (*NO_WHOLE_NUMBER, 4), 'group_width': NO_WHOLE_NUMBER},
 }
 
 
@@ -72,7 +89,9 @@ def test_numbers_of_an_architecture_are_named(cls):
         for value in values:
             # where every other number agrees with a wrong number of depths, it is one of those that is named
             refused(
-                cls, r'(embed_dims|depths|num_heads|hidden_dims|stem_dims|group_width)', arch={**ARCH[cls], name: value}
+                cls,
+                r'(embed_dims|depths|num_heads|hidden_dims|stem_dims|group_width|kernel_size|mlp_ratio)',
+                arch={**ARCH[cls], name: value},
             )
 
 

@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 
-from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import VOLO, ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.layers import PartitionAttention
 from mmext_backbones.ops.window_attention import shifted_window_mask
 from tests.torch_features import RECORDS_ONCE, needs_export, needs_kernels
@@ -18,7 +18,7 @@ pytestmark = needs_export
 
 # The strict way holds no autocast context, which the operator of ELSA enters to leave that of its caller.
 WAYS = [
-    *((cls, False) for cls in (SwinTransformer, ELSASwin, MaxViT, Sequencer2D)),
+    *((cls, False) for cls in (SwinTransformer, ELSASwin, MaxViT, Sequencer2D, VOLO)),
     *((cls, True) for cls in (SwinTransformer, MaxViT, Sequencer2D)),
 ]
 

@@ -131,6 +131,7 @@ def flow_of_gradients(backbone):
             loss([maps[depth]]), list(parameters.values()), retain_graph=True, allow_unused=True
         )
         depths.update({name: depth for name, grad in zip(parameters, grads, strict=True) if grad is not None})
+    depths.update({name: 0 for name in depths if 'absolute_pos_embed' in name})  # learnt as the stem is
     return depths, [{id(p) for p in block.parameters()} for block in blocks], backbone
 
 

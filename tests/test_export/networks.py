@@ -1,8 +1,8 @@
 """Small networks with every kind of block, of as few stages as show it: recording one takes seconds a stage."""
 
-from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import ELSAVOLO, VOLO, ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 
-from ..test_backbones.test_contract import SMALL, small
+from ..test_backbones.test_contract import SMALL, VOLO_ARCH, small
 
 # a block with a shift and one without; a merging; all that resamples
 ARCHS = {
@@ -10,6 +10,8 @@ ARCHS = {
     ELSASwin: ({**SMALL[ELSASwin], 'depths': (1, 1, 1, 1)}, (0, 1)),
     MaxViT: ({**SMALL[MaxViT], 'depths': (1, 1, 1, 1)}, (0,)),
     Sequencer2D: ({'embed_dims': (16, 32), 'depths': (1, 1), 'hidden_dims': (4, 8)}, (0, 1, 2, 3)),
+    VOLO: ({**VOLO_ARCH, 'embed_dims': (32, 64), 'depths': (1, 2), 'num_heads': (1, 2)}, (0, 1, 2, 3)),
+    ELSAVOLO: ({**SMALL[ELSAVOLO], 'depths': (1, 1, 1, 1)}, (0, 1)),
 }
 SIZES = [(64, 96), (65, 97), (33, 201)]  # in whole patches, and with nothing whole
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmext_backbones import __version__
-from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import ELSAVOLO, VOLO, ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.export import ParityError, export_onnx
 from mmext_backbones.export import writing as writing_module
 
@@ -20,7 +20,10 @@ pytest.importorskip('onnxscript', reason='requirements/extras.txt is not install
 
 each_family = pytest.mark.parametrize(
     'exported',
-    [SwinTransformer, *(pytest.param(cls, marks=pytest.mark.slow) for cls in (ELSASwin, MaxViT, Sequencer2D))],
+    [
+        SwinTransformer,
+        *(pytest.param(cls, marks=pytest.mark.slow) for cls in (ELSASwin, MaxViT, Sequencer2D, VOLO, ELSAVOLO)),
+    ],
     indirect=True,
 )
 

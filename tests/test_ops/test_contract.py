@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from mmext_backbones.ops import bilstm2d, elsa, product_conv, window_attention
+from mmext_backbones.ops import bilstm2d, elsa, outlook, product_conv, window_attention
 from mmext_backbones.ops.c_kernels import KERNELS
 from mmext_backbones.ops.mlp import norm_mlp
 from mmext_backbones.ops.recompute import LayerNorm, Linear, recompute
@@ -49,6 +49,7 @@ WITH_REFERENCE = {
     'elsa': (filters(1, 3), [(1, 2, 2, 3), (1, 9, 2, 3), (2, 3, 3)]),
     'product_conv': (product_conv, [(1, 2, 2, 4), (1, 2, 2, 4), (4, 4, 7, 7)]),
     'bilstm2d': (lambda x, *w, **form: bilstm2d(x, w[:8], w[8:], **form), [(1, 2, 3, 2), *lstm(2, 1), *lstm(2, 1)]),
+    'outlook': (lambda v, logits, **form: outlook(v, logits, num_heads=1, **form), [(1, 2, 3, 2), (1, 1, 2, 81)]),
 }
 OPERATORS = WITH_REFERENCE | {
     'recompute': (
@@ -62,6 +63,7 @@ FORMS = {
     'elsa': 'cpu, torch, reference, export, operator, gpu',
     'product_conv': 'cpu, torch, reference',
     'bilstm2d': 'cpu, torch, reference',
+    'outlook': 'cpu, torch, reference, export',
 }
 each = pytest.mark.parametrize('name', WITH_REFERENCE)
 

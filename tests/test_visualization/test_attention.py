@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import ELSAVOLO, VOLO, ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones.two_scales import TwoScaleBackbone
 from mmext_backbones.layers import ELSAAttention, PartitionAttention, WindowAttention
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.visualization.attention import TOLERANCE, draw_attention
@@ -13,19 +14,23 @@ from mmext_backbones.visualization.networks import ViewedBackbone, draw_shapes, 
 from tests.conftest import randomize
 from tests.test_backbones.test_contract import small
 
+VOLO_ARCH = {'embed_dims': (16, 32), 'depths': (1, 2), 'num_heads': (2, 2), 'mlp_ratio': 3, 'stem_dims': 8}
 ARCHS = {
     SwinTransformer: {'embed_dims': 16, 'depths': (2, 1), 'num_heads': (2, 4)},
     ELSASwin: {'embed_dims': 32, 'depths': (1, 2), 'num_heads': (2, 4), 'group_width': 4},
     MaxViT: {'embed_dims': (64, 64), 'depths': (1, 1), 'stem_dims': 32},
     Sequencer2D: {'embed_dims': (16, 32), 'depths': (1, 1), 'hidden_dims': (4, 8)},
+    VOLO: VOLO_ARCH,
+    ELSAVOLO: {**VOLO_ARCH, 'kernel_size': 5, 'group_width': 8},
 }
-WITH_ATTENTION = (SwinTransformer, ELSASwin, MaxViT)
+WITH_ATTENTION = (SwinTransformer, ELSASwin, MaxViT, VOLO, ELSAVOLO)
 SIZES = {'whole': (56, 56), 'padded': (39, 70)}  # windows of 7 x 7 tokens divide the maps, or do not
 UNIT = 1e-9  # float64, sums in another order
 
 
 def network(cls):
-    options = {} if cls is Sequencer2D else {'out_indices': (0, 1)}
+    options = {} if issubclass(cls, TwoScaleBackbone) else {'out_indices': (0, 1)}
+    options |= {'window_size': 3} if issubclass(cls, VOLO) else {}  # of all but the last block, which is global
     backbone = randomize(small(cls, ARCHS[cls], **options)).eval().requires_grad_(False)
     return ViewedBackbone(cls.__name__, backbone)
 
@@ -127,7 +132,8 @@ def test_the_picture_holds_the_weights(cls):
     maps = [drawn for axes in figure.axes for drawn in (*axes.images[1:], *axes.collections)]
     drawn = [values for one_map in maps if (values := one_map.get_array()) is not None and values.dtype.kind == 'f']
     for call in calls:
-        attention = token_attention(call, 5, 7)
+        stride = one.backbone.stage_strides[0]
+        attention = token_attention(call, 22 // stride, 30 // stride)
         assert attention.error < TOLERANCE
         for weights in (attention.weights.mean(dim=0), attention.weights[1]):
             wanted = weights[attention.attended].numpy()

@@ -25,6 +25,7 @@ TIMM = {
     'swin_t_in1k': 'swin_tiny_patch4_window7_224',
     'maxvit_t_in1k': 'maxvit_tiny_tf_224',
     'sequencer_s_in1k': 'sequencer2d_s',
+    'volo_d1_in1k': 'volo_d1_224',
 }
 
 

@@ -9,18 +9,27 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import ELSAVOLO, VOLO, ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.weights import swin
 from mmext_backbones.weights.fitting import fit
 from mmext_backbones.weights.layouts import FAMILIES, family_of, find_layout, find_places
 from tests.conftest import randomize
 
+VOLO_ARCH = {
+    'embed_dims': (16, 32, 32, 32),
+    'depths': (1, 2, 1, 1),
+    'num_heads': (1, 2, 2, 2),
+    'mlp_ratio': 3,
+    'stem_dims': 8,
+}
 SWIN = {'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8)}
 SMALL = {
     SwinTransformer: SWIN,
     ELSASwin: {**SWIN, 'group_width': 4},
     MaxViT: {'embed_dims': (32, 64, 64, 96), 'depths': (1, 1, 2, 1), 'stem_dims': 32},
     Sequencer2D: {'embed_dims': (16, 32, 32, 32), 'depths': (1, 2, 1, 1), 'hidden_dims': (4, 8, 8, 8)},
+    VOLO: VOLO_ARCH,
+    ELSAVOLO: {**VOLO_ARCH, 'kernel_size': 5, 'group_width': 8},
 }
 
 
@@ -87,12 +96,29 @@ def authors_sequencer(state_dict, depths=SMALL[Sequencer2D]['depths']):
     return renamed | {'head.weight': torch.ones(9, 32), 'head.bias': torch.ones(9)}
 
 
+def authors_volo(state_dict):
+    """As timm and the authors of VOLO write their classifiers."""
+    renamed = {}
+    for key, value in state_dict.items():
+        if key.startswith(('upsample', 'norm0', 'norm1', 'norm3')):
+            continue
+        new = re.sub(r'^patch_embed\.conv(\d)', lambda m: f'patch_embed.conv.{3 * int(m[1]) - 3}', key)
+        new = re.sub(r'^patch_embed\.norm(\d)', lambda m: f'patch_embed.conv.{3 * int(m[1]) - 2}', new)
+        new = re.sub(r'^stages\.0\.downsample', 'network.1.proj', new)
+        new = re.sub(r'^stages\.(\d)\.blocks', lambda m: f'network.{int(m[1]) + (m[1] != "0")}', new)
+        new = new.replace('absolute_pos_embed.weight', 'pos_embed')
+        renamed[new.replace('norm2.', 'norm.') if key.startswith('norm2') else new] = value
+    head = {f'{name}.weight': torch.ones(9, 32) for name in ('head', 'aux_head', 'post_network.0.attn.q')}
+    return renamed | head | {'cls_token': torch.ones(1, 1, 32)}
+
+
 FABRICATED = [
     pytest.param(SwinTransformer, authors_swin, 'the authors of Swin', id='swin-authors'),
     pytest.param(ELSASwin, authors_elsa, 'the authors of ELSA', id='elsa-authors'),
     pytest.param(Sequencer2D, authors_sequencer, 'the authors of Sequencer', id='sequencer-authors'),
     pytest.param(SwinTransformer, swin.to_openmmlab, 'OpenMMLab', id='swin-openmmlab'),
     pytest.param(SwinTransformer, swin.to_timm, 'timm', id='swin-timm'),
+    pytest.param(VOLO, authors_volo, 'timm and the authors of VOLO', id='volo'),
 ]
 
 
@@ -240,6 +266,7 @@ TIMM_MODELS = [
     *(('MaxViT', arch, 12, f'maxvit_{arch}_tf_384') for arch in MaxViT.ARCHS),
     *(('MaxViT', arch, 16, f'maxvit_{arch}_tf_512') for arch in MaxViT.ARCHS),
     *(('Sequencer2D', arch, None, f'sequencer2d_{arch[0]}') for arch in Sequencer2D.ARCHS),
+    *(('VOLO', arch, None, f'volo_{arch}_224') for arch in VOLO.ARCHS),
 ]
 SMALLEST = ('tiny', 'small')  # the others have more of the same names
 
@@ -264,9 +291,10 @@ def test_every_published_timm_model_is_explained(family, arch, window_size, name
     if family == 'Sequencer2D':
         options = {'patch_size': 7, 'pyramid': False}
     report = fit_on_meta(cls, arch, state_dict, **options)
-    assert (report.layout, report.complete) == ('timm', True), str(report)
+    layout = 'timm and the authors of VOLO' if cls is VOLO else 'timm'
+    assert (report.layout, report.complete) == (layout, True), str(report)
     assert not report.resized
-    assert {key.split('.')[0] for key in report.fresh} <= {'norm0', 'norm1', 'norm2', 'norm3'}
+    assert {key.split('.')[0] for key in report.fresh} <= {'norm0', 'norm1', 'norm2', 'norm3', 'upsample'}
 
 
 @pytest.mark.parametrize(('cls', 'fabricate', 'name'), FABRICATED)

@@ -75,11 +75,11 @@ def elsa(
     plain = mul is None and dilation == 1
     form = choose('elsa', backend, FORMS_ON_GPU if v.is_cuda else FORMS, _why_not, v, plain)
     # the meta device has shapes only, the same from every form: one node
-    if form in ('cpu', 'operator') or (v.is_meta and plain):
+    if form in ('cpu', 'operator') or v.is_meta:
         return elsa_cpu(v, logits, add, num_heads, kernel_size)
     if form == 'gpu':
         return elsa_gpu(v, logits, add, num_heads, kernel_size)
-    if form == 'export' or v.is_meta:
+    if form == 'export' or (form == 'torch' and not plain and is_compiling()):  # its bands of rows ask for the size
         return elsa_export(v, logits, mul, add, num_heads, kernel_size, dilation)
     if form == 'reference':
         mul, add = (None if x is None else x.to(v.dtype) for x in (mul, add))

@@ -30,7 +30,7 @@ FORMS = ('cpu', 'gpu', 'torch', 'reference', 'export')
 
 def window_attention(
     qkv: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     *,
     num_heads: int,
     window_size: Size,
@@ -45,7 +45,7 @@ def window_attention(
 
     Args:
         qkv: [B, H, W, 3 * C] for any H and W and in any memory format, the channels packed as q, k, v, each head-major.
-        bias: [num_heads, N, N], query by key; N = window_h * window_w.
+        bias: [num_heads, N, N], query by key; N = window_h * window_w. None: no bias.
         num_heads: heads that share the C channels.
         window_size: (window_h, window_w) in tokens; with `grid` the numbers of cells along the axes.
         scale: factor of q . k.
@@ -65,6 +65,8 @@ def window_attention(
         RuntimeError: where a backend is asked for by name and cannot run; the reason is in the message.
     """
     _check(qkv, bias, num_heads, window_size, shift_size, grid, padding, dropout)
+    if bias is None:
+        bias = qkv.new_zeros(num_heads, 1, window_size[0] * window_size[1])  # one row for every query
     form = choose('window_attention', backend, FORMS, _why_not, qkv, bias, padding, dropout)
     options = {
         'num_heads': num_heads,
@@ -79,7 +81,8 @@ def window_attention(
     if form == 'gpu':
         from .gpu import window_attention_gpu
 
-        return window_attention_gpu(qkv, bias, **options)
+        N = bias.shape[2]
+        return window_attention_gpu(qkv, bias.expand(num_heads, N, N), **options)
     if form == 'export':
         return window_attention_export(qkv, bias, **options)
     return attend_in_windows(qkv, bias, **options, dropout=dropout, fused=form == 'torch')
@@ -102,7 +105,7 @@ def _why_not(form: str, qkv: Tensor, bias: Tensor, padding: Tensor | None, dropo
         return cpu_why_not()
     from .gpu import why_not as gpu_why_not
 
-    num_heads, N, _ = bias.shape
+    num_heads, _, N = bias.shape
     return gpu_why_not(qkv.device, qkv.dtype, qkv.shape[3] // 3 // num_heads, N)
 
 
@@ -121,7 +124,7 @@ def _check(qkv, bias, num_heads, window_size, shift_size, grid, padding, dropout
     if grid and shift_size:
         raise ValueError(f'shift_size={shift_size}: expected 0 with grid=True')
     N = window_size[0] * window_size[1]
-    if tuple(bias.shape) != (num_heads, N, N):
+    if bias is not None and tuple(bias.shape) != (num_heads, N, N):
         raise ValueError(f'bias has shape {tuple(bias.shape)}: expected {(num_heads, N, N)}')
     if padding is not None and tuple(padding.shape) != (qkv.shape[3],):
         raise ValueError(f'padding has shape {tuple(padding.shape)}: expected {(qkv.shape[3],)}')

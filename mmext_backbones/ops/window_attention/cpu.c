@@ -6,8 +6,9 @@
  * and the gradients contiguous, all in the type `storage`, computed on in REAL. No window is ever cut out: `locate`
  * says where the tokens of a window lie in the map, and a thread fetches the rows of one (window, head), which then
  * stay in the first- and second-level cache. Tokens of the padding have `padding` as their q, k and v, or are hidden
- * without one; they are keys only. bias is [heads, N, wide], where columns from N on hold -inf, and `wide` and the rows
- * of scratch matrices are multiples of STEP. MASKED parts the regions of a shifted map. `cpu.py` defines both.
+ * without one; they are keys only. bias is [heads, N, wide], or [heads, 1, wide] with one row for all queries. Its
+ * columns from N on hold -inf; `wide` and the rows of scratch matrices are multiples of STEP. MASKED parts the regions
+ * of a shifted map. `cpu.py` defines both.
  *
  * The backward pass computes the probabilities again. Gradients of bias and padding are summed over fixed chunks of
  * windows first, so that they do not depend on the number of threads.
@@ -58,7 +59,7 @@ typedef BITS(REAL) Bits __attribute__((vector_size(VECTOR), aligned(sizeof(REAL)
 
 typedef struct {
     int64_t batch, height, width, channels, heads, window_h, window_w, shift, grid, qkv_stride, storage, chunks;
-    int64_t threads;
+    int64_t threads, bias_rows;
     double scale;
 } Shape;
 
@@ -454,12 +455,12 @@ INLINE void softmax_backward_row(const REAL *restrict weights, REAL *restrict ro
 }
 
 /* w->weights of `rows` queries, whose scaled q is in w->q. */
-static void attend(const Scratch *w, const int64_t *query, int64_t rows, const REAL *bias)
+static void attend(const Scratch *w, const int64_t *query, int64_t rows, const REAL *bias, int64_t bias_rows)
 {
     product(w->q, w->deep, 1, w->k_t, w->wide, w->weights, w->wide, rows, w->head_dim, w->wide, 0);
     for (int64_t i = 0; i < rows; ++i) {
         REAL *row = w->weights + i * w->wide;
-        const REAL *row_bias = bias + query[i] * w->wide;
+        const REAL *row_bias = bias + (bias_rows > 1 ? query[i] : 0) * w->wide;
         if (w->masked) softmax_row(row, row_bias, w, w->region[query[i]], 1, w->wide);
         else if (w->wide == USUAL_KEYS) softmax_row(row, row_bias, w, 0, 0, USUAL_KEYS);
         else softmax_row(row, row_bias, w, 0, 0, w->wide);
@@ -489,7 +490,7 @@ static void forward_window(const Shape *s, const Scratch *w, int64_t head, const
     for (int64_t done = 0; done < w->queries; done += QUERIES) {
         const int64_t *query = w->query + done, rows = smaller(w->queries - done, QUERIES);
         fetch_queries(s, w, query, rows, qkv, s->qkv_stride, first, s->scale, w->q);
-        attend(w, query, rows, bias);
+        attend(w, query, rows, bias, s->bias_rows);
         product(w->weights, w->wide, 1, w->v, w->deep, w->out, w->deep, rows, w->tokens, w->deep, 0);
         put_queries(s, w, query, rows, out, C, first, 1, w->out);
     }
@@ -508,12 +509,13 @@ static void backward_window(const Shape *s, const Scratch *w, int64_t head, cons
         const int64_t *query = w->query + done, rows = smaller(w->queries - done, QUERIES);
         fetch_queries(s, w, query, rows, qkv, s->qkv_stride, first, s->scale, w->q);
         fetch_queries(s, w, query, rows, grad, C, first, 1, w->grad_out);
-        attend(w, query, rows, bias);
+        attend(w, query, rows, bias, s->bias_rows);
         product(w->weights, 1, wide, w->grad_out, deep, w->grad_v, deep, N, rows, deep, done > 0);
         product(w->grad_out, deep, 1, w->v_t, wide, w->grad_weights, wide, rows, w->head_dim, wide, 0);
         for (int64_t i = 0; i < rows; ++i) {
             const REAL *weights = w->weights + i * wide;
-            REAL *row = w->grad_weights + i * wide, *row_bias = grad_bias + query[i] * wide;
+            REAL *row = w->grad_weights + i * wide;
+            REAL *row_bias = grad_bias + (s->bias_rows > 1 ? query[i] : 0) * wide;
             if (wide == USUAL_KEYS) softmax_backward_row(weights, row, row_bias, USUAL_KEYS);
             else softmax_backward_row(weights, row, row_bias, wide);
         }
@@ -554,15 +556,15 @@ static void backward_window(const Shape *s, const Scratch *w, int64_t head, cons
 void window_attention_forward(const Shape *s, const void *qkv, const REAL *bias, const REAL *padding, void *out)
 {
     EACH_WINDOW(s, windows_of(s), padding, 0,
-                forward_window(s, &w, head, qkv, bias + head * w.tokens * w.wide, padding, out))
+                forward_window(s, &w, head, qkv, bias + head * s->bias_rows * w.wide, padding, out))
 }
 
-/* grad_bias holds `chunks` zeroed sums [heads, N, wide], grad_padding (unused without padding) as many [3 * C]. */
+/* grad_bias holds `chunks` zeroed sums, each as bias is, grad_padding (unused without padding) as many [3 * C]. */
 void window_attention_backward(const Shape *s, const void *grad, const void *qkv, const REAL *bias, const REAL *padding,
                                void *grad_qkv, REAL *grad_bias, REAL *grad_padding)
 {
     EACH_WINDOW(s, s->chunks, padding, 1,
-                backward_window(s, &w, head, grad, qkv, bias + head * w.tokens * w.wide, padding, grad_qkv,
-                                grad_bias + (chunk * s->heads + head) * w.tokens * w.wide,
+                backward_window(s, &w, head, grad, qkv, bias + head * s->bias_rows * w.wide, padding, grad_qkv,
+                                grad_bias + (chunk * s->heads + head) * s->bias_rows * w.wide,
                                 grad_padding + (padding ? chunk * 3 * s->channels : 0)))
 }

@@ -25,7 +25,7 @@ class _Shape(ctypes.Structure):
             (name, ctypes.c_int64)
             for name in (
                 'batch', 'height', 'width', 'channels', 'heads', 'window_h', 'window_w', 'shift', 'grid', 'qkv_stride',
-                'storage', 'chunks', 'threads',
+                'storage', 'chunks', 'threads', 'bias_rows',
             )
         ),
         ('scale', ctypes.c_double),
@@ -56,13 +56,20 @@ def _computed(dtype: torch.dtype) -> torch.dtype:
 
 
 def _shape(
-    size: torch.Size, rows: Tensor, num_heads: int, window_size: Size, scale: float, shift_size: int, grid: bool
+    size: torch.Size,
+    rows: Tensor,
+    bias: Tensor,
+    num_heads: int,
+    window_size: Size,
+    scale: float,
+    shift_size: int,
+    grid: bool,
 ) -> _Shape:
     (B, H, W, C3), (h, w) = size, window_size
     chunks = min(CHUNKS, -(-B * -(-H // h) * -(-W // w) // CHUNK))
     storage, threads = STORAGES[rows.dtype], torch.get_num_threads()
     shape = (B, H, W, C3 // 3, num_heads, h, w, shift_size, grid, rows.stride(0), storage, chunks, threads)
-    return _Shape(*shape, scale)
+    return _Shape(*shape, bias.shape[1], scale)
 
 
 def _padded(bias: Tensor) -> Tensor:
@@ -84,7 +91,7 @@ def _forward(
     rows, bias = token_rows(qkv), _padded(bias)
     padding = None if padding is None else padding.contiguous()
     out = qkv.new_empty(B, H, W, C3 // 3)
-    shape = _shape(qkv.shape, rows, num_heads, window_size, scale, shift_size, grid)
+    shape = _shape(qkv.shape, rows, bias, num_heads, window_size, scale, shift_size, grid)
     library = _KERNELS[_computed(qkv.dtype)]
     library.window_attention_forward(ctypes.byref(shape), *pointers(rows, bias, padding, out))
     return out
@@ -104,7 +111,7 @@ def _backward(
     N = bias.shape[2]
     grad, rows, bias = grad.contiguous(), token_rows(qkv), _padded(bias)
     padding = None if padding is None else padding.contiguous()
-    shape = _shape(qkv.shape, rows, num_heads, window_size, scale, shift_size, grid)
+    shape = _shape(qkv.shape, rows, bias, num_heads, window_size, scale, shift_size, grid)
     grad_qkv = qkv.new_empty(qkv.shape)
     sums_bias = bias.new_zeros(shape.chunks, *bias.shape)
     sums_padding = None if padding is None else padding.new_zeros(shape.chunks, *padding.shape)

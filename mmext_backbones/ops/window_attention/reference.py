@@ -29,6 +29,7 @@ def attend_in_windows(
     """The steps as they stand: fill up, roll and cut, attend, put together and crop.
 
     Args:
+        bias: [num_heads, N or 1, N].
         fused: PyTorch's fastest form of the attention instead of the formula; else as in `window_attention`.
     """
     B, H, W, C3 = qkv.shape
@@ -78,7 +79,7 @@ def _attend_fused(
         return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
     # PyTorch's fused CPU kernel refuses a bias that needs a gradient and loses to plain products at N = 49.
     (groups, heads, N, _), shape = q.shape, (-1, *q.shape[2:])
-    logits = bias.repeat(groups, 1, 1)  # the products are added in place
+    logits = bias.expand(heads, N, N).repeat(groups, 1, 1)  # the products are added in place
     logits.baddbmm_(q.reshape(shape), k.reshape(shape).mT, alpha=scale)
     logits = logits.view(groups, heads, N, N)
     if mask is not None:

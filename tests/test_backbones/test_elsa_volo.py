@@ -1,0 +1,95 @@
+"""ELSA-VOLO: its block against the authors' of ELSA; around it everything is VOLO's."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmext_backbones.backbones import ELSAVOLO, VOLO
+from mmext_backbones.layers import ELSAAttention, Mlp, TransformerBlock
+from mmext_backbones.weights.fitting import WeightsError
+from tests.conftest import seeded_tensor
+
+from .test_contract import SMALL
+
+DATA = Path(__file__).parents[1] / 'data'
+# of a whole classifier at kernels of 3, 5 and 7
+PARAMETERS = {
+    'd1': (26_532_520, 26_672_168, 26_881_640),
+    'd2': (58_400_992, 58_721_248, 59_201_632),
+    'd3': (85_955_280, 86_382_288, 87_022_800),
+    'd4': (191_967_472, 192_722_672, 193_855_472),
+    'd5': (293_964_512, 295_097_312, 296_796_512),
+}
+OF_VOLO = {'d1': 26_632_040, 'd2': 58_678_336, 'd3': 86_325_072, 'd4': 192_961_520, 'd5': 295_455_584}
+NAMES = {'pre_proj': 'qkv', 'attn.0': 'filter_conv', 'attn.2': 'filter_proj', 'post_proj': 'proj'}
+
+
+@pytest.mark.parametrize('arch', PARAMETERS)
+@pytest.mark.parametrize(('i', 'kernel_size'), enumerate((3, 5, 7)))
+def test_parameter_count(arch, i, kernel_size):
+    with torch.device('meta'):
+        ours = ELSAVOLO({**ELSAVOLO.ARCHS[arch], 'kernel_size': kernel_size}, pyramid=False)
+        volo = VOLO(arch, pyramid=False)
+    counts = [sum(p.numel() for p in model.parameters()) for model in (ours, volo)]
+    assert counts[0] - counts[1] == PARAMETERS[arch][i] - OF_VOLO[arch]
+
+
+def from_authors(keys):
+    weights = {}
+    for key, shape in keys.items():
+        new = key
+        for theirs, name in NAMES.items():
+            new = new.replace(f'attn.{theirs}.', f'attn.{name}.')
+        x = seeded_tensor(key, tuple(shape))
+        pointwise = name_of(new) in ('qkv', 'filter_proj') and x.dim() == 4
+        weights[new] = x.flatten(1) if pointwise else x.squeeze(1) if 'ghost_head' in key else x
+    return weights
+
+
+def name_of(key):
+    return key.split('.')[-2] if '.' in key else key
+
+
+@pytest.mark.parametrize('name', ['block_default', 'block_volo_like'])
+def test_the_authors_block(name):
+    vectors = np.load(DATA / 'elsa_block.npz')
+    case = {key.partition('.')[2]: vectors[key] for key in vectors.files if key.startswith(f'{name}.')}
+    config = json.loads(str(case['config']))
+    C = config['dim']
+    options = {'lam': float(config['lam']), 'qkv_bias': config['qkv_bias'], 'group_width': config['group_width']}
+    attn = ELSAAttention(C, config['num_heads'], config['kernel_size'], **options)
+    block = TransformerBlock(attn, C, mlp=Mlp(C, ratio=config['mlp_ratio']))
+    block.load_state_dict(from_authors(json.loads(str(case['keys']))))
+    x = torch.from_numpy(case['x']).requires_grad_()
+    out = block(x)
+    (out * torch.from_numpy(case['grad_out'])).sum().backward()
+    ghost = torch.from_numpy(case['grad_ghost_head']).squeeze(1)
+    for actual, wanted in ((out, case['out']), (x.grad, case['grad_x']), (attn.ghost_head.grad, ghost)):
+        wanted = torch.as_tensor(wanted)
+        assert (actual - wanted).abs().max() <= 4e-6 * wanted.abs().max()  # two layers, one after the other
+
+
+def test_only_the_first_stage_differs_from_volo():
+    ours, volo = (set(cls(SMALL[cls]).state_dict()) for cls in (ELSAVOLO, VOLO))
+    assert {key.partition('.attn.')[0] for key in ours ^ volo} == {'stages.0.blocks.0', 'stages.0.blocks.1'}
+    attn = ELSAVOLO(SMALL[ELSAVOLO]).stages[0].blocks[0].attn
+    assert (attn.kernel_size, attn.lam, attn.qkv.bias) == (5, 1.0, None)
+    assert tuple(attn.ghost_head.shape) == (2, 32, 5, 5)
+    factors, summands = attn.ghost_halves()
+    assert factors.std() > 0.5 > 0.05 > summands.std()
+
+
+def test_weights_of_volo_are_refused(tmp_path):
+    torch.save(VOLO(SMALL[VOLO]).state_dict(), tmp_path / 'volo.pth')
+    with pytest.raises(WeightsError, match='holds no weights of a ELSAVOLO: it is a VOLO in the layout of'):
+        ELSAVOLO(SMALL[ELSAVOLO]).load_pretrained(str(tmp_path / 'volo.pth'))
+
+
+@pytest.mark.parametrize('change', [{'kernel_size': 4}, {'kernel_size': 0}, {'group_width': 0}])
+def test_bad_arguments_are_named(change):
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=f'{name}={value}: expected'):
+        ELSAVOLO({**SMALL[ELSAVOLO], **change})
