@@ -2,6 +2,7 @@
 
 from .bilstm2d import bilstm2d
 from .elsa import elsa, elsa_reference
+from .local_filters import filter_norm, neighbour_products, shift_taps, tap_shifts
 from .partition import grid_merge, grid_partition, padding_mask, window_merge, window_partition
 from .product_conv import product_conv, product_conv_reference
 from .window_attention import relative_position_index, shifted_window_mask, window_attention
@@ -10,13 +11,17 @@ __all__ = [
     'bilstm2d',
     'elsa',
     'elsa_reference',
+    'filter_norm',
     'grid_merge',
     'grid_partition',
+    'neighbour_products',
     'padding_mask',
     'product_conv',
     'product_conv_reference',
     'relative_position_index',
+    'shift_taps',
     'shifted_window_mask',
+    'tap_shifts',
     'window_attention',
     'window_merge',
     'window_partition',
