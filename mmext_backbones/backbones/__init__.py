@@ -1,9 +1,22 @@
 """The backbones."""
 
 from .base import DenseBackbone
+from .deit import DeiT
 from .elsa_swin import ELSASwin
+from .local_swin import LocalSwin
 from .maxvit import MaxViT
 from .sequencer import Sequencer2D
+from .sequencer_variants import SequencerVariant, VanillaSequencer
 from .swin import SwinTransformer
 
-__all__ = ['DenseBackbone', 'ELSASwin', 'MaxViT', 'Sequencer2D', 'SwinTransformer']
+__all__ = [
+    'DeiT',
+    'DenseBackbone',
+    'ELSASwin',
+    'LocalSwin',
+    'MaxViT',
+    'Sequencer2D',
+    'SequencerVariant',
+    'SwinTransformer',
+    'VanillaSequencer',
+]

@@ -130,7 +130,7 @@ class Sequencer2D(DenseBackbone):
         for i, rates in enumerate(drop_path_schedule(drop_path_rate, depths)[: self.num_stages]):
             blocks = [
                 TransformerBlock(
-                    BiLSTM2D(channels[i], hidden[i]),
+                    self.build_mixer(channels[i], hidden[i]),
                     channels[i],
                     mlp=Mlp(channels[i], ratio=3),
                     norm_eps=1e-6,
@@ -147,6 +147,10 @@ class Sequencer2D(DenseBackbone):
             for i, c in zip(self.out_indices, self.out_channels, strict=True):
                 self.add_module(f'norm{i}', nn.LayerNorm(c, eps=1e-6))
         self.freeze()
+
+    def build_mixer(self, embed_dims: int, hidden_dims: int) -> nn.Module:
+        """The token mixer of a block."""
+        return BiLSTM2D(embed_dims, hidden_dims)
 
     def stem_modules(self) -> list[nn.Module]:
         return [self.patch_embed]
