@@ -52,6 +52,8 @@ def seeded_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
         x *= 0.1
         if key.rsplit('.', 1)[-1] == 'weight':
             x += 1
+        elif key.endswith('running_var'):
+            x = np.abs(x) + np.float32(0.5)
     elif key.endswith('bias'):
         x *= 0.1
     else:

@@ -10,7 +10,7 @@ What counts, and as how much (FLOPs in the papers' sense, 1 FLOP = 1 multiply-ad
     linear          outputs * inputs of one output
     product         of activations, attention's two among them: outputs * length of the sum; of windows, whole ones
     recurrent       every weight matrix once a step: an LSTM has 4 * h * (in + h) a direction, step and sequence
-    elsa            k * k * C a pixel for the dynamic filters, and as much for the static ones (a depthwise convolution)
+    elsa            k * k * C a pixel for the dynamic filters, and as much for static ones (a depthwise convolution)
 
 Biases, norms, activation functions, softmax, pooling, resampling and RoIAlign do not count. Padding does, where the
 network computes on it. Activations are the elements that counted operators return, attention's logits included
@@ -332,7 +332,8 @@ def _window_logits(args: tuple) -> int:
 
 
 def _elsa(args: tuple, out: Tensor) -> int:
-    return 2 * out.numel() * args[3] ** 2
+    add = args[2]  # [k * k, C], or [k * k, 0] where there are no static filters
+    return out.numel() * args[3] ** 2 + math.prod(out.shape[:3]) * add.numel()
 
 
 def _outlook(args: tuple, out: Tensor) -> int:

@@ -92,7 +92,7 @@ class Sequencer2D(TwoScaleBackbone):
         for i, rates in enumerate(drop_path_schedule(drop_path_rate, depths)[: self.num_stages]):
             blocks = [
                 TransformerBlock(
-                    BiLSTM2D(channels[i], hidden[i]),
+                    self.build_mixer(channels[i], hidden[i]),
                     channels[i],
                     mlp=Mlp(channels[i], ratio=3),
                     norm_eps=1e-6,
@@ -105,6 +105,10 @@ class Sequencer2D(TwoScaleBackbone):
         _init_as_published(self)
         self.build_pyramid(norm_eps=1e-6)
         self.freeze()
+
+    def build_mixer(self, embed_dims: int, hidden_dims: int) -> nn.Module:
+        """The token mixer of a block."""
+        return BiLSTM2D(embed_dims, hidden_dims)
 
 
 def _init_as_published(model: nn.Module) -> None:

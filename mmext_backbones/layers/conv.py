@@ -44,9 +44,9 @@ class SameConv2d(nn.Conv2d):
 class FilterConv2d(nn.Conv2d):
     """The filter convolution of ELSA: stride 1, zeros around the map, as many channels out as in."""
 
-    def __init__(self, channels: int, kernel_size: int, group_width: int) -> None:
-        groups = channels // group_width
-        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=groups)
+    def __init__(self, channels: int, kernel_size: int, group_width: int, dilation: int = 1) -> None:
+        options = {'padding': kernel_size // 2 * dilation, 'dilation': dilation, 'groups': channels // group_width}
+        super().__init__(channels, channels, kernel_size, **options)
 
 
 def same_conv(

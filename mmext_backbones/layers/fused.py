@@ -48,7 +48,7 @@ Method = TypeVar('Method', bound=Callable[..., Tensor])
 FUSIBLE: dict[type[nn.Module], Callable[[nn.Module], bool]] = {
     nn.Linear: lambda linear: True,
     SameConv2d: lambda conv: True,
-    FilterConv2d: lambda conv: True,
+    FilterConv2d: lambda conv: conv.dilation == (1, 1),
     SqueezeExcite: lambda gate: True,
     nn.GELU: lambda gelu: True,
     nn.ReLU: lambda relu: True,

@@ -3,6 +3,7 @@
 from .bilstm2d import bilstm2d
 from .elsa import elsa, elsa_reference
 from .global_attention import global_attention
+from .local_filters import filter_norm, neighbour_products, shift_taps, tap_shifts
 from .outlook import outlook, outlook_reference
 from .partition import grid_merge, grid_partition, padding_mask, window_merge, window_partition
 from .product_conv import product_conv, product_conv_reference
@@ -12,16 +13,20 @@ __all__ = [
     'bilstm2d',
     'elsa',
     'elsa_reference',
+    'filter_norm',
     'global_attention',
     'grid_merge',
     'grid_partition',
+    'neighbour_products',
     'outlook',
     'outlook_reference',
     'padding_mask',
     'product_conv',
     'product_conv_reference',
     'relative_position_index',
+    'shift_taps',
     'shifted_window_mask',
+    'tap_shifts',
     'window_attention',
     'window_merge',
     'window_partition',

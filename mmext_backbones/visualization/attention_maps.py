@@ -130,15 +130,17 @@ def elsa_filters(call: Call, row: int, column: int) -> tuple[Tensor, Tensor]:
     """The two halves of ELSA's filter at a token of the first image.
 
     Returns:
-        What is computed from the image, A [num_heads, k, k], which sums to 1 in each head; what is learnt, the summands
-        S [C, k, k] of the ghost head. Channel c of head g is filtered with A[g] + S[c], or where there are factors M,
-        with M[c] * A[g] + S[c].
+        What is computed from the image, A [num_heads, k, k], which sums to 1 in each head; what is learnt, the ghost
+        head S [C, k, k]. Channel c of head g is filtered with A[g] + S[c], or with A[g] * M[c] + S[c] where the ghost
+        head has factors M.
     """
     module = call.module
     k = module.kernel_size
-    query, key, _ = _elsa_projections(call)
-    logits = module.filter_proj(module.filter_act(module.filters(query, key)))[0, row, column]
-    return logits.view(module.num_heads, -1).softmax(dim=1).view(-1, k, k), module.ghost_halves()[1]
+    query, key, value = _elsa_projections(call)
+    logits = module.logits(query, key)[0, row, column]
+    static = value.new_zeros(value.shape[3], k, k) if module.ghost_head is None else module.ghost_head
+    static = static if module.gamma in (0, 1) else module.gamma * static
+    return logits.view(module.num_heads, -1).softmax(dim=1).view(-1, k, k), static
 
 
 def _elsa_projections(call: Call) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,23 +149,23 @@ def _elsa_projections(call: Call) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _elsa(call: Call, row: int, column: int) -> tuple[Tensor, ...]:
-    """out[c] = sum_j (A[g(c), j] + S[c, j]) v[c, neighbour j], taps outside the map being 0. Returns as above."""
+    """out[c] = sum_j (A[g(c), j] M[c, j] + S[c, j]) v[c, neighbour j], taps outside being 0. Returns as above."""
     module = call.module
     H, W, C = call.x.shape[1:]
-    k, heads = module.kernel_size, module.num_heads
-    r = k // 2
+    k, step = module.kernel_size, module.dilation
+    r = k // 2 * step
+    rows, columns = slice(row, row + 2 * r + 1, step), slice(column, column + 2 * r + 1, step)
     A, S = elsa_filters(call, row, column)
     v = F.pad(_elsa_projections(call)[2][0].permute(2, 0, 1), (r, r, r, r))  # [C, H + 2r, W + 2r]
-    neighbours = v[:, row : row + k, column : column + k]
-    factors = module.ghost_halves()[0]
-    filters = A.repeat_interleave(C // heads, dim=0)
-    filters = (filters if factors is None else filters * factors**module.lam) + S
+    neighbours = v[:, rows, columns]
+    filters = A.repeat_interleave(C // module.num_heads, dim=0)
+    filters = (filters if module.ghost_mul is None else filters * module.ghost_mul**module.lam) + S
     joined = (filters * neighbours).sum(dim=(1, 2))
 
     def on_map(patch: Tensor) -> Tensor:
         """[..., k, k] around the token -> [..., H, W]."""
         canvas = patch.new_zeros(*patch.shape[:-2], H + 2 * r, W + 2 * r)
-        canvas[..., row : row + k, column : column + k] = patch
+        canvas[..., rows, columns] = patch
         return canvas[..., r : r + H, r : r + W]
 
     weights = on_map(A)

@@ -72,9 +72,9 @@ FAMILIES: Mapping[str, tuple[Layout, ...]] = {
         Layout(OWN, r'stages\.0\.blocks\.0\.attn_window\.attn\.qkv\.weight', None),
     ),
     'Sequencer2D': (
-        Layout('timm', r'stages\.0\.blocks\.0\.rnn_tokens\.rnn_v\.weight_ih_l0', sequencer.from_timm),
-        Layout('the authors of Sequencer', r'blocks\.0\.0\.rnn_tokens\.rnn_v\.weight_ih_l0', sequencer.from_authors),
-        Layout(OWN, r'stages\.0\.blocks\.0\.attn\.rnn_v\.weight_ih_l0', None),
+        Layout('timm', r'stages\.0\.blocks\.0\.rnn_tokens\.rnn_[vh]\.weight_ih_l0', sequencer.from_timm),
+        Layout('the authors of Sequencer', r'blocks\.0\.0\.rnn_tokens\.rnn_[vh]\.weight_ih_l0', sequencer.from_authors),
+        Layout(OWN, r'stages\.0\.blocks\.0\.attn\.rnn_[vh]\.weight_ih_l0', None),
     ),
     'VOLO': (
         Layout('timm and the authors of VOLO', r'network\.0\.0\.attn\.attn\.weight', volo.from_timm),

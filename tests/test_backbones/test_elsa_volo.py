@@ -45,7 +45,9 @@ def from_authors(keys):
             new = new.replace(f'attn.{theirs}.', f'attn.{name}.')
         x = seeded_tensor(key, tuple(shape))
         pointwise = name_of(new) in ('qkv', 'filter_proj') and x.dim() == 4
-        weights[new] = x.flatten(1) if pointwise else x.squeeze(1) if 'ghost_head' in key else x
+        weights[new] = x.flatten(1) if pointwise else x
+        if 'ghost_head' in key:  # [2, 1, C, k, k]: factors and summands
+            weights[new.replace('ghost_head', 'ghost_mul')], weights[new] = x[:, 0]
     return weights
 
 
@@ -67,7 +69,8 @@ def test_the_authors_block(name):
     out = block(x)
     (out * torch.from_numpy(case['grad_out'])).sum().backward()
     ghost = torch.from_numpy(case['grad_ghost_head']).squeeze(1)
-    for actual, wanted in ((out, case['out']), (x.grad, case['grad_x']), (attn.ghost_head.grad, ghost)):
+    grads = torch.stack([attn.ghost_mul.grad, attn.ghost_head.grad])
+    for actual, wanted in ((out, case['out']), (x.grad, case['grad_x']), (grads, ghost)):
         wanted = torch.as_tensor(wanted)
         assert (actual - wanted).abs().max() <= 4e-6 * wanted.abs().max()  # two layers, one after the other
 
@@ -77,9 +80,8 @@ def test_only_the_first_stage_differs_from_volo():
     assert {key.partition('.attn.')[0] for key in ours ^ volo} == {'stages.0.blocks.0', 'stages.0.blocks.1'}
     attn = ELSAVOLO(SMALL[ELSAVOLO]).stages[0].blocks[0].attn
     assert (attn.kernel_size, attn.lam, attn.qkv.bias) == (5, 1.0, None)
-    assert tuple(attn.ghost_head.shape) == (2, 32, 5, 5)
-    factors, summands = attn.ghost_halves()
-    assert factors.std() > 0.5 > 0.05 > summands.std()
+    assert tuple(attn.ghost_mul.shape) == tuple(attn.ghost_head.shape) == (32, 5, 5)
+    assert attn.ghost_mul.std() > 0.5 > 0.05 > attn.ghost_head.std()
 
 
 def test_weights_of_volo_are_refused(tmp_path):

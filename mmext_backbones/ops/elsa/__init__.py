@@ -41,6 +41,7 @@ def elsa(
     dilation: int = 1,
     lam: float = 0.0,
     gamma: float = 1.0,
+    softmax: bool = True,
     backend: str = 'auto',
 ) -> Tensor:
     """Apply the ELSA operator (formula above).
@@ -56,11 +57,13 @@ def elsa(
         dilation: distance between neighbouring taps, in pixels of the map.
         lam: exponent of the multiplicative half.
         gamma: factor of the additive half.
-        backend: 'cpu' and 'gpu' (the kernels, for lam = 0 and dilation = 1; the latter not for float64, and on the CPU
-            in Triton's interpreter, that is with TRITON_INTERPRET=1 set before Triton is imported), 'torch' (a loop
-            over the taps on shifted views, any device; like the first two it keeps no more than values, filters and
-            static halves), 'reference' (the formula over an unfolded `v`: kernel_size**2 times the memory), 'export'
-            (the loop in operators that exporters know, for inference), 'operator', or 'auto', see `ops.backends`.
+        softmax: False where `logits` are the filters themselves, already normalised or meant as they are.
+        backend: 'cpu' and 'gpu' (the kernels, for lam = 0, dilation = 1 and softmax; the latter not for float64, and on
+            the CPU in Triton's interpreter, that is with TRITON_INTERPRET=1 set before Triton is imported), 'torch' (a
+            loop over the taps on shifted views, any device; like the first two it keeps no more than values, filters
+            and static halves), 'reference' (the formula over an unfolded `v`: kernel_size**2 times the memory),
+            'export' (the loop in operators that exporters know, for inference), 'operator', or 'auto', see
+            `ops.backends`.
 
     Returns:
         [B, C, H, W] in the dtype of `v`. float16 and bfloat16 are accumulated in float32.
@@ -72,7 +75,7 @@ def elsa(
     _check(v, logits, ghost_mul, ghost_add, num_heads, kernel_size, dilation, lam, gamma)
     mul = None if lam == 0 else ghost_mul if lam == 1 else ghost_mul**lam
     add = None if gamma == 0 else ghost_add if gamma == 1 else ghost_add * gamma
-    plain = mul is None and dilation == 1
+    plain = mul is None and dilation == 1 and softmax
     form = choose('elsa', backend, FORMS_ON_GPU if v.is_cuda else FORMS, _why_not, v, plain)
     # the meta device has shapes only, the same from every form: one node
     if form in ('cpu', 'operator') or v.is_meta:
@@ -80,21 +83,25 @@ def elsa(
     if form == 'gpu':
         return elsa_gpu(v, logits, add, num_heads, kernel_size)
     if form == 'export' or (form == 'torch' and not plain and is_compiling()):  # its bands of rows ask for the size
-        return elsa_export(v, logits, mul, add, num_heads, kernel_size, dilation)
+        return elsa_export(v, logits, mul, add, num_heads, kernel_size, dilation, softmax)
     if form == 'reference':
         mul, add = (None if x is None else x.to(v.dtype) for x in (mul, add))
-        return elsa_reference(v, logits, mul, add, num_heads=num_heads, kernel_size=kernel_size, dilation=dilation)
+        options = {'num_heads': num_heads, 'kernel_size': kernel_size, 'dilation': dilation, 'softmax': softmax}
+        return elsa_reference(v, logits, mul, add, **options)
     B, _, H, W = v.shape
-    attn = logits.reshape(B, num_heads, kernel_size**2, H, W).softmax(dim=2)
-    return ELSATaps.apply(v, attn, mul, add, dilation)
+    filters = logits.reshape(B, num_heads, kernel_size**2, H, W)
+    return ELSATaps.apply(v, filters.softmax(dim=2) if softmax else filters, mul, add, dilation)
 
 
 def _why_not(form: str, v: Tensor, plain: bool) -> str | None:
-    """Why a form cannot run on `v`, or None. `plain`: without dilation and without factors, as in every network."""
+    """Why a form cannot run on `v`, or None. `plain`: without dilation and factors, with softmax, as in ELSA-Swin."""
     if form in ('reference', 'export'):
         return None
     if not (plain or form == 'torch'):
-        return "it has no static factors (lam != 0) and no dilation; backend='torch' has both"
+        return (
+            'it has no static factors (lam != 0), no dilation and no filters without softmax; '
+            "backend='torch' has all three"
+        )
     if v.is_meta:
         return None
     if is_transformed():

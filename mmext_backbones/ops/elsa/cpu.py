@@ -103,11 +103,14 @@ class ELSACPU(torch.autograd.Function):
 
 def elsa_cpu(v: Tensor, logits: Tensor, add: Tensor | None, num_heads: int, kernel_size: int) -> Tensor:
     """`ops.elsa` after its checks: `v` [B, C, H, W] and `logits` [B, heads * k * k, H, W] in any memory format, `add`
-    [C, k, k] or None -> [B, C, H, W], channels last in memory, in the dtype of `v`."""
+    [C, k, k] or None -> [B, C, H, W], channels last in memory, in the dtype of `v`. On the meta device any of
+    `ops.elsa`'s forms, whose shapes are the same."""
     dtype, taps = torch.promote_types(v.dtype, torch.float32), kernel_size**2
     autocast_off = contextlib.nullcontext() if v.is_meta else torch.autocast(v.device.type, enabled=False)
     with autocast_off:
         attn = logits.to(dtype).permute(0, 2, 3, 1).unflatten(3, (num_heads, taps)).softmax(dim=4)
-        add = attn.new_zeros(taps, v.shape[1]) if add is None else add.to(dtype).flatten(1).mT
+        # where only shapes are asked for it has no channels, so that nothing is counted for it
+        none = attn.new_zeros(taps, 0 if v.is_meta else v.shape[1])
+        add = none if add is None else add.to(dtype).flatten(1).mT
         out = ELSACPU.apply(v.to(dtype).permute(0, 2, 3, 1), attn, add, kernel_size)
     return out.permute(0, 3, 1, 2).to(v.dtype)

@@ -10,11 +10,19 @@ from torch import Tensor
 
 
 def elsa_export(
-    v: Tensor, logits: Tensor, mul: Tensor | None, add: Tensor | None, num_heads: int, kernel_size: int, dilation: int
+    v: Tensor,
+    logits: Tensor,
+    mul: Tensor | None,
+    add: Tensor | None,
+    num_heads: int,
+    kernel_size: int,
+    dilation: int,
+    softmax: bool = True,
 ) -> Tensor:
     """`ops.elsa` after its checks: v [B, C, H, W], logits [B, heads * k * k, H, W], mul and add [C, k, k] or None."""
     (B, C, H, W), taps, pad = v.shape, kernel_size**2, dilation * (kernel_size // 2)
-    filters = logits.reshape(B, num_heads, 1, taps, H, W).softmax(dim=3).unbind(3)
+    filters = logits.reshape(B, num_heads, 1, taps, H, W)
+    filters = (filters.softmax(dim=3) if softmax else filters).unbind(3)
     factors = [None] * taps if mul is None else mul.to(v.dtype).reshape(num_heads, -1, taps, 1, 1).unbind(2)
     padded = F.pad(v, (pad,) * 4)
     out = None if add is None else F.conv2d(padded, add.to(v.dtype).unsqueeze(1), dilation=dilation, groups=C)

@@ -13,6 +13,7 @@ def elsa_reference(
     num_heads: int,
     kernel_size: int,
     dilation: int,
+    softmax: bool = True,
 ) -> Tensor:
     """The formula as it stands, for reading and as the oracle of the tests; shapes as in `elsa`, no checks.
 
@@ -22,7 +23,9 @@ def elsa_reference(
     taps = kernel_size**2
     neighbours = F.unfold(v, kernel_size, dilation=dilation, padding=dilation * (kernel_size // 2))
     neighbours = neighbours.reshape(B, num_heads, C // num_heads, taps, H, W)
-    filters = logits.reshape(B, num_heads, 1, taps, H, W).softmax(dim=3)
+    filters = logits.reshape(B, num_heads, 1, taps, H, W)
+    if softmax:
+        filters = filters.softmax(dim=3)
     if mul is not None:
         filters = filters * mul.reshape(num_heads, -1, taps, 1, 1)
     if add is not None:

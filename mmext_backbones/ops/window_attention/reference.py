@@ -37,7 +37,7 @@ def attend_in_windows(
     if padding is None:
         mask = padding_mask((H, W), window_size, grid, qkv.device, shift_size)
     else:
-        qkv = _fill_up(qkv, padding.to(qkv.dtype), window_size)
+        qkv = fill_up(qkv, padding.to(qkv.dtype), window_size)
     if grid:
         windows, padded_size = grid_partition(qkv, window_size)
     else:
@@ -87,7 +87,7 @@ def _attend_fused(
     return F.dropout(logits.softmax(dim=-1), dropout) @ v
 
 
-def _fill_up(x: Tensor, padding: Tensor, window_size: Size) -> Tensor:
+def fill_up(x: Tensor, padding: Tensor, window_size: Size) -> Tensor:
     """[B, H, W, C] with tokens `padding` [C] at the right and at the bottom, up to whole windows."""
     B, H, W, C = x.shape
     bottom, right = -H % window_size[0], -W % window_size[1]
