@@ -16,8 +16,7 @@ from .mlp import Mlp
 from .outlook_attention import OutlookAttention
 from .partition_attention import PartitionAttention
 from .patch import PatchEmbed, PatchMerging
-from .position import PositionedPatchEmbed, patch_embed
-from .position_embedding import PositionEmbedding
+from .position_embedding import PositionedPatchEmbed, PositionEmbedding, patch_embed
 from .recurrent import Recurrent2D, RecurrentSequence
 from .window_attention import WindowAttention
 
