@@ -58,8 +58,7 @@ def interrupted(folder: Path, iteration: int, stage: str = 'after_train_iter', *
     ('loop', 'iteration', 'workers'),
     [('epoch', 10, 0), ('epoch', 10, 2), ('epoch', 14, 0), ('iter', 10, 0), ('iter', 10, 2), ('finite', 10, 0)],
 )
-def test_a_stopped_training_goes_on_exactly_there(loop, iteration, workers, tmp_path, monkeypatch):
-    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)  # two after each epoch
+def test_a_stopped_training_goes_on_exactly_there(loop, iteration, workers, tmp_path):
     unbroken = make_run(tmp_path / 'unbroken', loop)
     unbroken.train()
     runner, checkpoint = interrupted(tmp_path / 'broken', iteration, loop=loop, workers=workers)
@@ -232,8 +231,15 @@ make_run(folder, loop, hooks=[At(12, calls[call])], **options).train()
 """
 
 
-@pytest.mark.parametrize(('call', 'code'), [('warn', EXIT_CODE), ('kill', -signal.SIGKILL)])
-@pytest.mark.parametrize('loop', ['epoch', 'iter'])
+@pytest.mark.parametrize(
+    ('loop', 'call', 'code'),
+    [
+        ('epoch', 'warn', EXIT_CODE),
+        ('iter', 'kill', -signal.SIGKILL),
+        pytest.param('iter', 'warn', EXIT_CODE, marks=pytest.mark.slow),
+        pytest.param('epoch', 'kill', -signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
 def test_no_loader_process_ends_early_or_stays(call, code, loop, tmp_path):
     """A warning to all processes of a job, and a kill of the first; batches are larger than a pipe."""
     run = subprocess.Popen(

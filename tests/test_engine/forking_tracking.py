@@ -3,6 +3,8 @@
 Each training is a process of its own: MLflow and Weights & Biases keep one run for a process.
 """
 
+import contextlib
+import importlib
 import json
 import struct
 from datetime import timedelta
@@ -19,6 +21,14 @@ from mmext_backbones.utils.errors import UserError
 from .toy import At, fork, forked, free_port, make_run, wait
 
 ITERATIONS = 21
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _imported_once():
+    """In the process that all trainings are forked from."""
+    for name in ('torch.utils.tensorboard', 'mlflow', 'wandb'):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def train(folder: Path, tracker: str, resume: str | None = None, stop: int | None = None) -> None:
