@@ -21,9 +21,10 @@ linux = pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='reads
 
 
 @linux
-@pytest.mark.parametrize('number', [30, pytest.param(100, marks=pytest.mark.slow)])
-def test_random_forwards(number):
-    result = forwards.trial(number, seed=1, show=False)
+# seed 29 draws every kind among its first thirty cases, most of them small
+@pytest.mark.parametrize(('number', 'seed'), [(30, 29), pytest.param(100, 1, marks=pytest.mark.slow)])
+def test_random_forwards(number, seed):
+    result = forwards.trial(number, seed=seed, show=False)
     assert not result['failures']
     counts = result['counts']
     assert set(counts) >= {*forwards.FAMILIES, *forwards.PRECISIONS, *forwards.LAYOUTS, *forwards.MODES}
