@@ -13,7 +13,14 @@ import pytest
 TESTS = Path(__file__).parent
 
 
-@pytest.mark.parametrize('file', sorted(TESTS.glob('*/forking_*.py')), ids=lambda file: file.stem)
+SLOW = ('forking_kills',)  # all of it
+FILES = [
+    pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if file.stem in SLOW else [])
+    for file in sorted(TESTS.glob('*/forking_*.py'))
+]
+
+
+@pytest.mark.parametrize('file', FILES)
 def test_in_a_fresh_process(file, request):
     options = ['-q', '-rs', '-p', 'no:cacheprovider', '-p', 'no:xdist', '-m', request.config.getoption('markexpr')]
     command = [sys.executable, '-m', 'pytest', *options, str(file)]

@@ -111,6 +111,23 @@ def test_growth_is_noticed(change, words):
 
 
 # --------------------------------------------------------------------------------------------------------------------
+# Kills
+
+
+def test_a_difference_is_seen(tmp_path, monkeypatch):
+    """The comparison tells checkpoints apart that differ in one bit of one tensor."""
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')  # the trial sets it
+    import kills
+
+    state = {'state_dict': {'a': torch.zeros(3)}, 'optimizer': {'state': {0: torch.ones(2)}}, 'param_schedulers': [1.0]}
+    torch.save(state, tmp_path / 'one.pth')
+    assert kills.equal(tmp_path / 'one.pth', tmp_path / 'one.pth')
+    state['optimizer']['state'][0][1] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
+    torch.save(state, tmp_path / 'other.pth')
+    assert not kills.equal(tmp_path / 'one.pth', tmp_path / 'other.pth')
+
+
+# --------------------------------------------------------------------------------------------------------------------
 # The long training
 
 
