@@ -6,9 +6,11 @@ import json
 import logging
 import os
 import runpy
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch: spinning threads starve on a busy machine
@@ -21,6 +23,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.runner import loops
 
 from mmext_backbones.utils.cli import run_cli
 
@@ -43,6 +46,19 @@ def pytest_configure(config: pytest.Config) -> None:
         name, _, arch = given.partition('=')
         module, _, cls = name.rpartition('.')
         GIVEN_BACKBONES[getattr(importlib.import_module(module), cls)] = json.loads(arch)
+
+
+def skip_waits() -> None:
+    """Leaves out two waits of the libraries, which no test is about.
+
+    mmengine sleeps two seconds where a training that counts iterations begins its data anew. torch waits five seconds
+    for each loader process to end, and one whose loader is collected after an error is never told to.
+    """
+    loops.time = SimpleNamespace(**{**vars(time), 'sleep': lambda seconds: None})
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
+
+
+skip_waits()
 
 
 def seeded_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -13,9 +13,17 @@ import pytest
 TESTS = Path(__file__).parent
 
 
-@pytest.mark.parametrize('file', sorted(TESTS.glob('*/forking_*.py')), ids=lambda file: file.stem)
-def test_in_a_fresh_process(file):
-    command = [sys.executable, '-m', 'pytest', '-q', '-rs', '-p', 'no:cacheprovider', '-p', 'no:xdist', str(file)]
+SLOW = ('forking_kills',)  # all of it
+FILES = [
+    pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if file.stem in SLOW else [])
+    for file in sorted(TESTS.glob('*/forking_*.py'))
+]
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_in_a_fresh_process(file, request):
+    options = ['-q', '-rs', '-p', 'no:cacheprovider', '-p', 'no:xdist', '-m', request.config.getoption('markexpr')]
+    command = [sys.executable, '-m', 'pytest', *options, str(file)]
     done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, timeout=900)
     print(done.stdout)  # with what was skipped, and why
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

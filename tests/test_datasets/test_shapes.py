@@ -378,6 +378,7 @@ def test_leftovers_of_killed_runs(small, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['.set.building-1', 'set']
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_set(small, tmp_path):
     code = (
         'import sys, time\n'

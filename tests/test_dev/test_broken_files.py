@@ -22,6 +22,7 @@ def trial():
     sys.path.remove(str(TRIAL.parent))
 
 
+@pytest.mark.slow
 def test_a_handful(tmp_path):
     """In a process of its own: cases are forked, and this one may have autograd's threads."""
     pytest.importorskip('mmpretrain')

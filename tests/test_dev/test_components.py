@@ -32,6 +32,7 @@ def test_every_component_has_a_run_or_a_reason(tmp_path):
     assert NOT_DRAWN.keys() <= {component.name for component in components}
 
 
+@pytest.mark.slow
 def test_a_sample_by_both_runners(tmp_path):
     """In a process of its own: it forks, and sets what the whole process has."""
     results = tmp_path / 'results.jsonl'

@@ -1,5 +1,6 @@
 """Trainings that are asked to stop, or killed, and go on: the end is that of an unbroken run, bit for bit."""
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -36,6 +37,21 @@ def state(runner) -> dict[str, torch.Tensor]:
     return {name: torch.as_tensor(value).clone() for name, value in tensors.items()}
 
 
+@pytest.fixture(scope='module')
+def unbroken(tmp_path_factory):
+    """Plain trainings that nobody stops: `unbroken('iter')` is the runner of one, trained once."""
+
+    @functools.cache
+    def train(loop):
+        runner = make_run(tmp_path_factory.mktemp('unbroken'), loop)
+        runner.train()
+        return SimpleNamespace(
+            state=state(runner), accuracies=list(runner.message_hub.get_scalar('val/accuracy').data[0])
+        )
+
+    return train
+
+
 def assert_equal(one: dict, other: dict) -> None:
     assert one.keys() == other.keys()
     different = [name for name in one if not torch.equal(one[name], other[name])]
@@ -58,49 +74,48 @@ def interrupted(folder: Path, iteration: int, stage: str = 'after_train_iter', *
     ('loop', 'iteration', 'workers'),
     [('epoch', 10, 0), ('epoch', 10, 2), ('epoch', 14, 0), ('iter', 10, 0), ('iter', 10, 2), ('finite', 10, 0)],
 )
-def test_a_stopped_training_goes_on_exactly_there(loop, iteration, workers, tmp_path, monkeypatch):
-    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)  # two after each epoch
-    unbroken = make_run(tmp_path / 'unbroken', loop)
-    unbroken.train()
-    runner, checkpoint = interrupted(tmp_path / 'broken', iteration, loop=loop, workers=workers)
+def test_a_stopped_training_goes_on_exactly_there(loop, iteration, workers, tmp_path, unbroken):
+    runner, checkpoint = interrupted(tmp_path, iteration, loop=loop, workers=workers)
     names = {10: 'epoch_1_iter_10.pth', 14: 'epoch_1_iter_14.pth'} if loop == 'epoch' else {10: 'iter_10.pth'}
     assert Path(checkpoint).name == names[iteration]
-    assert_equal(state(runner), state(unbroken))
-    accuracies = runner.message_hub.get_scalar('val/accuracy').data[0]
-    assert list(accuracies) == list(unbroken.message_hub.get_scalar('val/accuracy').data[0])
+    assert_equal(state(runner), unbroken(loop).state)
+    assert list(runner.message_hub.get_scalar('val/accuracy').data[0]) == unbroken(loop).accuracies
     if workers == 0:  # what came before is not loaded again
         assert len(runner.train_dataloader.dataset.loaded) <= (21 - iteration) * 4
 
 
 @pytest.mark.parametrize('fast', [False, True])
-@pytest.mark.parametrize('workers', [0, 2])
-def test_a_loop_that_skips_by_itself(fast, workers, tmp_path):
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_loop_that_skips_by_itself(fast, workers, tmp_path, unbroken):
     """As onedl-mmengine's. Its option to skip nothing is for other loaders: ours starts at the right batch."""
-    unbroken = make_run(tmp_path / 'unbroken', 'iter')
-    unbroken.train()
     loop = {'_delete_': True, 'type': 'ToySkippingLoop', 'max_iters': 21, 'val_interval': 7}
     options = {'loop': 'iter', 'workers': workers, 'train_cfg': {**loop, 'fast_forward_on_resume': fast}}
-    runner, checkpoint = interrupted(tmp_path / 'broken', 10, **options)
+    runner, checkpoint = interrupted(tmp_path, 10, **options)
     assert Path(checkpoint).name == 'iter_10.pth'
-    assert_equal(state(runner), state(unbroken))
+    assert_equal(state(runner), unbroken('iter').state)
     if workers == 0:
         assert len(runner.train_dataloader.dataset.loaded) <= (21 - 10) * 4
 
 
 @pytest.mark.parametrize('kind', ['IterBasedTrainLoop', 'ToySkippingLoop'])
-def test_a_loader_that_starts_at_its_first_batch(kind, tmp_path, monkeypatch):
+def test_a_loader_that_starts_at_its_first_batch(kind, tmp_path, monkeypatch, unbroken):
     """As where the checkpoint is no one file, and the iteration is known too late: what came before is loaded."""
-    unbroken = make_run(tmp_path / 'unbroken', 'iter')
-    unbroken.train()
     monkeypatch.setattr('mmext_backbones.engine.resume.runner.read_meta', lambda path: {})
     loop = {'_delete_': True, 'type': kind, 'max_iters': 21, 'val_interval': 7}
-    runner, _ = interrupted(tmp_path / 'broken', 10, loop='iter', train_cfg=loop)
+    runner, _ = interrupted(tmp_path, 10, loop='iter', train_cfg=loop)
     assert runner.first_batch == 0
-    assert_equal(state(runner), state(unbroken))
+    assert_equal(state(runner), unbroken('iter').state)
 
 
-@pytest.mark.parametrize('loop', ['epoch', 'iter'])
-@pytest.mark.parametrize('stage', ['after_val_iter', 'after_val_epoch'])
+@pytest.mark.parametrize(
+    ('stage', 'loop'),
+    [
+        ('after_val_iter', 'epoch'),
+        ('after_val_epoch', 'iter'),
+        pytest.param('after_val_iter', 'iter', marks=pytest.mark.slow),
+        pytest.param('after_val_epoch', 'epoch', marks=pytest.mark.slow),
+    ],
+)
 def test_a_stop_during_validation(stage, loop, tmp_path):
     """With average weights, which stand in for the model's own at that time."""
     options = {'loop': loop, 'custom_hooks': [*make_hooks(), {'type': 'EMAHook', 'momentum': 0.1}]}
@@ -151,12 +166,10 @@ def test_other_data_begins_the_epoch_anew(tmp_path):
     assert 'epoch 2 begins anew' in log.text
 
 
-def test_no_checkpoint_hook(tmp_path):
-    unbroken = make_run(tmp_path / 'unbroken', 'iter')
-    unbroken.train()
-    runner, checkpoint = interrupted(tmp_path / 'broken', 8, loop='iter', **{'default_hooks.checkpoint': None})
+def test_no_checkpoint_hook(tmp_path, unbroken):
+    runner, checkpoint = interrupted(tmp_path, 8, loop='iter', **{'default_hooks.checkpoint': None})
     assert Path(checkpoint).name == 'iter_8.pth'
-    assert_equal(state(runner), state(unbroken))
+    assert_equal(state(runner), unbroken('iter').state)
 
 
 def test_a_second_signal_stops_at_once(tmp_path):
@@ -220,10 +233,20 @@ def test_signals_do_what_they_did_in_forked_processes(tmp_path):
     assert forked(loader_process) == 0
 
 
+# A process that has imported everything forks one after the other; each of them ends as a whole interpreter does.
 ALONE = """
 import os, signal, subprocess, sys
 from tests.test_engine.toy import At, make_run
-call, folder, loop = sys.argv[1:]
+for folder in sys.argv[1:]:
+    pid = os.fork()
+    if pid == 0:
+        break
+    with open(f'{folder}.end', 'w') as file:
+        print(pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=file)
+else:
+    sys.exit()
+os.setsid()
+loop, call = os.path.basename(folder).split('_')
 others = ['kill', '-TERM', '--', f'-{os.getpid()}']  # not the parent, from which loader processes would take it
 calls = {'warn': lambda: subprocess.run(others), 'kill': lambda: os.kill(os.getpid(), signal.SIGKILL)}
 options = {f'{name}_dataloader.{key}': value for name in ('train', 'val')
@@ -232,25 +255,31 @@ make_run(folder, loop, hooks=[At(12, calls[call])], **options).train()
 """
 
 
-@pytest.mark.parametrize(('call', 'code'), [('warn', EXIT_CODE), ('kill', -signal.SIGKILL)])
-@pytest.mark.parametrize('loop', ['epoch', 'iter'])
-def test_no_loader_process_ends_early_or_stays(call, code, loop, tmp_path):
+@pytest.mark.parametrize(
+    'runs', [('epoch_warn', 'iter_kill'), pytest.param(('iter_warn', 'epoch_kill'), marks=pytest.mark.slow)]
+)
+def test_no_loader_process_ends_early_or_stays(runs, tmp_path):
     """A warning to all processes of a job, and a kill of the first; batches are larger than a pipe."""
-    run = subprocess.Popen(
-        [sys.executable, '-c', ALONE, call, str(tmp_path), loop], cwd=Path(__file__).parents[2], start_new_session=True
-    )
-    assert run.wait(timeout=120) == code
-    if call == 'warn':
-        assert Path(find_checkpoint(tmp_path, print)).name == (
-            'epoch_1_iter_12.pth' if loop == 'epoch' else 'iter_12.pth'
-        )
+    folders = [tmp_path / run for run in runs]
+    subprocess.run([sys.executable, '-c', ALONE, *folders], cwd=Path(__file__).parents[2], check=True, timeout=120)
+    for folder in folders:
+        pid, code = map(int, folder.with_suffix('.end').read_text().split())
+        loop, call = folder.name.split('_')
+        assert code == (EXIT_CODE if call == 'warn' else -signal.SIGKILL)
+        if call == 'warn':
+            name = 'epoch_1_iter_12.pth' if loop == 'epoch' else 'iter_12.pth'
+            assert Path(find_checkpoint(folder, print)).name == name
+        assert_gone(pid)
+
+
+def assert_gone(group: int) -> None:
     for _ in range(40):
         try:
-            os.killpg(run.pid, 0)
+            os.killpg(group, 0)
         except ProcessLookupError:
             return
         time.sleep(0.1)
-    os.killpg(run.pid, signal.SIGKILL)
+    os.killpg(group, signal.SIGKILL)
     pytest.fail('a loader process is still there, four seconds later')
 
 

@@ -3,6 +3,7 @@
 Each training is a process of its own: MLflow and Weights & Biases keep one run for a process.
 """
 
+import importlib
 import json
 import struct
 from datetime import timedelta
@@ -19,6 +20,11 @@ from mmext_backbones.utils.errors import UserError
 from .toy import At, fork, forked, free_port, make_run, wait
 
 ITERATIONS = 21
+
+
+def import_once(tracker: str) -> None:
+    """In the process that the trainings are forked from."""
+    importlib.import_module({'tensorboard': 'torch.utils.tensorboard'}.get(tracker, tracker))
 
 
 def train(folder: Path, tracker: str, resume: str | None = None, stop: int | None = None) -> None:
@@ -41,6 +47,7 @@ def train(folder: Path, tracker: str, resume: str | None = None, stop: int | Non
 
 def whole_and_resumed(folder: Path, tracker: str) -> None:
     """Stopped after iteration 18, and resumed from the checkpoint at 15."""
+    import_once(tracker)
     assert forked(lambda: train(folder, tracker, stop=18)) == 0
     before = json.loads((folder / 'tracking.json').read_text())
     assert forked(lambda: train(folder, tracker, resume=str(folder / 'iter_15.pth'))) == 0
@@ -88,6 +95,7 @@ def test_a_new_training_in_the_folder_is_a_new_run(tmp_path):
     assert not (tmp_path / 'old').exists()
 
 
+@pytest.mark.slow
 def test_mlflow(tmp_path, monkeypatch):
     monkeypatch.setenv('MLFLOW_TRACKING_URI', f'file://{tmp_path / "store"}')
     monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')  # MLflow's database needs packages of the whole of it
@@ -121,6 +129,7 @@ def test_mlflow_without_a_store_says_what_helps(tmp_path, monkeypatch):
     assert forked(refused) == 0
 
 
+@pytest.mark.slow
 def test_wandb(tmp_path, monkeypatch):
     monkeypatch.setenv('WANDB_MODE', 'offline')
     monkeypatch.setenv('WANDB_SILENT', 'true')
@@ -155,11 +164,14 @@ def read_wandb(path: Path) -> list[dict]:
     return rows
 
 
-@pytest.mark.parametrize('tracker', ['tensorboard', 'mlflow', 'wandb'])
+@pytest.mark.parametrize(
+    'tracker', ['tensorboard', *(pytest.param(tracker, marks=pytest.mark.slow) for tracker in ('mlflow', 'wandb'))]
+)
 def test_only_the_first_process_writes(tracker, tmp_path, monkeypatch):
     monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
     monkeypatch.setenv('WANDB_MODE', 'offline')
     monkeypatch.setenv('WANDB_SILENT', 'true')
+    import_once(tracker)
     port = free_port()
 
     def process(rank: int) -> None:

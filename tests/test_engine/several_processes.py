@@ -18,6 +18,7 @@ from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransfo
 from mmext_backbones.config.editing import ConfigEditor
 from mmext_backbones.engine.config_edits import INTERRUPTION_HOOKS, fit_processes
 from mmext_backbones.engine.runner import build_runner
+from tests.conftest import skip_waits
 
 SWIN = {'embed_dims': 16, 'depths': (2, 2), 'num_heads': (1, 2)}
 SEQUENCER = {'embed_dims': (16, 32), 'depths': (1, 1), 'hidden_dims': (4, 8)}
@@ -120,6 +121,7 @@ def worker(rank: int, size: int, port: int, jobs: dict[str, dict], out: str) -> 
     """One of several processes: runs every job one after the other, and the first process writes down what came."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR='127.0.0.1')
     os.environ['MASTER_PORT'] = str(port)
+    skip_waits()
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', timeout=datetime.timedelta(seconds=60))
     results = {}

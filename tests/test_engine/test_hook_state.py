@@ -16,11 +16,6 @@ from .toy import At, LogCapture, make_run
 STOPPING = {'monitor': 'accuracy', 'rule': 'greater', 'patience': 3, 'min_delta': 2.0}  # no accuracy is better by two
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)  # two after each epoch
-
-
 def train(folder, epochs, hooks=(), resume=None, **options):
     runner = make_run(folder, hooks=hooks, resume=resume, **{'train_cfg.max_epochs': epochs, **options})
     runner.train()

@@ -382,7 +382,9 @@ def test_model_without_such_a_backbone_is_named():
         decayed(build_model('mmdet', base_config('mmdet::_base_/models/mask-rcnn_r50_fpn.py')))
 
 
-@pytest.mark.parametrize('library', ['mmdet', 'mmseg', 'mmpretrain'])
+@pytest.mark.parametrize(
+    'library', ['mmdet', *(pytest.param(name, marks=pytest.mark.slow) for name in ('mmseg', 'mmpretrain'))]
+)
 def test_qualified_name_builds_with_nothing_imported_but_the_library(library):
     pytest.importorskip(library)
     code = (

@@ -15,6 +15,16 @@ from tests.test_backbones.test_contract import SMALL, image, loss, small
 from tests.test_engine.edits import edited
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
+THIN = {
+    'neck': {'out_channels': 16},
+    'rpn_head': {'in_channels': 16, 'feat_channels': 16},
+    'roi_head': {
+        'bbox_roi_extractor': {'out_channels': 16},
+        'mask_roi_extractor': {'out_channels': 16},
+        'bbox_head': {'in_channels': 16, 'fc_out_channels': 16},
+        'mask_head': {'in_channels': 16, 'conv_out_channels': 16},
+    },
+}
 
 
 def types_inside(model, x):
@@ -73,6 +83,7 @@ def test_a_step_of_mask_rcnn(leaf):
 
     cfg = Config.fromfile(CONFIGS / f'{leaf}.py')
     cls = {'elsa': ELSASwin, 'maxv': MaxViT, 'sequ': Sequencer2D}[leaf[:4]]
+    cfg.merge_from_dict({'model': THIN})
     cfg.model.backbone.arch = SMALL[cls]
     cfg.model.backbone.init_cfg = None
     cfg.model.backbone.drop_path_rate = 0.0

@@ -20,7 +20,7 @@ except TypeError:  # torch 2.1
     SHARDS_ON_CPU = False
 needs_shards = pytest.mark.skipif(not SHARDS_ON_CPU, reason=f'FSDP of torch {torch.__version__} needs a GPU')
 FSDP = {'runner_type': 'FlexibleRunner', 'strategy': {'type': 'mmext_backbones.FSDPStrategy'}}
-OTHERS = ('ELSASwin', 'MaxViT', 'Sequencer2D')
+OTHERS = {name: {'model': {'backbone': name}, 'iters': 10} for name in ('ELSASwin', 'MaxViT', 'Sequencer2D')}
 ACCUMULATED = {'iters': 40, 'accumulate': 2, 'param_scheduler': None}
 TIMEOUT = 300  # seconds for both processes, which take 15 on an idle machine
 # Sums over the batch in another order: a few roundings of float32 at values of order one, after 20 steps of AdamW
@@ -28,43 +28,56 @@ CLOSE = {'rtol': 0, 'atol': 5e-6}
 
 
 @pytest.fixture(scope='module')
-def runs(tmp_path_factory):
-    """Every run by name: its losses and its last checkpoint."""
-    folder = tmp_path_factory.mktemp('strategies')
+def folder(tmp_path_factory):
+    """Where all runs are, with one thread for those in this process."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield tmp_path_factory.mktemp('strategies')
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope='module')
+def runs(folder):
+    """Runs by name: their losses and their last checkpoints."""
     done = {
         'one': several_processes.run(folder / 'one', batch=4),
         'one, even rate': several_processes.run(folder / 'even', batch=4, param_scheduler=None),
         'accumulated': several_processes.run(folder / 'accumulated', batch=2, **ACCUMULATED),
     }
     half = folder / 'one' / 'iter_10.pth'
-    jobs = {
-        'ddp': {'batch': 2},
-        'fsdp': {'batch': 2, **FSDP},
-        'fsdp, checkpointed': {'batch': 2, 'model': {'with_cp': (0,)}, **FSDP},
-        'fsdp, accumulated': {'batch': 1, **ACCUMULATED, **FSDP},
-        'fsdp, resumed': {'batch': 2, 'resume': True, 'load_from': str(folder / 'fsdp' / 'iter_10.pth'), **FSDP},
-        'fsdp, resumed from one': {'batch': 2, 'resume': True, 'load_from': str(half), **FSDP},
-    }
-    for backbone in OTHERS:
-        model = {'model': {'backbone': backbone}, 'iters': 10}
-        done[f'one, {backbone}'] = several_processes.run(folder / f'one {backbone}', batch=4, **model)
-        jobs[f'fsdp, {backbone}'] = {'batch': 2, **model, **FSDP}
-    if not SHARDS_ON_CPU:
-        jobs = {'ddp': jobs['ddp']}
-    in_two_processes(jobs, folder)
-    done |= torch.load(folder / 'results.pth')
+    jobs = {'ddp': {'batch': 2}}
+    if SHARDS_ON_CPU:
+        jobs |= {
+            'fsdp': {'batch': 2, **FSDP},
+            'fsdp, resumed': {'batch': 2, 'resume': True, 'load_from': str(folder / 'fsdp' / 'iter_10.pth'), **FSDP},
+            'fsdp, resumed from one': {'batch': 2, 'resume': True, 'load_from': str(half), **FSDP},
+        }
+    done |= in_two_processes(jobs, folder)
     if SHARDS_ON_CPU:
         half = folder / 'fsdp' / 'iter_10.pth'
         done['one, resumed from fsdp'] = several_processes.run(
             folder / 'back', batch=4, resume=True, load_from=str(half)
         )
-    torch.set_num_threads(threads)
     return done
 
 
-def in_two_processes(jobs: dict[str, dict], folder: Path) -> None:
+@pytest.fixture(scope='module')
+def more_runs(runs, folder):
+    """And those of other backbones and options in shards."""
+    done = {
+        f'one, {backbone}': several_processes.run(folder / f'one {backbone}', batch=4, **job)
+        for backbone, job in OTHERS.items()
+    }
+    jobs = {
+        'fsdp, checkpointed': {'batch': 2, 'model': {'with_cp': (0,)}, **FSDP},
+        'fsdp, accumulated': {'batch': 1, **ACCUMULATED, **FSDP},
+        **{f'fsdp, {backbone}': {'batch': 2, **job, **FSDP} for backbone, job in OTHERS.items()},
+    }
+    return {**runs, **done, **in_two_processes(jobs, folder)}
+
+
+def in_two_processes(jobs: dict[str, dict], folder: Path) -> dict[str, dict]:
+    """What came of every job."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -81,6 +94,7 @@ def in_two_processes(jobs: dict[str, dict], folder: Path) -> None:
     finally:
         for process in both:
             process.kill()
+    return torch.load(folder / 'results.pth')
 
 
 def weights(run: dict) -> dict[str, torch.Tensor]:
@@ -91,23 +105,41 @@ def test_it_learns(runs):
     assert sum(runs['one']['losses'][-4:]) < 0.6 * sum(runs['one']['losses'][:4])
 
 
-@pytest.mark.parametrize(
-    'name', ['ddp', *(pytest.param(x, marks=needs_shards) for x in ('fsdp', 'fsdp, checkpointed'))]
-)
+@pytest.mark.parametrize('name', ['ddp', pytest.param('fsdp', marks=needs_shards)])
 def test_two_processes_are_one_with_twice_the_batch(runs, name):
+    assert_as_one(runs, name)
+
+
+@needs_shards
+@pytest.mark.slow
+def test_checkpointed_blocks_in_shards(more_runs):
+    assert_as_one(more_runs, 'fsdp, checkpointed')
+
+
+def assert_as_one(runs, name):
     assert len(runs[name]['losses']) == 20
     assert runs[name]['losses'] == pytest.approx(runs['one']['losses'], rel=0, abs=CLOSE['atol'])
     torch.testing.assert_close(weights(runs[name]), weights(runs['one']), **CLOSE)
 
 
 @needs_shards
+@pytest.mark.slow
 @pytest.mark.parametrize('backbone', OTHERS)
-def test_every_backbone_in_shards(runs, backbone):
-    torch.testing.assert_close(weights(runs[f'fsdp, {backbone}']), weights(runs[f'one, {backbone}']), **CLOSE)
+def test_every_backbone_in_shards(more_runs, backbone):
+    torch.testing.assert_close(weights(more_runs[f'fsdp, {backbone}']), weights(more_runs[f'one, {backbone}']), **CLOSE)
 
 
-@pytest.mark.parametrize('name', ['accumulated', pytest.param('fsdp, accumulated', marks=needs_shards)])
-def test_accumulated_batches_are_one_batch(runs, name):
+def test_accumulated_batches_are_one_batch(runs):
+    assert_accumulated(runs, 'accumulated')
+
+
+@needs_shards
+@pytest.mark.slow
+def test_accumulated_batches_in_shards(more_runs):
+    assert_accumulated(more_runs, 'fsdp, accumulated')
+
+
+def assert_accumulated(runs, name):
     losses = runs[name]['losses']
     steps = [(first + second) / 2 for first, second in zip(losses[::2], losses[1::2], strict=True)]
     assert steps == pytest.approx(runs['one, even rate']['losses'], rel=0, abs=CLOSE['atol'])

@@ -103,6 +103,7 @@ def test_a_training_leaves_bad_data_out_and_says_so(config, capsys, tmp_path):
     assert told['val'] == [{'kind': 'empty', 'path': str(bad[1]), 'detail': 'is an empty file'}]
 
 
+@pytest.mark.slow
 def test_a_handful_of_the_trial(capfd):
     for library in ('mmdet', 'mmseg', 'mmpretrain'):
         pytest.importorskip(library)

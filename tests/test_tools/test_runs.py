@@ -1,4 +1,4 @@
-"""The two tools from end to end, in processes of their own, with networks small enough for two cores."""
+"""The two tools from end to end, a training in a process of its own, with networks small enough for two cores."""
 
 import json
 import os
@@ -9,6 +9,9 @@ from pathlib import Path
 
 import cv2
 import pytest
+
+from mmext_backbones.datasets.shapes.files import default_shapes_dir, make_shapes
+from mmext_backbones.engine import setup
 
 ROOT = Path(__file__).parents[2]
 THIN = {'embed_dims': 24, 'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 8)}
@@ -60,8 +63,6 @@ METRIC = {'detection': 'mask', 'boxes': 'box', 'segmentation': 'mIoU', 'classifi
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """A folder to run in, with a small Shapes set where the tools look for theirs."""
-    from mmext_backbones.datasets.shapes.files import default_shapes_dir, make_shapes
-
     path = tmp_path_factory.mktemp('runs')
     make_shapes(path / 'made', size=64, num_train=8, num_val=3)
     (path / default_shapes_dir().parent).mkdir(parents=True)
@@ -70,12 +71,22 @@ def folder(tmp_path_factory):
     return path
 
 
-def tool(folder: Path, name: str, *args: str, before: str = '') -> subprocess.CompletedProcess:
-    # the tools' own small set: what they would draw takes longer than the whole test
+@pytest.fixture
+def tool(folder, monkeypatch, run_tool):
+    """Runs a tool in this process, in the folder."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(setup, 'make_default_shapes', lambda: Path('made'))
+    return run_tool
+
+
+def start(folder: Path, name: str, *args: str, before: str = '') -> subprocess.CompletedProcess:
+    """Runs a tool in a process of its own, with the folder's own small set of Shapes."""
     code = (
         'import sys, runpy\n'
         'from pathlib import Path\n'
         'from mmext_backbones.engine import setup\n'
+        'from tests.conftest import skip_waits\n'
+        'skip_waits()\n'
         "setup.make_default_shapes = lambda: Path('made')\n"
         f'{before}'
         f'sys.argv = {[name, *args]!r}\n'
@@ -99,12 +110,15 @@ def message(result: subprocess.CompletedProcess) -> str:
     return result.stderr
 
 
-@pytest.mark.parametrize('task', ['detection', 'boxes', 'segmentation', 'classification'])
-def test_train_test_and_resume(task, folder):
+SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ('boxes', 'segmentation', 'classification')]
+
+
+@pytest.mark.parametrize('task', ['detection', *SLOW])
+def test_train_test_and_resume(task, folder, tool):
     pytest.importorskip(LIBRARY[task])
     config, work_dir = f'{task}.py', folder / 'work_dirs' / f'{task}_shapes'
     short = ['--shapes', '--cfg-options', 'train_cfg.max_iters=2', 'default_hooks.logger.interval=1']
-    screen = ok(tool(folder, 'train', config, *short))
+    screen = ok(start(folder, 'train', config, *short))  # warnings are seen in a process of its own
     assert 'Changed in the config to run on the Shapes data' in screen
     assert 'eta:' in screen
     assert METRIC[task] in screen.rpartition('Saving checkpoint')[2]
@@ -116,33 +130,23 @@ def test_train_test_and_resume(task, folder):
 
     if task == 'detection':  # the others take the same way
         short[2] = 'train_cfg.max_iters=3'
-        screen = ok(tool(folder, 'train', config, *short, '--resume'))
+        screen = ok(tool('train', config, *short, '--resume'))
         assert 'resumed epoch: 0, iter: 2' in screen
         assert (work_dir / 'iter_3.pth').is_file()
         assert '"loss": [[' in (work_dir / 'curves.json').read_text()
 
     checkpoint = work_dir / ('iter_3.pth' if task == 'detection' else 'iter_2.pth')
     if task == 'detection':  # any file of weights can be tested
-        ok(tool(folder, 'convert_weights', str(checkpoint), str(folder / 'x.safetensors'), '--force'))
+        ok(tool('convert_weights', checkpoint, folder / 'x.safetensors', '--force'))
         checkpoint = folder / 'x.safetensors'
-    run = [
-        '--shapes',
-        '--tta',
-        '--show-dir',
-        'pictures',
-        '--out',
-        f'{task}.pkl',
-        '--threshold',
-        '0.9',
-        '--device',
-        'cpu',
-    ]
+    pictures = f'pictures_{task}'
+    run = ['--shapes', '--tta', '--show-dir', pictures, '--out', f'{task}.pkl', '--threshold', '0.9', '--device', 'cpu']
     trained = (work_dir / 'predictions.png').read_bytes()
-    screen = ok(tool(folder, 'test', config, str(checkpoint), *run))
+    screen = ok(tool('test', config, checkpoint, *run))
     assert METRIC[task] in screen
     if task == 'detection':
         assert 'tta_pipeline' in screen  # brought to the size of Shapes
-    assert list((folder / 'pictures').glob('*.png'))
+    assert list((folder / pictures).glob('*.png'))
     name = f'{checkpoint.stem}.{task}_shapes.tta.json'
     assert name in screen.rpartition('results')[2]
     direct = json.loads((checkpoint.parent / name).read_text())
@@ -152,39 +156,40 @@ def test_train_test_and_resume(task, folder):
     assert direct['num_images'] == (5 if task == 'classification' else 3)
 
     if task in ('detection', 'segmentation'):
-        screen = ok(tool(folder, 'test', config, '--shapes', '--predictions', f'{task}.pkl'))
+        screen = ok(tool('test', config, '--shapes', '--predictions', f'{task}.pkl'))
         assert METRIC[task] in screen
         assert 'triangle' in screen
         given = json.loads((folder / f'{task}.{task}_shapes.json').read_text())
         assert (given['metrics'], given['per_class']) == (direct['metrics'], direct['per_class'])
     if task == 'detection':  # without views in the config, the mirror image
-        screen = ok(tool(folder, 'test', 'no_views.py', str(checkpoint), '--shapes', '--tta'))
+        screen = ok(tool('test', 'no_views.py', checkpoint, '--shapes', '--tta'))
         assert re.search(r'^mask +\d', screen, re.MULTILINE)
 
 
-def test_resuming_where_no_checkpoint_can_be_read(folder, tmp_path):
+def test_resuming_where_no_checkpoint_can_be_read(tool, tmp_path):
     """Starting over would take the place of what is there."""
     pytest.importorskip('mmdet')
     for name in ('iter_5.pth', 'iter_10.pth'):
         (tmp_path / name).write_bytes(b'PK cut')
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_10.pth'))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    text = message(tool(folder, 'train', 'boxes.py', '--shapes', '--work-dir', str(tmp_path), '--resume'))
+    text = message(tool('train', 'boxes.py', '--shapes', '--work-dir', tmp_path, '--resume'))
     assert all(f'{tmp_path / name} cannot be read' in text for name in ('iter_5.pth', 'iter_10.pth'))
     assert 'leave --resume out' in text
     (tmp_path / 'training.lock').unlink()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow  # by what it writes; forking_kills.py compares weights, and kills at any moment
 def test_a_killed_run_resumes_as_if_unbroken(folder, tmp_path):
-    """Twenty iterations at once, and ten, a kill that nothing can catch, and the rest: the same losses."""
+    """Twelve iterations at once, and six, a kill that nothing can catch, and the rest: the same losses."""
     pytest.importorskip('mmdet')
-    options = ['train_cfg.max_iters=20', 'train_cfg.val_interval=10', 'default_hooks.logger.interval=1']
-    options += ['default_hooks.checkpoint.interval=10', 'default_hooks.checkpoint.max_keep_ckpts=2']
+    options = ['train_cfg.max_iters=12', 'train_cfg.val_interval=6', 'default_hooks.logger.interval=1']
+    options += ['default_hooks.checkpoint.interval=6', 'default_hooks.checkpoint.max_keep_ckpts=2']
     options += ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
     args = ['detection.py', '--shapes', '--seed', '7', '--cfg-options', *options]
     unbroken, broken = tmp_path / 'unbroken', tmp_path / 'broken'
-    ok(tool(folder, 'train', *args, '--work-dir', str(unbroken)))
+    ok(start(folder, 'train', *args, '--work-dir', str(unbroken)))
 
     kill = (
         'import os, signal\n'
@@ -192,15 +197,15 @@ def test_a_killed_run_resumes_as_if_unbroken(folder, tmp_path):
         'train_iter = Runner.call_hook\n'
         'def call_hook(self, name, **kwargs):\n'
         '    train_iter(self, name, **kwargs)\n'
-        "    if name == 'after_train_iter' and self.iter == 13:\n"
+        "    if name == 'after_train_iter' and self.iter == 8:\n"
         '        os.kill(os.getpid(), signal.SIGKILL)\n'
         'Runner.call_hook = call_hook\n'
     )
-    result = tool(folder, 'train', *args, '--work-dir', str(broken), before=kill)
+    result = start(folder, 'train', *args, '--work-dir', str(broken), before=kill)
     assert result.returncode == -9
-    assert (broken / 'iter_10.pth').is_file()
-    screen = ok(tool(folder, 'train', *args, '--work-dir', str(broken), '--resume'))
-    assert 'iter: 10' in screen
+    assert (broken / 'iter_6.pth').is_file()
+    screen = ok(start(folder, 'train', *args, '--work-dir', str(broken), '--resume'))
+    assert 'iter: 6' in screen
 
     def losses(work_dir):
         rows = {}
@@ -212,44 +217,43 @@ def test_a_killed_run_resumes_as_if_unbroken(folder, tmp_path):
         return rows
 
     expected, actual = losses(unbroken), losses(broken)
-    assert list(expected) == list(actual) == list(range(1, 21))
+    assert list(expected) == list(actual) == list(range(1, 13))
     assert actual == expected
 
 
-def test_no_data_no_traceback(folder):
+def test_no_data_no_traceback(tool):
     pytest.importorskip('mmdet')
-    text = message(tool(folder, 'train', str(ROOT / 'configs' / 'elsa_swin_t_maskrcnn_1x.py')))
+    text = message(tool('train', ROOT / 'configs' / 'elsa_swin_t_maskrcnn_1x.py'))
     assert 'data/coco/annotations/instances_train2017.json' in text
     assert '--shapes' in text
     assert len(text.splitlines()) < 15
 
 
-def test_unreadable_and_empty_images(folder, tmp_path):
+def test_unreadable_and_empty_images(tool, tmp_path, monkeypatch):
     pytest.importorskip('mmdet')
-    from mmext_backbones.datasets.shapes.files import make_shapes
-
+    monkeypatch.chdir(tmp_path)
     make_shapes(tmp_path / 'made', size=64, num_train=2, num_val=1)
     (tmp_path / 'boxes.py').write_text(CONFIGS['boxes'])
     args = ('boxes.py', '--shapes', '--cfg-options', 'train_cfg.max_iters=1')
     for content, expected in ((b'no image', 'cannot be read'), (b'', 'is an empty file')):
         for path in (tmp_path / 'made' / 'train').glob('*.png'):
             path.write_bytes(content)
-        text = message(tool(tmp_path, 'train', *args))
+        text = message(tool('train', *args))
         assert 'made/train/00000' in text
         assert expected in text
 
 
-def test_truncated_checkpoint_and_masks_that_tta_cannot_merge(folder):
+def test_truncated_checkpoint_and_masks_that_tta_cannot_merge(folder, tool):
     pytest.importorskip('mmdet')
     (folder / 'cut.pth').write_bytes(b'PK\x03\x04 cut short')
-    solo = tool(folder, 'test', 'mmdet::solo/solo_r50_fpn_1x_coco.py', 'cut.pth', '--shapes', '--tta')
+    solo = tool('test', 'mmdet::solo/solo_r50_fpn_1x_coco.py', 'cut.pth', '--shapes', '--tta')
     assert 'SOLO predicts masks without a roi_head' in message(solo)
-    text = message(tool(folder, 'test', 'detection.py', 'cut.pth', '--shapes'))
+    text = message(tool('test', 'detection.py', 'cut.pth', '--shapes'))
     assert 'cut.pth cannot be read' in text
 
 
-def test_unknown_key_in_the_backbone(folder):
+def test_unknown_key_in_the_backbone(tool):
     pytest.importorskip('mmdet')
-    text = message(tool(folder, 'train', 'boxes.py', '--shapes', '--cfg-options', 'model.backbone.drop_path=0.2'))
+    text = message(tool('train', 'boxes.py', '--shapes', '--cfg-options', 'model.backbone.drop_path=0.2'))
     assert "SwinTransformer (mmext_backbones.backbones.swin) accepts no key 'drop_path'" in text
     assert "Did you mean 'drop_path_rate'?" in text
