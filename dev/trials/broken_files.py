@@ -56,7 +56,7 @@ COMPONENT = r"\b[A-Z]\w+ \(\w+\.[\w.]+\)|type='|config key \S|Its entry: "
 DUMPED = 'work/good.py'  # its config
 SWAP = ('--backbone', 'swin_t')
 GOOD = ('refused', 'taken')
-WRITTEN = ('out.txt', 'err.txt', 'log.txt')
+WRITTEN = ('out.txt', 'err.txt', 'log.txt', 'training.lock')
 
 
 class Case(NamedTuple):

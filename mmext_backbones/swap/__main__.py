@@ -16,6 +16,7 @@ from mmengine.config import Config
 from ..config.dialect import refuse_old_config
 from ..config.editing import type_name
 from ..config.files import full_name, load_config
+from ..config.values import check_config
 from ..config.writing import write_child
 from ..registry import SCOPE
 from ..utils.cli import add_traceback_option, run_cli
@@ -66,6 +67,7 @@ def main(argv: list[str]) -> None:
         check_weights(weights)
     old = load_config(args.config)
     refuse_old_config(old, args.config)
+    check_config(old)
     if not args.check:
         keep_inputs(f'-o {out}', [out], [old.filename])
     try:

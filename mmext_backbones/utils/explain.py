@@ -18,6 +18,8 @@ from types import FrameType
 from .errors import UserError, did_you_mean, unreadable_checkpoint
 
 _PACKAGE = __name__.partition('.')[0]
+# how mmengine's functions name what the config has under another key
+_KEYS = {'train_loop': 'train_cfg', 'val_loop': 'val_cfg', 'test_loop': 'test_cfg', 'random_seed': 'randomness.seed'}
 
 
 def explain(error: BaseException) -> str | None:
@@ -213,7 +215,7 @@ def _component(error: BaseException) -> str | None:
             return f'{type(hook).__name__} ({type(hook).__module__}), a hook, fails: {told}{_SEE}'
         match = re.fullmatch(r'(?:build|register|set|setup)_(\w+)', function)
         if match and module.startswith(('mmengine.runner', 'mmengine._strategy', 'mmengine.visualization')):
-            return f"the config's {match.group(1)} cannot be used: {told}{_SEE}"
+            return f"the config's {_KEYS.get(match.group(1), match.group(1))} cannot be used: {told}{_SEE}"
     return _network(error, told) if isinstance(error, (*kinds, RuntimeError)) else None
 
 

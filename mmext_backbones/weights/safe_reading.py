@@ -17,6 +17,7 @@ import pickle
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,6 +65,8 @@ def load_restricted(
     """
     options = {'map_location': map_location, 'pickle_module': reader_of(classes), 'weights_only': False}
     if _check_format(path):
+        if Path(path).suffix == '.safetensors':  # by which newer versions of torch choose another reader
+            return torch.load(io.BytesIO(Path(path).read_bytes()), **options)
         return torch.load(os.fspath(path), mmap=mmap, **options)  # torch 2.1 maps no Path
     # from memory: torch unpacks files that are a tar archive (before 0.1.10), with whatever links these hold
     with open(path, 'rb') as file:

@@ -60,7 +60,7 @@ class ResumableRun:
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         loader = self._train_dataloader
         if not self.testing and isinstance(loop, dict) and isinstance(loader, dict) and 'dataset' in loader:
-            kind = loop.get('type') or ('EpochBasedTrainLoop' if loop['by_epoch'] else 'IterBasedTrainLoop')
+            kind = loop.get('type') or ('EpochBasedTrainLoop' if loop.get('by_epoch') else 'IterBasedTrainLoop')
             kind = LOOPS.get(kind) if isinstance(kind, str) else kind
             if isinstance(kind, type) and issubclass(kind, (EpochBasedTrainLoop, IterBasedTrainLoop)):
                 self._number_batches(endless=issubclass(kind, IterBasedTrainLoop))
