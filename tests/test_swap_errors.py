@@ -112,6 +112,9 @@ CONFIGS = {
     'JSON': ({'mine.json': '{"a": 1,\n "b": }'}, "config 'mine.json' cannot be read: JSONDecodeError.*line 2"),
     'YAML': ({'mine.yaml': 'a: {1\nb: 2'}, "config 'mine.yaml' cannot be read: .*line 2"),
     'no model': ({'mine.py': 'a = 1'}, 'mine.py: the config has no model: is it a part that other configs inherit'),
+    'an optimizer wrapper that is none': (
+        {'mine.py': TINY + 'optim_wrapper = True'}, 'optim_wrapper=True: expected a dict'
+    ),
     'unknown backbone in the config': (
         {'mine.py': TINY.replace("'ResNet'", "'ResNot'")},
         'mine.py takes no swin_t: its backbone ResNot cannot be built to see its maps: .*ResNot is not in',

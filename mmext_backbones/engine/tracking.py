@@ -61,9 +61,12 @@ class _SameRun:
     """
 
     KEY: str
+    _unwritten: str | None = None
 
     def __init__(self, save_dir: str, resume_from: str | None = None, **kwargs: Any) -> None:
         super().__init__(save_dir, **kwargs)
+        for name in ('add_scalar', 'add_scalars'):
+            setattr(self, name, self._noting(getattr(self, name)))
         may_fail = MayFail(f'what {self.KEY} shows')
         for name in ('add_config', 'add_graph', 'add_image', 'add_scalar', 'add_scalars', 'close'):
             setattr(self, name, _guarded(getattr(self, name), may_fail))
@@ -87,9 +90,21 @@ class _SameRun:
         return run if isinstance(run, str) else None
 
     def _remember(self, run: str) -> None:
-        with MayFail(f'the note of the run of {self.KEY}, with which a resumed training would go on'):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._file, json.dumps({**self._runs(), self.KEY: run}))
+        """Notes a run once it has shown a number: that of a training which is refused takes no other's place."""
+        self._unwritten = run
+
+    def _noting(self, call: Callable) -> Callable:
+        @functools.wraps(call)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            done = call(*args, **kwargs)
+            run, self._unwritten = self._unwritten, None
+            if run is not None:
+                with MayFail(f'the note of the run of {self.KEY}, with which a resumed training would go on'):
+                    self._file.parent.mkdir(parents=True, exist_ok=True)
+                    write_whole(self._file, json.dumps({**self._runs(), self.KEY: run}))
+            return done
+
+        return noted
 
 
 @VISBACKENDS.register_module()

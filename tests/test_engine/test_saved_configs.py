@@ -106,6 +106,16 @@ def test_a_config_without_end(tmp_path):
             replay(save(tmp_path, {'model': model}))
 
 
+def test_a_batch_by_another_name(tmp_path):
+    """Newer versions of torch choose their reader by the suffix."""
+    path = Path(save(tmp_path, {'model': TOY}))
+    other = path.rename(path.with_suffix('.safetensors'))
+    assert replay(str(other)).iteration == 2
+    other.write_bytes(b'no zip')
+    with pytest.raises(UserError):
+        replay(str(other))
+
+
 @pytest.mark.parametrize(
     'changes',
     [

@@ -11,6 +11,8 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import nn
 
+from mmext_backbones.config.editing import ConfigEditor
+from mmext_backbones.engine.config_edits import fit_seed
 from mmext_backbones.engine.resume.starting import CheckedStart, check_resume
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.weights import checkpoints
@@ -98,6 +100,15 @@ def test_what_is_not_whole_is_not_resumed(tmp_path, trained, change, expected):
     change(content)
     with pytest.raises(UserError, match=expected) as caught:
         train(tmp_path / 'work', saved(tmp_path, content), resume=True, iters=4)
+    assert 'changed.pth' in str(caught.value)
+
+
+@pytest.mark.parametrize('seed', [-1, 2**32, True, 'x', 1.5])
+def test_a_seed_that_is_none(tmp_path, trained, seed):
+    content = {**trained, 'meta': {**trained['meta'], 'seed': seed}}
+    path = saved(tmp_path, content)
+    with pytest.raises(UserError, match=f'its seed is {seed}, no integer') as caught:
+        fit_seed(ConfigEditor(Config({'resume': True, 'load_from': path})))
     assert 'changed.pth' in str(caught.value)
 
 

@@ -107,3 +107,16 @@ def test_one_that_has_the_name_already_stands():
     cfg = config([LOCAL, other])
     assert edited(use_trackers, cfg) == []
     assert cfg.visualizer.vis_backends == [LOCAL, other]
+
+
+def test_a_run_is_noted_once_it_shows_a_number(tmp_path):
+    """A training that is refused before takes the place of no other."""
+    pytest.importorskip('tensorboard')
+    note = tmp_path / 'tracking.json'
+    note.write_text('{"tensorboard": "1/vis_data"}')
+    backend = VISBACKENDS.build({'type': TENSORBOARD['type'], 'save_dir': str(tmp_path / '2' / 'vis_data')})
+    backend.add_config(Config({'a': 1}))
+    assert note.read_text() == '{"tensorboard": "1/vis_data"}'
+    backend.add_scalars({'loss': 1.0}, step=1)
+    assert note.read_text() == '{"tensorboard": "2/vis_data"}'
+    backend.close()
