@@ -106,7 +106,7 @@ def test_what_is_not_whole_is_not_resumed(tmp_path, trained, change, expected):
 @pytest.mark.parametrize('seed', [-1, 2**32, True, 'x', 1.5])
 def test_a_seed_that_is_none(tmp_path, trained, seed):
     content = {**trained, 'meta': {**trained['meta'], 'seed': seed}}
-    path = saved(tmp_path, content)
+    path = str(saved(tmp_path, content))
     with pytest.raises(UserError, match=f'its seed is {seed}, no integer') as caught:
         fit_seed(ConfigEditor(Config({'resume': True, 'load_from': path})))
     assert 'changed.pth' in str(caught.value)
