@@ -356,9 +356,8 @@ def fit_seed(editor: ConfigEditor) -> None:
     if seed is None:
         return
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-        raise UserError(
-            f'checkpoint {cfg.load_from!r} cannot be resumed: its seed is {str(seed)[:100]!r}, no whole number.'
-        )
+        told = str(seed)[:100]
+        raise UserError(f'checkpoint {cfg.load_from!r} cannot be resumed: its seed is {told}, no integer below 2**32.')
     asked = (cfg.get('randomness') or {}).get('seed')
     if asked not in (None, seed):
         say(f'Seed {seed}, of the checkpoint, instead of {asked}: a resumed training keeps its own.')
