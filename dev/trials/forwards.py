@@ -1,4 +1,4 @@
-"""Random forward and backward passes of small networks of the four families.
+"""Random forward and backward passes of small networks of every family.
 
 Draws arch, options, image, type, memory layout and mode; every map must be finite and of the right shape and type,
 every gradient finite; and in a share of the cases, maps and gradients must be those of float64 with the same weights.
@@ -25,10 +25,11 @@ from mmengine.logging import MMLogger
 from resources import Usage, caches, usage
 from torch import Tensor
 
-from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import ELSAVOLO, VOLO, ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.backbones.base import DenseBackbone
 
-FAMILIES = {cls.__name__: cls for cls in (SwinTransformer, ELSASwin, MaxViT, Sequencer2D)}
+FAMILIES = {cls.__name__: cls for cls in (SwinTransformer, ELSASwin, MaxViT, Sequencer2D, VOLO, ELSAVOLO)}
+BATCH_NORMS = ('MaxViT', 'VOLO', 'ELSAVOLO')
 # how a case computes -> the type of the network and its input, the type of torch's autocast around it, and how far an
 # output may be from float64, relative to the largest element: a few dozen roundings of the type. Of the gradient, all
 # parameters as one vector, ten times that
@@ -101,7 +102,7 @@ def draw(seed: int, index: int) -> Case:
     layout = rng.choice(LAYOUTS)
     compared = rng.random() < COMPARED
     if mode in TRAINING:
-        few = family == 'MaxViT' and not options['norm_eval'] and _few_values(size, batch, layout)
+        few = family in BATCH_NORMS and not options['norm_eval'] and _few_values(size, batch, layout)
         if few and mode == 'backward' and 'float16' in precision.split():
             mode = 'train'  # gradients through the norms of equal values leave its range, without a scaled loss
         drawn_inside = options['drop_path_rate'] or options.get('drop_rate')
@@ -127,6 +128,11 @@ def _arch(rng: random.Random, family: str, depths: list[int]) -> dict[str, Any]:
     if family == 'Sequencer2D':
         widths = rng.choice(((16, 24, 24, 24), (8, 16, 16, 16)))
         return {'embed_dims': widths, 'depths': depths, 'hidden_dims': [rng.choice((3, 4, 8)) for _ in depths]}
+    if 'VOLO' in family:
+        widths, heads = rng.choice((((16, 32, 32, 32), (2, 4, 4, 4)), ((24, 24, 24, 24), (3, 1, 2, 3))))
+        arch = {'embed_dims': widths, 'depths': depths, 'num_heads': heads, 'mlp_ratio': rng.choice((2, 3, 4))}
+        arch['stem_dims'] = rng.choice((4, 8))
+        return arch | ({'kernel_size': rng.choice((3, 5)), 'group_width': 8} if family == 'ELSAVOLO' else {})
     heads = rng.choice(((1, 2, 4, 8), (2, 2, 2, 2), (1, 1, 1, 1)))
     arch = {'embed_dims': rng.choice((8, 16)), 'depths': depths, 'num_heads': heads}
     return arch | ({'group_width': rng.choice((2, 4))} if family == 'ELSASwin' else {})
@@ -140,6 +146,10 @@ def _own_options(rng: random.Random, family: str, options: dict[str, Any]) -> No
     elif family == 'MaxViT':
         options['window_size'] = rng.choice((3, 7, 7, 12, 'scaled'))
         options['out_norm'], options['norm_eval'] = rng.random() < 0.3, rng.random() < 0.3
+    elif 'VOLO' in family:
+        options['window_size'] = rng.choice((None, None, 2, 7, 14))
+        options['pos_embed_size'] = rng.choice((1, 3, 14))
+        options['norm_eval'] = rng.random() < 0.3
     else:
         options['patch_size'] = rng.choice((2, 8, 8))
 
