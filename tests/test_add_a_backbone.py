@@ -75,6 +75,7 @@ def test_weights_of_timm_give_its_numbers(convnext, tmp_path, size):
             torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
+@pytest.mark.slow
 def test_the_config_trains(convnext, folder, tmp_path, monkeypatch, unformatted_configs):
     pytest.importorskip('mmdet')
     shapes = make_shapes(tmp_path / 'made', size=64, num_train=4, num_val=2)

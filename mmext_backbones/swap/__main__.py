@@ -67,10 +67,10 @@ def main(argv: list[str]) -> None:
         check_weights(weights)
     old = load_config(args.config)
     refuse_old_config(old, args.config)
-    check_config(old)
     if not args.check:
         keep_inputs(f'-o {out}', [out], [old.filename])
     try:
+        check_config(old)
         new = swap_backbone(old, args.backbone, weights=weights, keep_optimizer=args.keep_optimizer)
     except SwapRefused as error:
         raise UserError(f'{args.config} takes no {args.backbone}: {error}.') from error

@@ -99,7 +99,9 @@ def test_docs_have_every_row():
 
 
 @needs_kernels
-@pytest.mark.parametrize('recipe', [ROWS[4], ROWS[-1]], ids=lambda recipe: Path(recipe.config).stem)
+@pytest.mark.parametrize(
+    'recipe', [pytest.param(ROWS[4], marks=pytest.mark.slow), ROWS[-1]], ids=lambda recipe: Path(recipe.config).stem
+)
 def test_docs_are_current(recipe, monkeypatch):
     pytest.importorskip('mmdet' if 'maskrcnn' in recipe.config else 'mmpretrain')
     monkeypatch.chdir(ROOT)

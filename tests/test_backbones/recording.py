@@ -12,16 +12,18 @@ FIRST = (64, 96)
 SIZES = [(96, 64), (160, 128), (65, 97), (33, 33), (51, 401)]  # whole patches, none, the smallest, a long one
 
 
-def shallow(cls, **options):
+def shallow(cls, stages=4, **options):
     """One block a stage, in float64: sums that cancel (biases before a batch norm) are compared too, and with one
     thread PyTorch chooses its convolution for float32 by the size of the map, which is a condition of its own."""
-    arch = {**SMALL[cls], 'depths': (1, 1, 1, 1)}
-    return small(cls, arch=arch, drop_path_rate=0.0, **options).double()
+    arch = {key: value[:stages] if isinstance(value, tuple) else value for key, value in SMALL[cls].items()}
+    return small(cls, arch={**arch, 'depths': (1,) * stages}, drop_path_rate=0.0, **options).double()
 
 
 def two_stages(cls, **options):
-    """What repeats in the others; all of two scales, which resample their last one."""
-    return shallow(cls, **({} if issubclass(cls, TwoScaleBackbone) else {'out_indices': (0, 1)}), **options)
+    """What repeats in the others."""
+    if issubclass(cls, TwoScaleBackbone):  # which resamples its last stage
+        return shallow(cls, stages=2, **options)
+    return shallow(cls, out_indices=(0, 1), **options)
 
 
 def picture(size):

@@ -6,17 +6,20 @@ import pytest
 import torch
 import torch._dynamo
 
-from mmext_backbones.backbones import Sequencer2D
+from mmext_backbones.backbones import Sequencer2D, SwinTransformer
 from mmext_backbones.ops.torch_versions import TOO_OLD_TO_COMPILE
 from tests.torch_features import RECORDS_ONCE, needs_kernels, needs_one_recording
 
 from .recording import FIRST, SIZES, picture, shallow, two_stages
-from .test_contract import each_class, gradients, loss
+from .test_contract import SMALL, gradients, loss
 
 pytestmark = [
     needs_kernels,
     pytest.mark.skipif(TOO_OLD_TO_COMPILE is not None, reason=str(TOO_OLD_TO_COMPILE)),
 ]
+each_compiled = pytest.mark.parametrize(
+    'cls', [pytest.param(cls, marks=[pytest.mark.slow] * (cls is not SwinTransformer)) for cls in SMALL]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +45,9 @@ def with_dynamic_size(x):
     return x
 
 
-@each_class
+@each_compiled
 def test_for_one_size_and_then_for_all(cls):
-    model = shallow(cls).eval()
+    model = two_stages(cls).eval()
     run, graphs = compiled(model, 'eager')
     with torch.no_grad():
         for size in [FIRST, *SIZES]:
@@ -55,7 +58,7 @@ def test_for_one_size_and_then_for_all(cls):
 
 
 @needs_one_recording
-@each_class
+@each_compiled
 def test_once_for_training_at_sizes_marked_as_dynamic(cls):
     model = two_stages(cls)
     plain = copy.deepcopy(model)

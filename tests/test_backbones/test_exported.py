@@ -25,7 +25,11 @@ WAYS = [
 
 @needs_kernels
 @pytest.mark.parametrize(
-    ('cls', 'strict'), [pytest.param(*way, id=f'{way[0].__name__}{"-strict" * way[1]}') for way in WAYS]
+    ('cls', 'strict'),
+    [
+        pytest.param(*way, id=f'{way[0].__name__}{"-strict" * way[1]}', marks=[pytest.mark.slow] * (i > 0))
+        for i, way in enumerate(WAYS)
+    ],
 )
 def test_once_for_a_range_of_sizes(cls, strict):
     model = two_stages(cls).eval()

@@ -140,6 +140,7 @@ def soak():
     return soak
 
 
+@pytest.mark.slow
 @linux
 def test_training_is_sampled(soak, tmp_path, monkeypatch):
     from mmext_backbones.datasets.shapes.files import make_shapes

@@ -172,7 +172,7 @@ def test_rates_follow_the_depth(kind, cls):
     for name, (lr, decay) in actual.items():
         depth = depths[name.removeprefix('backbone.')] if name.startswith('backbone.') else last
         assert lr == pytest.approx(BASE_LR * RATE ** (last - depth), rel=1e-12), name
-        exempt = 'norm' in name or 'relative_position_bias_table' in name
+        exempt = any(part in name for part in ('norm', 'relative_position_bias_table', 'absolute_pos_embed'))
         assert decay == expected[name][1] == (0 if exempt else 0.05), name
 
     # along the image's way: the stem, then each block slower than the next one by exactly the rate, then the heads

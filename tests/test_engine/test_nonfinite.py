@@ -347,6 +347,7 @@ def _one_of_two(rank, file, answers):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_fault_of_one_process_is_one_of_all(tmp_path):
     context = torch.multiprocessing.get_context('spawn')
     answers = context.Queue()

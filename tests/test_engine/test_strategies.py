@@ -101,10 +101,12 @@ def weights(run: dict) -> dict[str, torch.Tensor]:
     return torch.load(run['checkpoint'], weights_only=False)['state_dict']
 
 
+@pytest.mark.slow
 def test_it_learns(runs):
     assert sum(runs['one']['losses'][-4:]) < 0.6 * sum(runs['one']['losses'][:4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['ddp', pytest.param('fsdp', marks=needs_shards)])
 def test_two_processes_are_one_with_twice_the_batch(runs, name):
     assert_as_one(runs, name)
@@ -129,6 +131,7 @@ def test_every_backbone_in_shards(more_runs, backbone):
     torch.testing.assert_close(weights(more_runs[f'fsdp, {backbone}']), weights(more_runs[f'one, {backbone}']), **CLOSE)
 
 
+@pytest.mark.slow
 def test_accumulated_batches_are_one_batch(runs):
     assert_accumulated(runs, 'accumulated')
 
@@ -146,6 +149,7 @@ def assert_accumulated(runs, name):
     torch.testing.assert_close(weights(runs[name]), weights(runs['one, even rate']), **CLOSE)
 
 
+@pytest.mark.slow
 @needs_shards
 @pytest.mark.parametrize('name', ['fsdp, resumed', 'fsdp, resumed from one', 'one, resumed from fsdp'])
 def test_a_run_goes_on_with_or_without_shards(runs, name):
@@ -153,6 +157,7 @@ def test_a_run_goes_on_with_or_without_shards(runs, name):
     torch.testing.assert_close(weights(runs[name]), weights(runs['one']), **CLOSE)
 
 
+@pytest.mark.slow
 @needs_shards
 def test_a_sharded_run_leaves_a_plain_checkpoint(runs):
     """Loaded by a plain model with every key, and the optimizer's options are those of the plain run."""

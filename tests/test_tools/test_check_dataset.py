@@ -80,6 +80,7 @@ def test_check_shapes(config, capsys, monkeypatch, tmp_path):
     assert 'val: 5 samples' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_training_leaves_bad_data_out_and_says_so(config, capsys, tmp_path):
     bad = [tmp_path / 'set' / 'classes' / name for name in ('train/star/000001.png', 'val/cross/000000.png')]
     for path in bad:
