@@ -215,8 +215,16 @@ def _component(error: BaseException) -> str | None:
             return f'{type(hook).__name__} ({type(hook).__module__}), a hook, fails: {told}{_SEE}'
         match = re.fullmatch(r'(?:build|register|set|setup)_(\w+)', function)
         if match and module.startswith(('mmengine.runner', 'mmengine._strategy', 'mmengine.visualization')):
-            return f"the config's {_KEYS.get(match.group(1), match.group(1))} cannot be used: {told}{_SEE}"
+            return f"the config's {_key(match.group(1), error)} cannot be used: {told}{_SEE}"
     return _network(error, told) if isinstance(error, (*kinds, RuntimeError)) else None
+
+
+def _key(name: str, error: BaseException) -> str:
+    """The key of the config behind the name of a function of mmengine's runner."""
+    if name == 'dataloader':
+        loops = (re.fullmatch(r'build_(\w+)_loop', frame.f_code.co_name) for frame, _ in _frames(error))
+        return next((f'{loop.group(1)}_dataloader' for loop in loops if loop), name)
+    return _KEYS.get(name, name)
 
 
 def _network(error: BaseException, told: str) -> str | None:
