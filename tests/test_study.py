@@ -43,7 +43,7 @@ def shapes(tmp_path_factory):
 @pytest.mark.parametrize(
     'mixer', [mixer if mixer == SOME else pytest.param(mixer, marks=pytest.mark.slow) for mixer in MIXERS]
 )
-def test_the_command_trains_a_mask_rcnn(mixer, shapes, tmp_path, monkeypatch):
+def test_the_command_trains_a_mask_rcnn(mixer, shapes, tmp_path, monkeypatch, unformatted_configs):
     pytest.importorskip('mmdet')
     monkeypatch.setattr(setup, 'make_default_shapes', lambda: shapes)
     python, tool, config, shapes_option, _, *words = COMMAND
@@ -57,6 +57,7 @@ def test_the_command_trains_a_mask_rcnn(mixer, shapes, tmp_path, monkeypatch):
         'model.backbone.arch': {'_delete_': True, **ARCH},
     }
     options |= {'model.neck.in_channels': [16, 32, 64, 128], 'train_cfg.max_iters': 2, 'train_dataloader.batch_size': 2}
+    options |= {'model.roi_head.bbox_head.fc_out_channels': 32, 'model.roi_head.mask_head.conv_out_channels': 16}
     options |= {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False}
     monkeypatch.chdir(ROOT)
     metrics = train.train(config, shapes=True, cfg_options=options, seed=0, work_dir=str(tmp_path / 'run'))

@@ -46,6 +46,9 @@ def swap_backbone(cfg: Config, name: str, *, weights: str | None = DEFAULT, keep
     network = known_network(name)
     if not isinstance(cfg.get('model'), Mapping):
         raise ValueError('the config has no model: is it a part that other configs inherit?')
+    for key in ('optim_wrapper', 'auto_scale_lr', 'model_wrapper_cfg'):
+        if not isinstance(cfg.get(key), (Mapping, type(None))):
+            raise ValueError(f'{key}={cfg[key]!r}: expected a dict')
     cfg = copy.deepcopy(cfg)
     scope = cfg.get('default_scope')
     if not isinstance(scope, (str, type(None))):

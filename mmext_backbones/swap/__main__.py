@@ -16,7 +16,6 @@ from mmengine.config import Config
 from ..config.dialect import refuse_old_config
 from ..config.editing import type_name
 from ..config.files import full_name, load_config
-from ..config.values import check_config
 from ..config.writing import write_child
 from ..registry import SCOPE
 from ..utils.cli import add_traceback_option, run_cli
@@ -70,7 +69,6 @@ def main(argv: list[str]) -> None:
     if not args.check:
         keep_inputs(f'-o {out}', [out], [old.filename])
     try:
-        check_config(old)
         new = swap_backbone(old, args.backbone, weights=weights, keep_optimizer=args.keep_optimizer)
     except SwapRefused as error:
         raise UserError(f'{args.config} takes no {args.backbone}: {error}.') from error

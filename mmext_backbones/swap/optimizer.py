@@ -31,7 +31,7 @@ def fit_optimizer(cfg: Config, task: str, backbone: nn.Module, *, keep: bool) ->
         keep: Leave the optimizer as it is; only rules for the layers of the old backbone are replaced.
     """
     wrapper = cfg.get('optim_wrapper')
-    if not isinstance(wrapper, Mapping) or not isinstance(wrapper.get('optimizer'), Mapping):
+    if wrapper is None or not isinstance(wrapper.get('optimizer'), Mapping):
         return
     _layer_decay(wrapper)
     if keep:
