@@ -15,7 +15,14 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from mmext_backbones.layers import GhostAttention, Stage, TransformerBlock, drop_path_schedule, patch_embed
+from mmext_backbones.layers import (
+    GhostAttention,
+    GlobalAttention,
+    Stage,
+    TransformerBlock,
+    drop_path_schedule,
+    patch_embed,
+)
 from mmext_backbones.registry import MODELS
 
 from .arguments import check_flag, resolve_arch
@@ -76,12 +83,13 @@ class DeiT(DenseBackbone):
             init_cfg=init_cfg,
         )
         self.patch_embed = patch_embed(in_channels, C, PATCH, norm=False, positions=POSITIONS)
-        blocks = [
-            TransformerBlock(
-                GhostAttention(C, num_heads[0], ghost=ghost, size=POSITIONS), C, norm_eps=1e-6, drop_path_rate=rate
-            )
-            for rate in drop_path_schedule(drop_path_rate, depths)[0]
-        ]
+        blocks = []
+        for rate in drop_path_schedule(drop_path_rate, depths)[0]:
+            if ghost:
+                attn = GhostAttention(C, num_heads[0], size=POSITIONS)
+            else:
+                attn = GlobalAttention(C, num_heads[0], qkv_bias=True)
+            blocks.append(TransformerBlock(attn, C, norm_eps=1e-6, drop_path_rate=rate))
         self.stages = nn.ModuleList([Stage(blocks)])
         self.norm0 = nn.LayerNorm(C, eps=1e-6)
         self.freeze()

@@ -23,20 +23,17 @@ class GhostAttention(nn.Module):
     Args:
         embed_dims: C.
         num_heads: heads of queries and keys; each has C / num_heads channels.
-        ghost: with the ghost head.
         size: H and W that M and S are made for, in tokens.
     """
 
-    def __init__(
-        self, embed_dims: int, num_heads: int, *, ghost: bool = True, size: tuple[int, int] = (14, 14)
-    ) -> None:
+    def __init__(self, embed_dims: int, num_heads: int, *, size: tuple[int, int] = (14, 14)) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.scale = (embed_dims // num_heads) ** -0.5
         self.qkv = linear(embed_dims, 3 * embed_dims)
         shape = (2 * num_heads, *(2 * edge - 1 for edge in size))
-        self.ghost_mul = nn.Parameter(torch.randn(shape)) if ghost else None
-        self.ghost_head = nn.Parameter(trunc_normal_(torch.zeros(shape), std=0.02)) if ghost else None
+        self.ghost_mul = nn.Parameter(torch.randn(shape))
+        self.ghost_head = nn.Parameter(trunc_normal_(torch.zeros(shape), std=0.02))
         self.proj = linear(embed_dims, embed_dims)
 
     @fused.in_block_by(fused.attention)
@@ -49,11 +46,10 @@ class GhostAttention(nn.Module):
         q, k, v = qkv.flatten(1, 2).chunk(3, dim=-1)  # [B, N, C]
         q, k = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k))  # [B, heads, N, d]
         weights = (self.scale * (q @ k.mT)).softmax(dim=-1)  # [B, heads, N, N]
-        if self.ghost_mul is not None:
-            weights = weights.repeat(1, 2, 1, 1) * self.by_pair(self.ghost_mul, size)
-            weights = weights + self.by_pair(self.ghost_head, size)
+        weights = weights.repeat(1, 2, 1, 1) * self.by_pair(self.ghost_mul, size)
+        weights = weights + self.by_pair(self.ghost_head, size)
         v = v.unflatten(-1, (weights.shape[1], -1)).transpose(1, 2)
-        x = weights.to(v.dtype) @ v  # [B, heads or twice as many, N, C / that]
+        x = weights.to(v.dtype) @ v  # [B, 2 * heads, N, C / that]
         return x.transpose(1, 2).flatten(2).unflatten(1, size)
 
     @staticmethod

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmext_backbones.layers import GhostAttention
+from mmext_backbones.layers import GhostAttention, GlobalAttention
 from tests.vectors import DATA, relative_error
 
 VECTORS = {name: torch.from_numpy(array) for name, array in np.load(DATA / 'global_ghost_head.npz').items()}
@@ -26,7 +26,7 @@ def test_agrees_with_plain_loops():
 
 def test_without_a_ghost_head_it_is_torchs_attention():
     torch.manual_seed(0)
-    attn = GhostAttention(12, 3, ghost=False).double()
+    attn = GlobalAttention(12, 3, qkv_bias=True).double()
     x = torch.randn(2, 4, 5, 12, dtype=torch.float64)
     q, k, v = attn.qkv(x).view(2, 20, 3, 3, 4).permute(2, 0, 3, 1, 4)
     expected = attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 4, 5, 12))
