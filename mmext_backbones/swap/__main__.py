@@ -20,7 +20,7 @@ from ..config.writing import write_child
 from ..registry import SCOPE
 from ..utils.cli import add_traceback_option, run_cli
 from ..utils.console import say, silence_libraries
-from ..utils.errors import UserError
+from ..utils.errors import UserError, first_line
 from ..utils.files import keep_inputs
 from ..zoo import known_network
 from . import DEFAULT, SwapRefused, swap_backbone
@@ -135,7 +135,7 @@ def _failure(cfg: Config) -> str | None:
     try:
         forward(build_model(cfg), _image_size(cfg))
     except Exception as error:
-        return f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
+        return f'{type(error).__name__}: {first_line(error)}'
     return None
 
 

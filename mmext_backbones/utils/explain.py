@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterator
 from types import FrameType
 
-from .errors import UserError, did_you_mean, unreadable_checkpoint
+from .errors import UserError, did_you_mean, first_line, unreadable_checkpoint
 
 _PACKAGE = __name__.partition('.')[0]
 # how mmengine's functions name what the config has under another key
@@ -193,7 +193,7 @@ def _component(error: BaseException) -> str | None:
     A mistake in the config and a bug of the component look the same from here, so the type of the error is told. Only
     errors of the kinds that a wrong value leads to are looked at.
     """
-    told = f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}'
+    told = f'{type(error).__name__}: {first_line(error)[:300]}'
     kinds = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError)
     for build in _builds(error) if isinstance(error, (*kinds, RuntimeError)) else ():
         cls, args = build.get('obj_cls'), build.get('args', build.get('cfg'))

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from .errors import first_line
+
 DOCTOR = 'python -m mmext_backbones.doctor'
 MMCV = 'pip install --no-deps "mmcv-lite==2.1.0" && python -m mmext_backbones.mmcv_ops --install'
 # where mmcv is there and its own operators are not: nothing of it has to be compiled
@@ -143,4 +145,4 @@ def diagnose(error: BaseException) -> str | None:
     remedy = remedy_of(text)
     if remedy is None:
         return None
-    return f'{str(error).strip().partition(chr(10))[0]}\nRemedy: {remedy}\n{DOCTOR} looks at the whole installation.'
+    return f'{first_line(error)}\nRemedy: {remedy}\n{DOCTOR} looks at the whole installation.'

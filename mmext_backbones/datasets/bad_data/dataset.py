@@ -14,6 +14,7 @@ from typing import Any
 from mmengine.dataset import BaseDataset
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.registry import DATASETS as ROOT_DATASETS
+from mmengine.registry import Registry
 from torch.utils.data import Dataset
 
 from ...registry import DATASETS
@@ -27,7 +28,7 @@ from .kinds import KINDS, BadDataError, Fault, log_faults, stop
 from .mixing import guard_mixing
 from .scan import examine
 
-__all__ = ['checked_annotations', 'guarded_dataset', 'inner_datasets', 'parts']
+__all__ = ['checked_annotations', 'class_of', 'guarded_dataset', 'inner_datasets', 'parts']
 
 
 @DATASETS.register_module(name='GuardedDataset')
@@ -134,16 +135,16 @@ def _guarded_children(dataset: dict, options: dict) -> dict:
 
 
 def _is_dataset(config: dict) -> bool:
-    cls = _class(config)
+    cls = class_of(config)
     return inspect.isclass(cls) and issubclass(cls, BaseDataset)
 
 
-def _class(config: dict) -> Any:
+def class_of(config: dict, registry: Registry = ROOT_DATASETS) -> Any:
     """The class or the function that a config names; None if nobody knows it."""
     if not isinstance(config['type'], str):
         return config['type']
-    with ROOT_DATASETS.switch_scope_and_registry(config.get('_scope_')) as registry:
-        return registry.get(config['type'])
+    with registry.switch_scope_and_registry(config.get('_scope_')) as known:
+        return known.get(config['type'])
 
 
 def _guarded_leaf(
@@ -166,7 +167,7 @@ def _lazy(config: dict) -> Any:
     """A data set of samples that has read no annotations yet; None if its class cannot wait."""
     if not _is_dataset(config):
         return None
-    parameters = inspect.signature(_class(config)).parameters.values()
+    parameters = inspect.signature(class_of(config)).parameters.values()
     if not any(parameter.name == 'lazy_init' or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
     try:

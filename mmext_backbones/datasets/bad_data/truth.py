@@ -17,7 +17,7 @@ from mmengine.registry import METRICS
 from ...config.editing import type_name, walk
 from ...utils.errors import few
 from ..metainfo import classes_of
-from .dataset import inner_datasets
+from .dataset import class_of, inner_datasets
 from .guard import guard_of
 from .kinds import Fault
 from .scan import spread
@@ -45,10 +45,7 @@ def reads_as_coco(cfg: Config, split: str) -> bool:
 
 def _bases(metric: dict) -> set[str]:
     """Names of a metric's class and of what it is derived from."""
-    cls = metric.get('type')
-    if isinstance(cls, str):
-        with METRICS.switch_scope_and_registry(metric.get('_scope_')) as registry:
-            cls = registry.get(cls)
+    cls = class_of(metric, METRICS) if 'type' in metric else None
     return {base.__name__ for base in getattr(cls, '__mro__', ())}
 
 
