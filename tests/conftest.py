@@ -1,11 +1,13 @@
 """Shared by all tests: small networks, and the weights that the test vectors were computed with."""
 
 import functools
+import gc
 import importlib
 import json
 import logging
 import os
 import runpy
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -28,6 +30,7 @@ from mmengine.runner import loops
 from mmext_backbones.utils.cli import run_cli
 
 GIVEN_BACKBONES: dict[type, dict] = {}
+LOOKED_AT = {'modules': 0}  # how many there were when garbage was last collected among all of them
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -106,6 +109,19 @@ def _libraries_are_read_once():
         patch.setattr(mmengine.config.config, 'is_installed', is_installed, raising=False)
         patch.setattr(mmengine.config.utils, 'load', functools.cache(mmengine.fileio.load), raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _what_is_imported_is_no_garbage():
+    """mmengine collects garbage for each data set, torch for each graph, among half a million objects of libraries.
+
+    They are left out of it where a test has imported many.
+    """
+    yield
+    if len(sys.modules) > LOOKED_AT['modules'] + 200:
+        gc.collect()
+        gc.freeze()
+        LOOKED_AT['modules'] = len(sys.modules)
 
 
 @pytest.fixture
