@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmext_backbones.config.dialect import refuse_old_config
 from mmext_backbones.config.files import load_config
+from mmext_backbones.config.inputs import keep_config_inputs
 from mmext_backbones.config.options import add_config_options, apply_options
 from mmext_backbones.datasets.bad_data.report import check_splits, count_errors, report_lines, write_report
 from mmext_backbones.datasets.bad_data.runner import needs_masks
@@ -50,6 +51,8 @@ def main(argv: list[str]) -> int:
     if args.shapes:
         use_shapes(cfg, make_default_shapes())
     apply_options(cfg, args.cfg_options)
+    if args.json is not None:
+        keep_config_inputs(f'--json {args.json}', [args.json], cfg)
 
     bar = Progress(
         TextColumn('{task.description}'),

@@ -12,15 +12,18 @@ import traceback
 import warnings
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import mmengine
 from mmengine.config import Config
+from mmengine.config.config import BASE_KEY
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
 
 from ..utils.errors import UserError, did_you_mean
 from .bases import PACKAGE, package_folder
 
-__all__ = ['full_name', 'load_config', 'own_configs']
+__all__ = ['full_name', 'load_config', 'local_bases', 'own_configs']
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 LONGEST = 400  # letters of a message of mmengine's that are shown
@@ -90,7 +93,7 @@ def _circle(files: list[str], sound: set[str]) -> list[str]:
         files: A file, after those that inherit it.
         sound: Files that lead to no circle; more are added.
     """
-    for base in _bases(files[-1]):
+    for base in local_bases(files[-1]):
         if base in files:
             return [os.path.relpath(file) for file in (*files[files.index(base) :], base)]
         found = [] if base in sound else _circle([*files, base], sound)
@@ -100,20 +103,27 @@ def _circle(files: list[str], sound: set[str]) -> list[str]:
     return []
 
 
-def _bases(file: str) -> list[str]:
-    """Paths that a file names under ``_base_``, without those of libraries; what is wrong with it is found later."""
+def local_bases(file: str) -> list[str]:
+    """Paths that a config file inherits, without those of libraries; what is wrong with it is found later."""
     try:
-        body = ast.parse(Path(file).read_text(encoding='utf-8')).body if file.endswith('.py') else []
-        named = [
-            ast.literal_eval(node.value)
-            for node in body
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == '_base_'
-        ]
-    except (OSError, ValueError, SyntaxError, RecursionError):
+        names = _bases_of_python(file) if file.endswith('.py') else mmengine.load(file).get(BASE_KEY, [])
+    except Exception:  # whatever is in the file
         return []
-    names = [name for value in named for name in (value if isinstance(value, (list, tuple)) else [value])]
-    local = [name for name in names if isinstance(name, str) and '::' not in name]
-    return [os.path.abspath(os.path.join(os.path.dirname(file), name)) for name in local]
+    names = [name for name in (names if isinstance(names, (list, tuple)) else [names]) if isinstance(name, str)]
+    return [os.path.abspath(os.path.join(os.path.dirname(file), name)) for name in names if '::' not in name]
+
+
+def _bases_of_python(file: str) -> list[Any]:
+    """What stands under ``_base_``, or the files that are imported ``with read_base()``."""
+    names = []
+    for node in ast.parse(Path(file).read_text(encoding='utf-8')).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == BASE_KEY:
+            value = ast.literal_eval(node.value)
+            names += value if isinstance(value, (list, tuple)) else [value]
+        elif isinstance(node, ast.With) and 'read_base' in ast.unparse(node.items[0]):
+            imports = [each for each in node.body if isinstance(each, ast.ImportFrom) and each.level and each.module]
+            names += [f'{"../" * (each.level - 1)}{each.module.replace(".", "/")}.py' for each in imports]
+    return names
 
 
 def _library_config(name: str) -> Config:

@@ -193,7 +193,7 @@ class PredictionsHook(Hook):
                 Path(self.show_dir).mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(f'--show-dir {self.show_dir} cannot be written: {error.strerror}.') from error
-            self._shown = ShownPictures(runner.test_dataloader.dataset, self.show_dir)
+            self._shown = ShownPictures(runner.test_dataloader.dataset, self.show_dir, runner.cfg)
 
     def before_val_epoch(self, runner: Runner) -> None:
         self.tiles = []

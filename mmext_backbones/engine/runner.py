@@ -4,10 +4,12 @@ import logging
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.nn import Module
 
+from ..config.inputs import written_by_hand
 from ..datasets.bad_data.runner import GuardedData
 from ..mmcv_ops.showing import announce
 from ..utils.console import shorten_console
@@ -19,8 +21,9 @@ from .resume.starting import CheckedStart
 
 class _Run(GuardedData, ResumableRun, CheckedStart):
     """For a Runner class. The environment, the config and the hooks go to the log file, not over the screen; a test
-    leaves the config of the training where it is, in the folder that both share; and the file that weights come from
-    may hold them under any name, or alone, which neither mmengine nor its averaging hooks expect."""
+    leaves the config of the training where it is, in the folder that both share, and a training what a person wrote
+    there; and the file that weights come from may hold them under any name, or alone, which neither mmengine nor its
+    averaging hooks expect."""
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         # the weights of a model in shards, which a strategy makes, have other shapes and names
@@ -34,8 +37,13 @@ class _Run(GuardedData, ResumableRun, CheckedStart):
         return logger
 
     def dump_config(self) -> None:
-        if not self.testing:
+        if self.testing:
+            return
+        own = written_by_hand(self.cfg, self.work_dir)
+        if own is None:
             super().dump_config()
+        elif is_main_process():
+            self.cfg.dump(own.with_name(f'{own.stem}_as_run{own.suffix}'))
 
     def build_strategy(self, *args: Any, **kwargs: Any) -> Any:
         """Of a FlexibleRunner, whose strategy has the log."""

@@ -16,12 +16,12 @@ from mmengine.config import Config
 from ..config.dialect import refuse_old_config
 from ..config.editing import type_name
 from ..config.files import full_name, load_config
+from ..config.inputs import keep_config_inputs
 from ..config.writing import write_child
 from ..registry import SCOPE
 from ..utils.cli import add_traceback_option, run_cli
 from ..utils.console import say, silence_libraries
 from ..utils.errors import UserError, first_line
-from ..utils.files import keep_inputs
 from ..zoo import known_network
 from . import DEFAULT, SwapRefused, swap_backbone
 from .checks import build_model, check_weights, forward, summarise, table
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     old = load_config(args.config)
     refuse_old_config(old, args.config)
     if not args.check:
-        keep_inputs(f'-o {out}', [out], [old.filename])
+        keep_config_inputs(f'-o {out}', [out], old, [None if weights == DEFAULT else weights])
     try:
         new = swap_backbone(old, args.backbone, weights=weights, keep_optimizer=args.keep_optimizer)
     except SwapRefused as error:

@@ -25,6 +25,7 @@ from mmengine.structures import PixelData
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..config.inputs import keep_config_inputs
 from ..datasets.metainfo import metainfo_of
 from ..drawing.files import check_out, save_picture
 from ..drawing.samples import MAPS, add_caption, draw_sample, sheet
@@ -219,6 +220,7 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f'--{name} {getattr(args, name)}: expected 1 or more')
     out = check_out(args.out)
     cfg = open_config(args)
+    keep_config_inputs(f'--out {out}', [out], cfg)
     drawer = build_drawer(cfg)
     if 'alpha' not in cfg.visualizer:
         drawer.alpha = ALPHA

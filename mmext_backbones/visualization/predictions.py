@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from ..config.data_paths import check_data
+from ..config.inputs import keep_config_inputs
 from ..datasets.metainfo import metainfo_of
 from ..drawing.files import check_out, save_picture
 from ..drawing.samples import add_caption, draw_sides, sheet
@@ -188,6 +189,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError('--limit goes with --worst: without it, only the images that are shown are predicted.')
     out = check_out(args.out)
     cfg = open_config(args)
+    keep_config_inputs(f'--out {out}', [out], cfg, [args.weights])
     if cfg.get(f'{args.split}_dataloader') is None:
         raise UserError(f'config {args.config!r} has no {args.split}_dataloader.')
     check_data(cfg, (args.split,))

@@ -32,7 +32,7 @@ def made(folder, *names):
 
 def test_each_image_has_a_picture_of_its_own(tmp_path):
     paths = made(tmp_path / 'data', 'a/0.png', 'b/0.png', 'b/0.jpg', 'B/0.bmp', 'c/1.png')
-    shown = ShownPictures(Data({'img_path': path} for path in paths), tmp_path / 'shown')
+    shown = ShownPictures(Data({'img_path': path} for path in paths), tmp_path / 'shown', Config())
     names = [shown(sample(path)).relative_to(tmp_path / 'shown').as_posix() for path in paths]
     assert names == ['a_0.png', 'b_0.png', 'b_0_2.png', 'B_0_3.png', '1.png']
     assert shown(sample(paths[2])).name == 'b_0_2.png'  # again
@@ -40,17 +40,17 @@ def test_each_image_has_a_picture_of_its_own(tmp_path):
 
 def test_one_folder_gives_plain_names(tmp_path):
     paths = made(tmp_path, 'x.jpg', 'y.v1.jpg')
-    shown = ShownPictures(Data({'img_path': path} for path in paths), tmp_path / 'shown')
+    shown = ShownPictures(Data({'img_path': path} for path in paths), tmp_path / 'shown', Config())
     assert [shown(sample(path)).name for path in paths] == ['x.png', 'y.v1.png']
 
 
 def test_images_without_a_file_of_their_own(tmp_path):
     archive = str(tmp_path / 'all.h5')
-    shown = ShownPictures(Data([{'img_path': archive}, {'img_path': archive}, {}]), tmp_path)
+    shown = ShownPictures(Data([{'img_path': archive}, {'img_path': archive}, {}]), tmp_path, Config())
     names = [shown(sample(archive, 7)), shown(sample(archive, 8)), shown(sample(archive, 7)), shown(sample())]
     assert [path.name for path in names] == ['all_7.png', 'all_8.png', 'all_7.png', 'image_3.png']
     assert shown(sample()) != names[-1]
-    silent = ShownPictures(object(), tmp_path)  # a data set that cannot be asked
+    silent = ShownPictures(object(), tmp_path, Config())  # a data set that cannot be asked
     assert [silent(sample(path)).name for path in ('a/x.png', 'b/x.jpg', 'a/x.png')] == ['x.png', 'x_2.png', 'x.png']
 
 
@@ -60,12 +60,12 @@ def test_files_of_the_data_are_never_replaced(key, tmp_path):
     (given,) = made(tmp_path, 'maps/0.png')
     data = Data([{'img_path': image, key: given}])
     with pytest.raises(UserError, match=r'--show-dir .*maps: .*0\.png.* would be replaced'):
-        ShownPictures(data, tmp_path / 'maps')
+        ShownPictures(data, tmp_path / 'maps', Config())
     os.symlink(tmp_path / 'maps', tmp_path / 'link')
     with pytest.raises(UserError, match='would be replaced'):
-        ShownPictures(data, tmp_path / 'link')
-    ShownPictures(data, tmp_path / 'elsewhere')
-    silent = ShownPictures(object(), tmp_path / 'maps')
+        ShownPictures(data, tmp_path / 'link', Config())
+    ShownPictures(data, tmp_path / 'elsewhere', Config())
+    silent = ShownPictures(object(), tmp_path / 'maps', Config())
     with pytest.raises(UserError, match='would replace it'):
         silent(sample(given))
 

@@ -23,13 +23,12 @@ from mmengine.dataset import BaseDataset
 from mmengine.evaluator import DumpResults, Evaluator
 from mmengine.registry import DATASETS, init_default_scope
 
-from ...config.editing import walk
+from ...config.inputs import data_folder_of, keep_config_inputs
 from ...datasets.bad_data.dataset import inner_datasets
 from ...datasets.bad_data.truth import countable_annotations
 from ...datasets.metainfo import classes_of
 from ...registry import METRICS
 from ...utils.errors import UserError, did_you_mean
-from ...utils.files import keep_inputs
 from ...weights.safe_pickle import load_pickle
 from .per_class import PerClass, record_classes
 
@@ -115,19 +114,9 @@ def save_predictions(cfg: Config, out: str) -> list[Path]:
 
 def _keep_data(cfg: Config, out: str, written: Sequence[Path], as_folder: bool) -> None:
     """What is written must not replace the data: a folder of maps is none of theirs, nor a file their annotations."""
-    nodes = [node for part in (cfg.test_dataloader, cfg.test_evaluator) for _, node in walk(part)]
-    files = [node['ann_file'] for node in nodes if isinstance(node.get('ann_file'), str)]
-    roots = [str(node.get('data_root') or '') for node in nodes]
-    files += [os.path.join(root, file) for root in roots for file in files]
-    prefixes = [each for node in nodes for each in _values(node.get('data_prefix'))]
-    folders = {os.path.realpath(os.path.join(root, str(each))) for root in roots for each in prefixes if each}
-    if as_folder and any(Path(os.path.realpath(out)).is_relative_to(folder) for folder in folders):
-        raise UserError(f'--out {out} is a folder of the test data: maps would replace its files. Name another folder.')
-    keep_inputs(f'--out {out}', [] if as_folder else written, files)
-
-
-def _values(prefix: Any) -> list[Any]:
-    return list(prefix.values()) if isinstance(prefix, dict) else [prefix]
+    keep_config_inputs(f'--out {out}', [] if as_folder else written, cfg)
+    if as_folder and data_folder_of(out, cfg):
+        raise UserError(f'--out {out} is a folder of the data: maps would replace its files. Name another folder.')
 
 
 def _metrics(cfg: Config, option: str) -> list[ConfigDict]:

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size
 
+from ...config.inputs import keep_config_inputs
 from ...utils.errors import UserError
-from ...utils.files import keep_inputs, unique_names
+from ...utils.files import unique_names
 
 __all__ = ['ShownPictures']
 
@@ -22,12 +24,13 @@ class ShownPictures:
     Args:
         dataset: The data set.
         folder: Where the pictures go.
+        cfg: The config of the test.
 
     Raises:
-        UserError: if one of them would replace a file of the data.
+        UserError: if one of them would replace a file of the data, of any split.
     """
 
-    def __init__(self, dataset: Any, folder: str | Path) -> None:
+    def __init__(self, dataset: Any, folder: str | Path, cfg: Config) -> None:
         self.folder = Path(folder)
         infos = list(_infos(dataset))
         counts = collections.Counter(path for info in infos if isinstance(path := info.get('img_path'), str) and path)
@@ -35,7 +38,7 @@ class ShownPictures:
         self._several = {path for path, count in counts.items() if count > 1}
         self._taken = {name.lower() for name in self._names.values()}  # names of images that have no file follow
         self._others: dict[tuple[Any, Any], str] = {}
-        self._check(infos)
+        self._check(infos, cfg)
 
     def __call__(self, sample: Any) -> Path:
         """The file for the picture of a data sample."""
@@ -59,15 +62,15 @@ class ShownPictures:
             self._others[path, number] = unique_names(['_'.join(parts)], self._taken)[0]
         return self._others[path, number]
 
-    def _check(self, infos: Sequence[dict]) -> None:
+    def _check(self, infos: Sequence[dict], cfg: Config) -> None:
         files = {
             value
             for info in infos
             for key, value in info.items()
             if str(key).endswith('path') and isinstance(value, str)
         }
-        targets = (self.folder / f'{name}.png' for name in self._names.values())
-        keep_inputs(f'--show-dir {self.folder}', targets, files)
+        targets = [self.folder / f'{name}.png' for name in self._names.values()]
+        keep_config_inputs(f'--show-dir {self.folder}', targets, cfg, files)
 
 
 def _infos(dataset: Any) -> Iterator[dict]:

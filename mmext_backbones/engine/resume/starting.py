@@ -6,6 +6,7 @@ starts from weights needs at least some that fit, and nothing that a checkpoint 
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ class CheckedStart:
                 check_match(self.model, weights, filename, shapes=False)
             else:
                 self._check_some(weights, filename)
+                self._warn_of_own_folder(filename)
         return super().load_checkpoint(filename, *args, **kwargs)
 
     def _check_some(self, weights: dict[str, torch.Tensor], path: str) -> None:
@@ -99,6 +101,14 @@ class CheckedStart:
             say(
                 f'load_from={path}: fills {len(fit)} of the {len(wanted)} tensors of the model. Not filled: '
                 f'{", ".join(lost[:3])}{", ..." if len(lost) > 3 else ""}'
+            )
+
+    def _warn_of_own_folder(self, path: str) -> None:
+        """A training names its checkpoints as any other does: it would replace what it starts from."""
+        if not self.testing and os.path.samefile(Path(path).parent, self.work_dir) and is_main_process():
+            say(
+                f'load_from={path} lies in the work dir, whose checkpoints this training replaces. To go on with the '
+                'one before: --resume. To keep it: another --work-dir.'
             )
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
