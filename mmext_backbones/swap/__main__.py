@@ -66,9 +66,9 @@ def main(argv: list[str]) -> None:
         check_weights(weights)
     old = load_config(args.config)
     refuse_old_config(old, args.config)
-    if not args.check:
-        keep_config_inputs(f'-o {out}', [out], old, [None if weights == DEFAULT else weights])
     try:
+        if not args.check:
+            keep_config_inputs(f'-o {out}', [out], old, [None if weights == DEFAULT else weights])
         new = swap_backbone(old, args.backbone, weights=weights, keep_optimizer=args.keep_optimizer)
     except SwapRefused as error:
         raise UserError(f'{args.config} takes no {args.backbone}: {error}.') from error
