@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import io
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,6 +26,7 @@ from mmext_backbones.datasets.shapes.files import make_default_shapes
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.utils.console import silence_libraries
 from mmext_backbones.utils.errors import UserError
+from mmext_backbones.utils.files import check_place
 from mmext_backbones.utils.words import plural
 
 SPLITS = ('train', 'val', 'test')
@@ -53,6 +55,7 @@ def main(argv: list[str]) -> int:
     apply_options(cfg, args.cfg_options)
     if args.json is not None:
         keep_config_inputs(f'--json {args.json}', [args.json], cfg)
+        check_place(f'--json {args.json}', Path(args.json))
 
     bar = Progress(
         TextColumn('{task.description}'),

@@ -176,7 +176,7 @@ def run(case: Case) -> dict[str, object]:
     argv = [argument.format(written) for argument in case.command.arguments]
     before, code, ended = contents(), None, 'returned'
     if case.command.tool == 'train':  # another training in a work dir replaces what one before left
-        before = {name: content for name, content in before.items() if not name.startswith('run/') or name in argv}
+        before = {name: content for name, content in before.items() if not name.startswith('run/')}
     with (
         open('out.txt', 'w') as out,
         open('err.txt', 'w') as err,

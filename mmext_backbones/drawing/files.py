@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..utils.console import say
 from ..utils.errors import UserError, did_you_mean
-from ..utils.files import in_place, keep_inputs
+from ..utils.files import check_place, in_place, keep_inputs
 
 __all__ = ['check_out', 'save_figure', 'save_picture', 'write_label_map', 'write_picture']
 
@@ -73,16 +73,8 @@ def check_out(out: str, inputs: Iterable[str] | None = None) -> Path:
     path = Path(out)
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f'--out {out}: expected a picture, {", ".join(SUFFIXES)}.{did_you_mean(path.suffix, SUFFIXES)}')
-    if path.is_dir():
-        raise UserError(f'--out {out}: there is a folder of this name. Name a file.')
     keep_inputs(f'--out {out}', [path], inputs or ())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        trial = path.with_name(f'{path.name}.trial')
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise UserError(f'--out {out}: {path.parent} is no folder that can be written ({error.strerror}).') from error
+    check_place(f'--out {out}', path)
     return path
 
 

@@ -22,6 +22,7 @@ except ImportError:  # Windows
 
 __all__ = [
     'PARTIAL',
+    'check_place',
     'in_place',
     'is_full',
     'is_local',
@@ -101,6 +102,27 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def check_place(option: str, path: Path) -> None:
+    """Looks whether a file can be written, before what it will hold is computed; its folder is made.
+
+    Args:
+        option: That names the file, with its value, for the message.
+        path: The file.
+
+    Raises:
+        UserError: if there is a folder of its name, or no file can be made beside it.
+    """
+    if path.is_dir():
+        raise UserError(f'{option}: there is a folder of this name. Name a file.')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial = path.with_name(f'{path.name}.trial')
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UserError(f'{option}: {path.parent} is no folder that can be written ({error.strerror}).') from error
 
 
 def keep_inputs(option: str, targets: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
