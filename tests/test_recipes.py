@@ -1,4 +1,4 @@
-"""One of every family and recipe runs: a training step, a prediction, its evaluator, on a few drawn shapes.
+"""Every family and every recipe runs: a training step, a prediction, its evaluator, on a few drawn shapes.
 
 The networks are thin, and so are the layers inside the heads; everything else (structure, losses, pipelines, schedule,
 hooks, evaluator) is the leaf's own.
@@ -39,10 +39,16 @@ CHANNELS = {
 CHANNELS |= {'elsa_swin': CHANNELS['swin'], 'elsa_volo': CHANNELS['volo']}
 WIDTHS = {'fc_out_channels': 64, 'conv_out_channels': 16, 'channels': 16}  # of the layers inside heads
 BETWEEN = ('in_channels', 'out_channels', 'feat_channels')  # of a neck and its heads: 32 instead of 256
-# each family, and each kind of recipe
+# every recipe, and every family with a detector, a segmenter and a classifier where it has them; of all pairs
+# tests/test_configs.py has the numbers and builds the model. These with each family and each kind of recipe:
 EVERY_DAY = (
     'swin_maskrcnn_1x', 'elsa_swin_cascade_3x', 'maxvit_upernet_160k', 'sequencer_retinanet_1x', 'sequencer_fpn_40k',
     'maxvit_in1k', 'maxvit_cascade_lsj',
+)  # fmt: skip
+OTHERS = (
+    'swin_in1k', 'swin_upernet_160k_in22k', 'swin_upernet_160k_in22k_640', 'elsa_swin_in1k', 'elsa_swin_upernet_160k',
+    'maxvit_cascade_lsj_640', 'sequencer_in1k', 'sequencer_maskrcnn_3x', 'volo_cascade_1x', 'volo_in1k',
+    'volo_upernet_160k', 'elsa_volo_in1k', 'elsa_volo_upernet_160k',
 )  # fmt: skip
 ELSEWHERE = ('atss', 'sparsercnn', 'htc')  # tests/test_swin_detectors.py
 METRIC = {'in1k': 'accuracy/top1', 'upernet': 'mIoU', 'fpn': 'mIoU', 'retinanet': 'coco/bbox_mAP'}
@@ -57,6 +63,18 @@ def leaves() -> dict[str, Path]:
             if its_size == size and not recipe.startswith(ELSEWHERE):
                 found.setdefault(f'{family}_{recipe}', path)
     return found
+
+
+def library_of(recipe: str) -> str:
+    return 'mmpretrain' if recipe == 'in1k' else 'mmseg' if recipe.startswith(('upernet', 'fpn')) else 'mmdet'
+
+
+def test_every_recipe_and_every_family_in_each_library_run():
+    recipes, families = ({name: NAME.fullmatch(leaf.stem)[i] for name, leaf in leaves().items()} for i in (3, 1))
+    run = {*EVERY_DAY, *OTHERS}
+    assert {recipes[name] for name in run} == set(recipes.values())
+    tasks = {name: (families[name], library_of(recipes[name])) for name in recipes}
+    assert {tasks[name] for name in run} == set(tasks.values())
 
 
 def narrow(cfg: Config) -> dict[str, object]:
@@ -78,14 +96,12 @@ def shapes(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(
-    'name', [pytest.param(name, marks=[] if name in EVERY_DAY else pytest.mark.slow) for name in leaves()]
-)
+@pytest.mark.parametrize('name', [*EVERY_DAY, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 @pytest.mark.usefixtures('unformatted_configs')
 def test_trains_predicts_and_evaluates(name, shapes, tmp_path, monkeypatch):
     leaf = leaves()[name]
     family, _, recipe = NAME.fullmatch(leaf.stem).groups()
-    library = 'mmpretrain' if recipe == 'in1k' else 'mmseg' if recipe.startswith(('upernet', 'fpn')) else 'mmdet'
+    library = library_of(recipe)
     pytest.importorskip(library)
     monkeypatch.setattr(setup, 'make_default_shapes', lambda: shapes)
     monkeypatch.chdir(tmp_path)

@@ -189,7 +189,7 @@ STYLED = {
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch, tmp_path):
+def _quick(monkeypatch, tmp_path, one_block_a_stage):
     monkeypatch.setattr(command, 'FORWARD_SIZE', 64)
     monkeypatch.setenv('PARITY_ROOT', '/from/outside')
     monkeypatch.syspath_prepend(tmp_path)  # as PYTHONPATH would
@@ -309,7 +309,7 @@ def test_wrapper_of_the_model_is_told_of_maps_without_reader():
 def test_rules_without_keys_train(tmp_path):
     cfg = swap_backbone(Config.fromfile(laid_out(tmp_path, 'mine.py', TEXT['no keys'][0], {})), 'swin_t', weights=None)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = build_model(cfg)
+        model = build_model(cfg, 'meta')
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
     assert {group['weight_decay'] for group in optimizer.param_groups} == {0.0, 0.05}
 

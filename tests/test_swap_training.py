@@ -24,7 +24,7 @@ from mmext_backbones.swap import __main__ as swap
 
 ROOT = Path(__file__).parents[1]
 
-# What a person writes on top of the swapped config: the data, the classes, a short schedule, the CPU.
+# What a person writes on top of the swapped config: the data, the classes, a short schedule, the CPU; here, few blocks.
 DETECTION = f"""
 _base_ = 'swapped.py'
 metainfo = dict(classes={CLASSES})
@@ -46,6 +46,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/annotations/instances_val.json', metric='proposal')
 test_evaluator = val_evaluator
 model = dict(
+    backbone=dict(arch=dict(
+        _delete_=True, embed_dims=(192, 384, 384, 384), depths=(1, 1, 1, 1), hidden_dims=(48, 96, 96, 96))),
     roi_head=dict(bbox_head=dict(num_classes={len(CLASSES)}, fc_out_channels=32)),
     test_cfg=dict(rcnn=dict(score_thr=0.0)))
 train_cfg = dict(max_epochs=1)
@@ -71,7 +73,9 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 norm_cfg = dict(type='BN', requires_grad=True)
 head = dict(num_classes={len(SEMANTIC_CLASSES)}, channels=32, norm_cfg=norm_cfg)
-model = dict(data_preprocessor=dict(size=(64, 64)), decode_head=head, auxiliary_head=head)
+backbone = dict(arch=dict(_delete_=True, embed_dims=(64, 128, 256, 512), depths=(1, 1, 1, 1), stem_dims=64))
+model = dict(
+    data_preprocessor=dict(size=(64, 64)), backbone=backbone, decode_head=head, auxiliary_head=head)
 param_scheduler = []
 optim_wrapper = dict(optimizer=dict(lr=1e-3))  # learns within four iterations what is background
 train_cfg = dict(max_iters=2, val_interval=2)

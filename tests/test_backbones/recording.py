@@ -4,6 +4,7 @@ A map of a single row or column is their limit: compilers take an axis of size 1
 of each where an image has more than 32 pixels along both axes.
 """
 
+from mmext_backbones.backbones import ELSAVOLO
 from mmext_backbones.backbones.two_scales import TwoScaleBackbone
 
 from .test_contract import SMALL, image, small
@@ -24,6 +25,13 @@ def two_stages(cls, **options):
     if issubclass(cls, TwoScaleBackbone):  # which resamples its last stage
         return shallow(cls, stages=2, **options)
     return shallow(cls, out_indices=(0, 1), **options)
+
+
+def fewest_stages(cls):
+    """One of each kind of block, with what joins the stages where these differ."""
+    if cls is ELSAVOLO:  # VOLO has the other stage
+        return shallow(cls, stages=2, out_indices=(0, 1))
+    return two_stages(cls) if issubclass(cls, TwoScaleBackbone) else shallow(cls, out_indices=(0,))
 
 
 def picture(size):

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch._dynamo
 
-from mmext_backbones.backbones import Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import ELSAVOLO, Sequencer2D, SwinTransformer
 from mmext_backbones.ops.torch_versions import TOO_OLD_TO_COMPILE
 from tests.torch_features import RECORDS_ONCE, needs_kernels, needs_one_recording
 
-from .recording import FIRST, SIZES, picture, shallow, two_stages
+from .recording import FIRST, SIZES, fewest_stages, picture, shallow, two_stages
 from .test_contract import SMALL, gradients, loss
 
 pytestmark = [
@@ -47,7 +47,7 @@ def with_dynamic_size(x):
 
 @each_compiled
 def test_for_one_size_and_then_for_all(cls):
-    model = two_stages(cls).eval()
+    model = fewest_stages(cls).eval()
     run, graphs = compiled(model, 'eager')
     with torch.no_grad():
         for size in [FIRST, *SIZES]:
@@ -60,7 +60,7 @@ def test_for_one_size_and_then_for_all(cls):
 @needs_one_recording
 @each_compiled
 def test_once_for_training_at_sizes_marked_as_dynamic(cls):
-    model = two_stages(cls)
+    model = fewest_stages(cls) if cls is ELSAVOLO else two_stages(cls)
     plain = copy.deepcopy(model)
     run, graphs = compiled(model, 'aot_eager')
     for size in [FIRST, *SIZES]:

@@ -45,6 +45,9 @@ def thin(cfg: Config) -> None:
             for node in model[head] if isinstance(model.get(head), list) else [model.get(head)]:
                 if node and isinstance(node.get('in_channels'), int) and node.in_channels in (1024, 2048):
                     node.in_channels //= 4
+    for _, node in walk(model):
+        if 'fc_out_channels' in node:
+            node.fc_out_channels = 64
     for part in ('encoder', 'decoder'):
         if part in model:
             model[part].num_layers = 1

@@ -10,8 +10,8 @@ ARCHS = {
     ELSASwin: ({**SMALL[ELSASwin], 'depths': (1, 1, 1, 1)}, (0, 1)),
     MaxViT: ({**SMALL[MaxViT], 'depths': (1, 1, 1, 1)}, (0,)),
     Sequencer2D: ({'embed_dims': (16, 32), 'depths': (1, 1), 'hidden_dims': (4, 8)}, (0, 1, 2, 3)),
-    VOLO: ({**VOLO_ARCH, 'embed_dims': (32, 64), 'depths': (1, 2), 'num_heads': (1, 2)}, (0, 1, 2, 3)),
-    ELSAVOLO: ({**SMALL[ELSAVOLO], 'depths': (1, 1, 1, 1)}, (0, 1)),
+    VOLO: ({**VOLO_ARCH, 'embed_dims': (32, 64), 'depths': (1, 1), 'num_heads': (1, 2)}, (0, 1, 2, 3)),
+    ELSAVOLO: ({**SMALL[ELSAVOLO], 'depths': (1, 1, 1, 1), 'kernel_size': 3}, (0,)),  # its taps are written out
 }
 SIZES = [(64, 96), (65, 97), (33, 201)]  # in whole patches, and with nothing whole
 
