@@ -17,6 +17,7 @@ from mmext_backbones.registry import MODELS
 from mmext_backbones.weights.layouts import FAMILIES
 
 from .conftest import randomize
+from .test_backbones import test_contract as contract
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / 'docs' / 'add_a_backbone.md').read_text()
@@ -43,6 +44,24 @@ def convnext(folder, monkeypatch):
     sys.modules.pop('convnext')
 
 
+def test_it_keeps_the_contract_in_its_main_points(convnext, monkeypatch):
+    """Of those that the command of the page proves, what a block or a stage most easily breaks."""
+    cls = convnext.ConvNeXt
+    monkeypatch.setitem(contract.SMALL, cls, SMALL)
+    for size in contract.SIZES:
+        contract.check_maps(contract.small(cls).eval(), *size)
+    contract.test_every_parameter_gets_a_gradient(cls, (0, 3))
+    contract.test_outputs_do_not_depend_on_out_indices(cls)
+    contract.test_checkpointing_changes_neither_outputs_nor_gradients(cls, 1, True)
+    contract.test_blocks_are_those_of_block_classes(cls)
+    contract.test_frozen_stages_stay_frozen_and_in_eval_mode(cls, 2)
+    contract.test_drop_path_grows_linearly_to_its_maximum(cls)
+    contract.test_autocast_is_finite_and_close(cls, torch.bfloat16)
+    contract.test_memory_format_and_batch_do_not_matter(cls)
+    contract.test_hooks_run_for_every_module(cls)
+
+
+@pytest.mark.slow
 def test_it_keeps_the_contract(folder):
     setting, python, *arguments = shlex.split(CONTRACT)
     assert (setting, python) == ('PYTHONPATH=.', 'python')

@@ -37,6 +37,8 @@ optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9), clip_grad
 auto_scale_lr = dict(base_batch_size=256)
 """  # noqa: E501
 
+pytestmark = pytest.mark.usefixtures('maps_found_once')
+
 
 @pytest.fixture
 def small_images(monkeypatch, one_block_a_stage):

@@ -189,7 +189,7 @@ STYLED = {
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch, tmp_path, one_block_a_stage):
+def _quick(monkeypatch, tmp_path, one_block_a_stage, maps_found_once):
     monkeypatch.setattr(command, 'FORWARD_SIZE', 64)
     monkeypatch.setenv('PARITY_ROOT', '/from/outside')
     monkeypatch.syspath_prepend(tmp_path)  # as PYTHONPATH would

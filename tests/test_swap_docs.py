@@ -26,7 +26,7 @@ model = dict(
 data_preprocessor = dict(mean=[0, 0, 0], std=[1, 1, 1], to_rgb=False)
 """
 
-pytestmark = pytest.mark.usefixtures('one_block_a_stage')
+pytestmark = pytest.mark.usefixtures('one_block_a_stage', 'maps_found_once')
 
 
 @pytest.mark.parametrize('block', TEXT_CONFIGS, ids=lambda block: block.splitlines()[0])

@@ -123,7 +123,7 @@ CONFIGS = {
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder(monkeypatch, tmp_path, one_block_a_stage):
+def _in_a_folder(monkeypatch, tmp_path, one_block_a_stage, maps_found_once):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(command, 'FORWARD_SIZE', 64)

@@ -17,7 +17,13 @@ from tests.test_backbones.test_contract import check_maps, image, loss
 from tests.torch_features import HALF_AUTOCAST
 
 ARCH = {'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8)}
+THIN = {**ARCH, 'depths': (2, 1, 1, 1)}  # with and without a shift, and each stage
 each_mixer = pytest.mark.parametrize('mixer', MIXERS)
+# one of each kind; the rest of the paper's tables are its terms in other sums
+KINDS = ('swin', 'net4', 'net7-n', 'dwnet-dynamic', 'involution', 'ddf-add', 'elsa')
+each_kind = pytest.mark.parametrize(
+    'mixer', [pytest.param(mixer, marks=() if mixer in KINDS else pytest.mark.slow) for mixer in MIXERS]
+)
 
 
 @pytest.fixture
@@ -26,23 +32,23 @@ def of_mixer(monkeypatch):
 
     def make(mixer):
         class OfMixer(LocalSwin):
-            def __init__(self, arch=ARCH, **options):
+            def __init__(self, arch=THIN, **options):
                 super().__init__(arch, mixer=mixer, **options)
 
-        monkeypatch.setitem(contract.SMALL, OfMixer, ARCH)
+        monkeypatch.setitem(contract.SMALL, OfMixer, THIN)
         return OfMixer
 
     return make
 
 
-def build(mixer, **options):
+def build(mixer, arch=ARCH, **options):
     torch.manual_seed(0)
-    return LocalSwin(ARCH, mixer=mixer, **options)
+    return LocalSwin(arch, mixer=mixer, **options)
 
 
 @each_mixer
 def test_any_size(mixer):
-    model = build(mixer).eval()
+    model = build(mixer, THIN).eval()
     assert model.out_strides == (4, 8, 16, 32)
     for size in [(64, 96), (65, 97), (1, 1), (31, 225)]:
         check_maps(model, *size)
@@ -50,7 +56,7 @@ def test_any_size(mixer):
 
 @each_mixer
 def test_a_step_of_training_lowers_the_loss(mixer):
-    model = build(mixer, drop_path_rate=0.0).train()
+    model = build(mixer, THIN, drop_path_rate=0.0).train()
     x, targets = image(40, 56, batch=2), [torch.randn_like(out) for out in model(image(40, 56, batch=2))]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
@@ -67,10 +73,10 @@ def test_a_step_of_training_lowers_the_loss(mixer):
 
 @each_mixer
 def test_one_pixel_trains(mixer):
-    loss(build(mixer, drop_path_rate=0.0).train()(image(1, 1))).backward()
+    loss(build(mixer, THIN, drop_path_rate=0.0).train()(image(1, 1))).backward()
 
 
-@each_mixer
+@each_kind
 def test_the_contract(mixer, of_mixer):
     """What the suite asks of a backbone, as far as a mixer could break it."""
     cls = of_mixer(mixer)
@@ -83,7 +89,7 @@ def test_the_contract(mixer, of_mixer):
     contract.test_hooks_run_for_every_module(cls)
 
 
-@each_mixer
+@each_kind
 @pytest.mark.parametrize('dtype', [torch.bfloat16, HALF_AUTOCAST])
 def test_autocast_is_finite_and_close(mixer, dtype):
     """By running statistics: those of the few pixels of a small map would magnify each rounding."""
@@ -219,7 +225,7 @@ def test_dwnet_is_of_the_published_size():
 
 @each_mixer
 def test_everything_is_counted(mixer):
-    cost = model_cost(build(mixer), (64, 64))
+    cost = model_cost(build(mixer, THIN), (64, 64))
     assert not cost.not_counted
     assert cost.macs > 0
 

@@ -38,6 +38,14 @@ def batch_norms(model):
     return [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 
 
+def timms(arch):
+    """timm's name of an architecture, and the numbers that make it narrow."""
+    if arch is SMALL:
+        numbers = {'embed_dim': arch['embed_dims'], 'depths': arch['depths'], 'stem_width': arch['stem_dims']}
+        return 'maxvit_tiny_tf_224', numbers
+    return f'maxvit_{arch}_tf_224', {}
+
+
 def timm_model(arch, size=(224, 224), grad=False):
     """timm's network for images of one size, with windows of 7; random parameters, statistics of a random batch.
 
@@ -45,11 +53,9 @@ def timm_model(arch, size=(224, 224), grad=False):
     """
     timm = pytest.importorskip('timm')
     torch.manual_seed(0)
-    numbers = {}
-    if arch is SMALL:
-        numbers = {'embed_dim': arch['embed_dims'], 'depths': arch['depths'], 'stem_width': arch['stem_dims']}
+    name, numbers = timms(arch)
     model = timm.create_model(
-        f'maxvit_{"tiny" if numbers else arch}_tf_224',
+        name,
         img_size=size,
         transformer_window_size=(7, 7),
         features_only=True,
@@ -75,8 +81,7 @@ def ours_from(peer, arch, **options):
     [
         pytest.param(SMALL, (224, 224), id='narrow-size0'),
         pytest.param(SMALL, (448, 672), id='narrow-size1'),
-        ('tiny', (224, 224)),
-        *(pytest.param(arch, (224, 224), marks=pytest.mark.slow) for arch in ('small', 'base')),
+        *(pytest.param(arch, (224, 224), marks=pytest.mark.slow) for arch in ('tiny', 'small', 'base')),
         pytest.param('tiny', (448, 672), marks=pytest.mark.slow),
     ],
 )
@@ -207,11 +212,12 @@ def test_scaled_windows_grow_with_the_image_and_resample_the_table():
         ]
 
 
-@pytest.mark.parametrize('arch', ['tiny', pytest.param('small', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('arch', [pytest.param(SMALL, id='narrow'), pytest.param('tiny', marks=pytest.mark.slow)])
 def test_scaled_windows_agree_with_timm(arch):
     timm = pytest.importorskip('timm')
     torch.manual_seed(0)
-    peer = timm.create_model(f'maxvit_{arch}_tf_224', img_size=(96, 160), features_only=True, out_indices=(1, 2, 3, 4))
+    name, numbers = timms(arch)
+    peer = timm.create_model(name, img_size=(96, 160), features_only=True, out_indices=(1, 2, 3, 4), **numbers)
     peer = randomize(peer).eval()
     ours = MaxViT(arch, window_size='scaled').eval()
     for module in ours.modules():  # timm's tables are those of its windows, 3 x 5

@@ -54,8 +54,7 @@ def timm_maps(peer, x):
 @pytest.mark.parametrize(
     ('arch', 'size'),
     [
-        ('small', (224, 224)),
-        *(pytest.param(arch, (224, 224), marks=pytest.mark.slow) for arch in ('medium', 'large')),
+        *(pytest.param(arch, (224, 224), marks=pytest.mark.slow) for arch in ('small', 'medium', 'large')),
         ('small', (217, 301)),
         ('small', (64, 14)),
     ],

@@ -28,7 +28,11 @@ PARAMETERS = {
     'd4': (192_961_520, 179_610_912),
     'd5': (295_455_584, 279_744_144),
 }
-LARGE = [name if name == 'd1' else pytest.param(name, marks=pytest.mark.slow) for name in PARAMETERS]
+TIMMS = [
+    pytest.param(name, size, marks=() if (name, size) == ('d1', 64) else pytest.mark.slow)
+    for name in PARAMETERS
+    for size in (64, 224)
+]
 
 
 def classifier(arch, **options):
@@ -66,8 +70,7 @@ def assert_close(actual, expected, tolerance=2e-5):
     assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-@pytest.mark.parametrize('arch', LARGE)
-@pytest.mark.parametrize('size', [224, 64])
+@pytest.mark.parametrize(('arch', 'size'), TIMMS)
 def test_maps_and_scores_are_those_of_timm(arch, size):
     peer = timm_model(arch, size)
     model = classifier(arch, out_indices=(0, 1, 2, 3), pos_embed_size=size // 16).eval()

@@ -56,7 +56,7 @@ EVERY_DAY = ('mask_rcnn/', 'hrnet/', 'pvt/', 'yolo/', 'segformer/', 'deeplabv3pl
         for i, row in enumerate(SAMPLE)
     ],
 )
-@pytest.mark.usefixtures('one_block_a_stage')
+@pytest.mark.usefixtures('one_block_a_stage', 'maps_found_once')
 def test_sample_of_the_zoo(number, library, config, expected):
     row, swapped = survey.prepare(library, config, survey.FAMILIES[number % len(survey.FAMILIES)])
     if expected.startswith('refused'):

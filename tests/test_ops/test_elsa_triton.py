@@ -67,13 +67,13 @@ def assert_agree(actual, expected, tolerance):
 # batch, heads, channels a head, height and width, kernel, gamma
 CASES = {
     'published': (1, 2, 4, 7, 9, 3, 1),
-    'general': (2, 3, 4, 7, 9, 3, 0.5),
+    'general': (2, 3, 4, 4, 5, 3, 0.5),
     'filters only': (1, 2, 4, 5, 7, 3, 0),
     'published sizes': (1, 1, 32, 5, 11, 7, 1),
     'map smaller than the kernel': (1, 2, 32, 2, 3, 7, 1),
-    'one pixel': (2, 1, 4, 1, 1, 5, 1),
+    'one pixel': (2, 1, 4, 1, 1, 3, 1),
     'two blocks of channels': (1, 2, 40, 6, 5, 3, 1),
-    'channels padded': (1, 3, 5, 5, 8, 5, 1),
+    'channels padded': (1, 3, 5, 5, 8, 3, 1),
     'taps padded': (1, 1, 4, 6, 5, 9, 1),
     'one tap': (1, 2, 4, 3, 4, 1, 1),
 }
@@ -157,15 +157,15 @@ def test_the_same_bits_again_and_whatever_else_is_in_the_batch():
         torch.testing.assert_close(a[1:], b, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('needed', [0, 1, 2])
-def test_computes_only_the_gradients_that_are_asked_for(needed):
+def test_computes_only_the_gradients_that_are_asked_for():
     inputs = random_inputs(1, 2, 4, 4, 5, 3)
     expected = run(inputs, 2, 3)
-    leaves = [x.detach().requires_grad_(i == needed) for i, x in enumerate(inputs[:3])]
-    elsa(*leaves[:2], ghost_add=leaves[2], num_heads=2, kernel_size=3, backend='gpu').backward(inputs[3])
-    for i, leaf in enumerate(leaves):
-        assert (leaf.grad is None) == (i != needed)
-    torch.testing.assert_close(leaves[needed].grad, expected[1 + needed], rtol=0, atol=0)
+    for needed in range(3):
+        leaves = [x.detach().requires_grad_(i == needed) for i, x in enumerate(inputs[:3])]
+        elsa(*leaves[:2], ghost_add=leaves[2], num_heads=2, kernel_size=3, backend='gpu').backward(inputs[3])
+        for i, leaf in enumerate(leaves):
+            assert (leaf.grad is None) == (i != needed)
+        torch.testing.assert_close(leaves[needed].grad, expected[1 + needed], rtol=0, atol=0)
 
 
 def test_saves_its_inputs_and_one_number_a_pixel_and_head():
