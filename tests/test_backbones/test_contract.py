@@ -77,7 +77,7 @@ def test_channels_and_strides_at_any_size(cls, arch):
     assert model.out_strides == (4, 8, 16, 32)
 
 
-@each_class
+@pytest.mark.parametrize('cls', [pytest.param(cls, marks=pytest.mark.slow if i else ()) for i, cls in enumerate(SMALL)])
 def test_channels_and_strides_at_the_size_of_coco(cls):
     check_maps(small(cls).eval(), 800, 1333)
 

@@ -369,6 +369,7 @@ def test_a_disagreement_is_not_timed_and_fails(monkeypatch, capsys):
     assert 'the two disagree: outputs differ by' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_compiled_network_is_held_against_itself(capsys, one_layer):
     def halved(graph, inputs):
         return lambda *args: [out / 2 for out in graph(*args)]
@@ -397,6 +398,7 @@ def test_a_side_that_does_not_run_is_named(side, code, monkeypatch, capsys):
     assert re.search(r'^unfold +forward', printed, re.MULTILINE)  # the others go on
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_is_named(capsys, one_layer):
     def broken(graph, inputs):
         raise RuntimeError('no kernels today')

@@ -254,7 +254,7 @@ def test_dropout(backend):
     case = (1, 4, (2, 2), (4, 4), 1, False, True)
     qkv, bias, padding = inputs(case, requires_grad=False)
     torch.manual_seed(0)
-    draws = torch.stack([attend(case, qkv, bias, padding, dropout=0.3, backend=backend) for _ in range(3000)])
+    draws = torch.stack([attend(case, qkv, bias, padding, dropout=0.3, backend=backend) for _ in range(600)])
     expected = attend(case, qkv, bias, padding, backend=backend)
     assert not torch.equal(draws[0], draws[1])
     # six standard errors of a mean of independent draws
