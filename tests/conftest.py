@@ -1,8 +1,9 @@
 """Shared by all tests: small networks, and the weights that the test vectors were computed with."""
 
+import ast
 import functools
 import gc
-import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -20,17 +21,20 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch: spinning th
 import mmengine
 import mmengine.config.config
 import mmengine.config.utils
+import mmengine.runner.runner
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import loops
+from mmengine.utils.dl_utils import collect_env
 
 from mmext_backbones.registry import MODELS
 from mmext_backbones.swap import maps
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.zoo import backbone_names
+from tests.fresh import fresh  # noqa: F401 (a fixture)
 
 GIVEN_BACKBONES: dict[type, dict] = {}
 LOOKED_AT = {'modules': 0}  # how many there were when garbage was last collected among all of them
@@ -98,9 +102,18 @@ def randomize(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
+def plain_code(code: str, **options: object) -> tuple[str, bool]:
+    """In place of yapf's FormatCode, which takes up to a second: it refuses what is no Python, and changes nothing."""
+    ast.parse(code)
+    return code, True
+
+
 @pytest.fixture(autouse=True, scope='session')
-def _libraries_are_read_once():
-    """For each base of a library, mmengine reads what is installed, and every metafile of the library, anew."""
+def _libraries_do_things_once():
+    """For each base of a library, mmengine reads what is installed, and every metafile of the library, anew.
+
+    Each runner asks a compiler and others for their versions, and makes the text of its config pretty several times.
+    """
     installed = set()
 
     def is_installed(package: str) -> bool:
@@ -111,6 +124,10 @@ def _libraries_are_read_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mmengine.config.config, 'is_installed', is_installed, raising=False)
         patch.setattr(mmengine.config.utils, 'load', functools.cache(mmengine.fileio.load), raising=False)
+        patch.setattr(mmengine.runner.runner, 'collect_env', functools.cache(collect_env), raising=False)
+        if importlib.util.find_spec('yapf'):  # some versions import its function when they need it
+            patch.setattr('yapf.yapflib.yapf_api.FormatCode', plain_code)
+        patch.setattr(mmengine.config.config, 'FormatCode', plain_code, raising=False)
         yield
 
 

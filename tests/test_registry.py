@@ -1,13 +1,10 @@
 """The package in a process of its own: what importing it needs, and how configs of others find it."""
 
-import subprocess
-import sys
-
 import pytest
 
 
-def run(code: str) -> str:
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300)
+def run(interpreter, code: str) -> str:
+    result = interpreter.run(code)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
@@ -15,7 +12,7 @@ def run(code: str) -> str:
 @pytest.mark.parametrize(
     'library', ['mmdet', *(pytest.param(name, marks=pytest.mark.slow) for name in ('mmseg', 'mmpretrain'))]
 )
-def test_qualified_type_builds_with_nothing_imported_but_the_library(library):
+def test_qualified_type_builds_with_nothing_imported_but_the_library(library, fresh):
     pytest.importorskip(library)
     code = (
         'import sys\n'
@@ -25,13 +22,13 @@ def test_qualified_type_builds_with_nothing_imported_but_the_library(library):
         "    model = MODELS.build(dict(type=f'mmext_backbones.{name}', arch='tiny'))\n"
         '    print(type(model).__module__, type(model).__name__)\n'
     )
-    assert run(code).splitlines() == [
+    assert run(fresh(library), code).splitlines() == [
         'mmext_backbones.backbones.elsa_swin ELSASwin',
         'mmext_backbones.backbones.swin SwinTransformer',
     ]
 
 
-def test_import_needs_torch_and_mmengine_only():
+def test_import_needs_torch_and_mmengine_only(fresh):
     refused = ('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'timm', 'torchvision', 'triton')
     code = (
         'import sys\n'
@@ -41,10 +38,10 @@ def test_import_needs_torch_and_mmengine_only():
         'from mmext_backbones.backbones import ELSASwin\n'
         "print(len(ELSASwin('tiny')(torch.zeros(1, 3, 32, 32))))\n"
     )
-    assert run(code) == '4'
+    assert run(fresh(), code) == '4'
 
 
-def test_import_changes_these_names_of_other_libraries_and_no_more():
+def test_import_changes_these_names_of_other_libraries_and_no_more(fresh):
     """The list of CONTRIBUTING.md, "What we change in other libraries"."""
     code = (
         'import sys\n'
@@ -64,8 +61,8 @@ def test_import_changes_these_names_of_other_libraries_and_no_more():
         'after = names()\n'
         "print(*sorted('.'.join(key) for key in before if before[key] != after.get(key)))\n"
     )
-    changed = set(run(code).split()) - {'torch._weights_only_unpickler._marked_safe_globals_set'}  # by its own function
-    assert changed == {
+    by_its_own_function = {'torch._weights_only_unpickler._marked_safe_globals_set'}
+    assert set(run(fresh(), code).split()) - by_its_own_function == {
         'mmengine.config.config._get_package_and_cfg_path',
         'mmengine.hub.hub._get_package_and_cfg_path',
         'mmengine.runner.checkpoint.load_from_http',

@@ -2,8 +2,6 @@
 
 import copy
 import logging
-import subprocess
-import sys
 from collections import Counter
 from functools import lru_cache
 from itertools import pairwise
@@ -385,7 +383,7 @@ def test_model_without_such_a_backbone_is_named():
 @pytest.mark.parametrize(
     'library', ['mmdet', *(pytest.param(name, marks=pytest.mark.slow) for name in ('mmseg', 'mmpretrain'))]
 )
-def test_qualified_name_builds_with_nothing_imported_but_the_library(library):
+def test_qualified_name_builds_with_nothing_imported_but_the_library(library, fresh):
     pytest.importorskip(library)
     code = (
         'import sys\n'
@@ -404,6 +402,6 @@ def test_qualified_name_builds_with_nothing_imported_but_the_library(library):
         '    optimizer=dict(type="AdamW", lr=8.0)))\n'
         'print("lr", [group["lr"] for group in wrapper.param_groups])\n'
     )
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300)
+    result = fresh(library).run(code)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == 'lr [2.0]'

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +135,7 @@ def test_a_worker_that_dies(end, what, setting):
     assert row(text, setting)
 
 
-def test_a_limit_of_the_system():
+def test_a_limit_of_the_system(fresh):
     """Not simulated: torch and numpy under RLIMIT_AS."""
     code = (
         'import resource, sys, numpy, torch\n'
@@ -153,8 +151,7 @@ def test_a_limit_of_the_system():
         'makers = (lambda: torch.ones(2**25), lambda: numpy.ones(2**25, numpy.float32), lambda: bytearray(2**27))\n'
         'sys.exit([run_cli(lambda argv: main(argv, make), []) for make in makers] != [2, 2, 2])\n'
     )
-    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])}
-    result = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, timeout=120)
+    result = fresh().run(code)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count('Error: the memory of this machine ran out in the training') == 3
     assert result.stderr.count('train_dataloader.batch_size=4') == 3

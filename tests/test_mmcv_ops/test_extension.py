@@ -3,8 +3,6 @@
 import ast
 import importlib.util
 import logging
-import os
-import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -27,16 +25,18 @@ def load():
     return module
 
 
-def python(code, *paths, check=True):
+@pytest.fixture
+def python(fresh):
     """What a fresh interpreter prints, with these folders before all others."""
-    path = os.pathsep.join(map(str, [*paths, ROOT]))
-    done = subprocess.run(
-        [sys.executable, '-c', code], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': path}
-    )
-    if check:
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-    return done
+
+    def run(code, *paths, check=True):
+        done = fresh().run(code, *paths)
+        if check:
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+        return done
+
+    return run
 
 
 def test_it_answers_to_every_name():
@@ -113,7 +113,7 @@ print(mmcv.ops.ext.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), iou_threshold=0.5, 
 """
 
 
-def test_only_a_program_that_imports_the_package_finds_them(mmcv):
+def test_only_a_program_that_imports_the_package_finds_them(mmcv, python):
     """The import itself loads neither mmcv nor what its operators need."""
     pytest.importorskip('torchvision')
     assert "No module named 'mmcv._ext'" in python(NMS, mmcv.parent, check=False).stderr
@@ -121,7 +121,7 @@ def test_only_a_program_that_imports_the_package_finds_them(mmcv):
     assert python(loaded + NMS, mmcv.parent).split('\n') == ['[]', '[0, 2]', '']
 
 
-def test_installed_for_every_program_and_taken_back(mmcv, capsys):
+def test_installed_for_every_program_and_taken_back(mmcv, python, capsys):
     pytest.importorskip('torchvision')
     main(['--install'])
     main(['--install'])
@@ -136,7 +136,7 @@ def test_installed_for_every_program_and_taken_back(mmcv, capsys):
     assert [path.name for path in mmcv.iterdir() if path.name.startswith('_ext')] == []
 
 
-def test_a_compiled_module_is_left_alone_and_found_first(mmcv):
+def test_a_compiled_module_is_left_alone_and_found_first(mmcv, python):
     from mmext_backbones.utils.errors import UserError
 
     (mmcv / f'_ext{EXTENSION_SUFFIXES[0]}').write_bytes(b'no library')
