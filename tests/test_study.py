@@ -1,17 +1,23 @@
 """docs/study.md: its table of mixers is of the networks as they are, and its command trains each of them."""
 
+import copy
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
 
 from mmext_backbones.analysis.cost import model_cost
 from mmext_backbones.backbones import LocalSwin
 from mmext_backbones.backbones.local_mixers import MIXERS
 from mmext_backbones.datasets.shapes.files import make_shapes
 from mmext_backbones.engine import setup, train
+from mmext_backbones.engine.options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / 'docs' / 'study.md').read_text()
@@ -20,7 +26,7 @@ ROWS = {cells[0].strip('`'): cells for cells in ([cell.strip() for cell in line.
                                                  for line in TABLE.strip().splitlines()[2:])}  # fmt: skip
 COMMAND = shlex.split(re.search(r'```bash\n(.*?)```', TEXT, re.DOTALL).group(1).replace('\\\n', ''))
 ARCH = {'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8)}
-SOME = 'net7-n'  # every day; the others with `slow`
+SOME = 'net7-n'  # of the command
 
 
 def test_every_mixer_has_a_row():
@@ -40,13 +46,9 @@ def shapes(tmp_path_factory):
     return make_shapes(tmp_path_factory.mktemp('shapes') / 'made', size=64, num_train=4, num_val=2)
 
 
-@pytest.mark.parametrize(
-    'mixer', [mixer if mixer == SOME else pytest.param(mixer, marks=pytest.mark.slow) for mixer in MIXERS]
-)
-def test_the_command_trains_a_mask_rcnn(mixer, shapes, tmp_path, monkeypatch, unformatted_configs):
-    pytest.importorskip('mmdet')
-    monkeypatch.setattr(setup, 'make_default_shapes', lambda: shapes)
-    python, tool, config, shapes_option, _, *words = COMMAND
+def options(mixer: str) -> dict:
+    """Those of the command, with another mixer, in a thin network."""
+    python, tool, _, shapes_option, _, *words = COMMAND
     assert (python, tool, shapes_option) == ('python', 'tools/train.py', '--shapes')
     options = dict(word.split('=', 1) for word in words)
     assert options.pop('model.backbone.init_cfg') == 'None'
@@ -58,7 +60,50 @@ def test_the_command_trains_a_mask_rcnn(mixer, shapes, tmp_path, monkeypatch, un
     }
     options |= {'model.neck.in_channels': [16, 32, 64, 128], 'train_cfg.max_iters': 2, 'train_dataloader.batch_size': 2}
     options |= {'model.roi_head.bbox_head.fc_out_channels': 32, 'model.roi_head.mask_head.conv_out_channels': 16}
-    options |= {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False}
+    return options | {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False}
+
+
+def test_the_command_trains_a_mask_rcnn(shapes, tmp_path, monkeypatch):
+    pytest.importorskip('mmdet')
+    monkeypatch.setattr(setup, 'make_default_shapes', lambda: shapes)
     monkeypatch.chdir(ROOT)
-    metrics = train.train(config, shapes=True, cfg_options=options, seed=0, work_dir=str(tmp_path / 'run'))
+    metrics = train.train(COMMAND[2], shapes=True, cfg_options=options(SOME), seed=0, work_dir=str(tmp_path / 'run'))
     assert 'coco/segm_mAP' in metrics
+
+
+@pytest.fixture(scope='module')
+def batches(shapes):
+    """A batch of the training and one of the validation of the command."""
+    pytest.importorskip('mmdet')
+    cfg = prepared(SOME, shapes)
+    return [next(iter(Runner.build_dataloader(cfg[f'{split}_dataloader'], seed=0))) for split in ('train', 'val')]
+
+
+def prepared(mixer: str, shapes: Path) -> Config:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, 'make_default_shapes', lambda: shapes)
+        patch.chdir(ROOT)
+        cfg = setup.prepare(COMMAND[2], TrainOptions(shapes=True, cfg_options=options(mixer))).cfg
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('mixer', MIXERS)
+def test_its_model_makes_a_step_and_a_prediction(mixer, shapes, batches):
+    """What the command does with each mixer, on a batch that all share."""
+    cfg = prepared(mixer, shapes)
+    cfg.model.backbone.drop_path_rate = 0.0  # a block that is left out learns nothing
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    assert cfg.model.backbone.mixer == mixer
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    before = {name: value.clone() for name, value in model.backbone.named_parameters()}
+    losses = model.train().train_step(copy.deepcopy(batches[0]), wrapper)
+    assert losses['loss'].isfinite()
+    assert losses['loss_mask'] > 0
+    still = [name for name, value in model.backbone.named_parameters() if torch.equal(value, before[name])]
+    assert still == []
+    with torch.no_grad():
+        (sample, *_) = model.eval().val_step(copy.deepcopy(batches[1]))
+    assert sample.pred_instances.masks.shape[1:] == sample.ori_shape
