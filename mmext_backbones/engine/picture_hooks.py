@@ -49,6 +49,7 @@ class CurvesHook(Hook):
         self.max_points = max_points
         self.losses: dict[str, list[tuple[int, float]]] = {}
         self.metrics: dict[str, list[tuple[int, float]]] = {}
+        self._drawn = ''  # points of the picture that is there
         self._may_fail = MayFail('curves of losses and metrics')
 
     def before_train(self, runner: Runner) -> None:
@@ -101,17 +102,20 @@ class CurvesHook(Hook):
             with self._may_fail:
                 self._write(runner)
 
-    def _save(self, runner: Runner) -> None:
-        points = {'interval': self.interval, 'losses': self.losses, 'metrics': self.metrics}
-        write_whole(Path(runner.work_dir) / 'curves.json', json.dumps(points))
+    def _save(self, runner: Runner) -> str:
+        points = json.dumps({'interval': self.interval, 'losses': self.losses, 'metrics': self.metrics})
+        write_whole(Path(runner.work_dir) / 'curves.json', points)
+        return points
 
     def _write(self, runner: Runner) -> None:
         self._add_losses(runner, runner.iter)
         if not self.losses:  # a validation without training
             return
-        self._save(runner)
-        work_dir = Path(runner.work_dir)
-        self._draw(work_dir / 'curves.png', title=work_dir.name)
+        points = self._save(runner)
+        if points != self._drawn:  # a training often ends with a validation
+            work_dir = Path(runner.work_dir)
+            self._draw(work_dir / 'curves.png', title=work_dir.name)
+            self._drawn = points
 
     def _draw(self, path: Path, title: str) -> None:
         total = {'color': 'black', 'linewidth': 2}

@@ -54,6 +54,17 @@ def test_curves_are_means_over_the_interval(tmp_path):
     assert cv2.imread(str(tmp_path / 'curves.png')).shape[0] > 300
 
 
+def test_the_same_points_are_drawn_once(tmp_path, monkeypatch):
+    """A validation at the end of a training, and the end itself."""
+    drawn = []
+    monkeypatch.setattr(picture_hooks.CurvesHook, '_draw', lambda self, path, title: drawn.append(path))
+    hook = CurvesHook(interval=10)
+    train(hook, runner_at(tmp_path), 30)
+    assert drawn == [tmp_path / 'curves.png']
+    train(hook, runner_at(tmp_path, iteration=30), 40)
+    assert len(drawn) == 2
+
+
 def test_metrics_are_numbers_of_any_kind(tmp_path, monkeypatch):
     """mmseg's are of numpy, in single precision."""
     runner, metrics = runner_at(tmp_path, iteration=3), {'mIoU': np.float32(12.5), 'note': 'text'}
