@@ -22,7 +22,7 @@ needs_shards = pytest.mark.skipif(not SHARDS_ON_CPU, reason=f'FSDP of torch {tor
 FSDP = {'runner_type': 'FlexibleRunner', 'strategy': {'type': 'mmext_backbones.FSDPStrategy'}}
 OTHERS = {name: {'model': {'backbone': name}, 'iters': 10} for name in ('ELSASwin', 'MaxViT', 'Sequencer2D')}
 ACCUMULATED = {'iters': 40, 'accumulate': 2, 'param_scheduler': None}
-TIMEOUT = 300  # seconds for both processes, which take 15 on an idle machine
+TIMEOUT = 300  # seconds for both processes, which take 20 on an idle machine
 # Sums over the batch in another order: a few roundings of float32 at values of order one, after 20 steps of AdamW
 CLOSE = {'rtol': 0, 'atol': 5e-6}
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def runs(folder):
-    """Runs by name: their losses and their last checkpoints."""
+    """Runs by name: their losses and their last checkpoints. Two processes make all those of two, one by one."""
     done = {
         'one': several_processes.run(folder / 'one', batch=4),
         'one, even rate': several_processes.run(folder / 'even', batch=4, param_scheduler=None),
@@ -51,7 +51,12 @@ def runs(folder):
             'fsdp': {'batch': 2, **FSDP},
             'fsdp, resumed': {'batch': 2, 'resume': True, 'load_from': str(folder / 'fsdp' / 'iter_10.pth'), **FSDP},
             'fsdp, resumed from one': {'batch': 2, 'resume': True, 'load_from': str(half), **FSDP},
+            'fsdp, checkpointed': {'batch': 2, 'model': {'with_cp': (0,)}, **FSDP},
+            'fsdp, accumulated': {'batch': 1, **ACCUMULATED, **FSDP},
+            **{f'fsdp, {backbone}': {'batch': 2, **job, **FSDP} for backbone, job in OTHERS.items()},
         }
+        for backbone, job in OTHERS.items():
+            done[f'one, {backbone}'] = several_processes.run(folder / f'one {backbone}', batch=4, **job)
     done |= in_two_processes(jobs, folder)
     if SHARDS_ON_CPU:
         half = folder / 'fsdp' / 'iter_10.pth'
@@ -59,21 +64,6 @@ def runs(folder):
             folder / 'back', batch=4, resume=True, load_from=str(half)
         )
     return done
-
-
-@pytest.fixture(scope='module')
-def more_runs(runs, folder):
-    """And those of other backbones and options in shards."""
-    done = {
-        f'one, {backbone}': several_processes.run(folder / f'one {backbone}', batch=4, **job)
-        for backbone, job in OTHERS.items()
-    }
-    jobs = {
-        'fsdp, checkpointed': {'batch': 2, 'model': {'with_cp': (0,)}, **FSDP},
-        'fsdp, accumulated': {'batch': 1, **ACCUMULATED, **FSDP},
-        **{f'fsdp, {backbone}': {'batch': 2, **job, **FSDP} for backbone, job in OTHERS.items()},
-    }
-    return {**runs, **done, **in_two_processes(jobs, folder)}
 
 
 def in_two_processes(jobs: dict[str, dict], folder: Path) -> dict[str, dict]:
@@ -114,8 +104,8 @@ def test_two_processes_are_one_with_twice_the_batch(runs, name):
 
 @needs_shards
 @pytest.mark.slow
-def test_checkpointed_blocks_in_shards(more_runs):
-    assert_as_one(more_runs, 'fsdp, checkpointed')
+def test_checkpointed_blocks_in_shards(runs):
+    assert_as_one(runs, 'fsdp, checkpointed')
 
 
 def assert_as_one(runs, name):
@@ -127,8 +117,8 @@ def assert_as_one(runs, name):
 @needs_shards
 @pytest.mark.slow
 @pytest.mark.parametrize('backbone', OTHERS)
-def test_every_backbone_in_shards(more_runs, backbone):
-    torch.testing.assert_close(weights(more_runs[f'fsdp, {backbone}']), weights(more_runs[f'one, {backbone}']), **CLOSE)
+def test_every_backbone_in_shards(runs, backbone):
+    torch.testing.assert_close(weights(runs[f'fsdp, {backbone}']), weights(runs[f'one, {backbone}']), **CLOSE)
 
 
 @pytest.mark.slow
@@ -138,8 +128,8 @@ def test_accumulated_batches_are_one_batch(runs):
 
 @needs_shards
 @pytest.mark.slow
-def test_accumulated_batches_in_shards(more_runs):
-    assert_accumulated(more_runs, 'fsdp, accumulated')
+def test_accumulated_batches_in_shards(runs):
+    assert_accumulated(runs, 'fsdp, accumulated')
 
 
 def assert_accumulated(runs, name):
