@@ -1,10 +1,8 @@
 """The two tools from end to end, a training in a process of its own, with networks small enough for two cores."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -12,6 +10,7 @@ import pytest
 
 from mmext_backbones.datasets.shapes.files import default_shapes_dir, make_shapes
 from mmext_backbones.engine import setup
+from tests.fresh import Fresh
 
 ROOT = Path(__file__).parents[2]
 THIN = {'embed_dims': 24, 'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 8)}
@@ -79,7 +78,7 @@ def tool(folder, monkeypatch, run_tool):
     return run_tool
 
 
-def start(folder: Path, name: str, *args: str, before: str = '') -> subprocess.CompletedProcess:
+def start(interpreter: Fresh, folder: Path, name: str, *args: str, before: str = '') -> subprocess.CompletedProcess:
     """Runs a tool in a process of its own, with the folder's own small set of Shapes."""
     code = (
         'import sys, runpy\n'
@@ -92,11 +91,7 @@ def start(folder: Path, name: str, *args: str, before: str = '') -> subprocess.C
         f'sys.argv = {[name, *args]!r}\n'
         f"runpy.run_path({str(ROOT / 'tools' / f'{name}.py')!r}, run_name='__main__')\n"
     )
-    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
-    return subprocess.run(
-        [sys.executable, '-c', code], cwd=folder, env={**os.environ, 'PYTHONPATH': path}, capture_output=True,
-        text=True, timeout=300,
-    )  # fmt: skip
+    return interpreter.run(code, cwd=folder)
 
 
 def ok(result: subprocess.CompletedProcess) -> str:
@@ -114,11 +109,11 @@ SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ('boxes', 'segmen
 
 
 @pytest.mark.parametrize('task', ['detection', *SLOW])
-def test_train_test_and_resume(task, folder, tool):
+def test_train_test_and_resume(task, folder, tool, fresh):
     pytest.importorskip(LIBRARY[task])
     config, work_dir = f'{task}.py', folder / 'work_dirs' / f'{task}_shapes'
     short = ['--shapes', '--cfg-options', 'train_cfg.max_iters=2', 'default_hooks.logger.interval=1']
-    screen = ok(start(folder, 'train', config, *short))  # warnings are seen in a process of its own
+    screen = ok(start(fresh(), folder, 'train', config, *short))  # warnings are seen in a process of its own
     assert 'Changed in the config to run on the Shapes data' in screen
     assert 'eta:' in screen
     assert METRIC[task] in screen.rpartition('Saving checkpoint')[2]
@@ -181,15 +176,15 @@ def test_resuming_where_no_checkpoint_can_be_read(tool, tmp_path):
 
 
 @pytest.mark.slow  # by what it writes; forking_kills.py compares weights, and kills at any moment
-def test_a_killed_run_resumes_as_if_unbroken(folder, tmp_path):
-    """Twelve iterations at once, and six, a kill that nothing can catch, and the rest: the same losses."""
+def test_a_killed_run_resumes_as_if_unbroken(folder, tmp_path, fresh):
+    """Six iterations at once, and four, a kill that nothing can catch, and the rest: the same losses."""
     pytest.importorskip('mmdet')
-    options = ['train_cfg.max_iters=12', 'train_cfg.val_interval=6', 'default_hooks.logger.interval=1']
-    options += ['default_hooks.checkpoint.interval=6', 'default_hooks.checkpoint.max_keep_ckpts=2']
+    options = ['train_cfg.max_iters=6', 'train_cfg.val_interval=3', 'default_hooks.logger.interval=1']
+    options += ['default_hooks.checkpoint.interval=3', 'default_hooks.checkpoint.max_keep_ckpts=2']
     options += ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
     args = ['detection.py', '--shapes', '--seed', '7', '--cfg-options', *options]
     unbroken, broken = tmp_path / 'unbroken', tmp_path / 'broken'
-    ok(start(folder, 'train', *args, '--work-dir', str(unbroken)))
+    ok(start(fresh('mmdet'), folder, 'train', *args, '--work-dir', str(unbroken)))
 
     kill = (
         'import os, signal\n'
@@ -197,15 +192,15 @@ def test_a_killed_run_resumes_as_if_unbroken(folder, tmp_path):
         'train_iter = Runner.call_hook\n'
         'def call_hook(self, name, **kwargs):\n'
         '    train_iter(self, name, **kwargs)\n'
-        "    if name == 'after_train_iter' and self.iter == 8:\n"
+        "    if name == 'after_train_iter' and self.iter == 4:\n"
         '        os.kill(os.getpid(), signal.SIGKILL)\n'
         'Runner.call_hook = call_hook\n'
     )
-    result = start(folder, 'train', *args, '--work-dir', str(broken), before=kill)
+    result = start(fresh('mmdet'), folder, 'train', *args, '--work-dir', str(broken), before=kill)
     assert result.returncode == -9
-    assert (broken / 'iter_6.pth').is_file()
-    screen = ok(start(folder, 'train', *args, '--work-dir', str(broken), '--resume'))
-    assert 'iter: 6' in screen
+    assert (broken / 'iter_3.pth').is_file()
+    screen = ok(start(fresh('mmdet'), folder, 'train', *args, '--work-dir', str(broken), '--resume'))
+    assert 'iter: 3' in screen
 
     def losses(work_dir):
         rows = {}
@@ -217,7 +212,7 @@ def test_a_killed_run_resumes_as_if_unbroken(folder, tmp_path):
         return rows
 
     expected, actual = losses(unbroken), losses(broken)
-    assert list(expected) == list(actual) == list(range(1, 13))
+    assert list(expected) == list(actual) == list(range(1, 7))
     assert actual == expected
 
 
@@ -234,7 +229,8 @@ def test_unreadable_and_empty_images(tool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_shapes(tmp_path / 'made', size=64, num_train=2, num_val=1)
     (tmp_path / 'boxes.py').write_text(CONFIGS['boxes'])
-    args = ('boxes.py', '--shapes', '--cfg-options', 'train_cfg.max_iters=1')
+    args = ('boxes.py', '--shapes', '--cfg-options', 'train_cfg.max_iters=1', 'train_dataloader.num_workers=0')
+    args += ('train_dataloader.persistent_workers=False',)
     for content, expected in ((b'no image', 'cannot be read'), (b'', 'is an empty file')):
         for path in (tmp_path / 'made' / 'train').glob('*.png'):
             path.write_bytes(content)
