@@ -351,9 +351,17 @@ def launched(script: str, arguments: list[str], variables: dict[str, str], folde
 # What is run here
 
 HERE = [command for command in UNIQUE if isinstance(row_of(command), list)]
+SWAPS = [command for command in HERE if command.text.startswith('python -m mmext_backbones.swap ')]
+SLOW = SWAPS[1:]  # of test_swap.py and test_swap_docs.py
 
 
-@pytest.mark.parametrize('command', HERE, ids=lambda command: command.text[:100])
+@pytest.mark.parametrize(
+    'command',
+    [
+        pytest.param(command, id=command.text[:100], marks=pytest.mark.slow if command in SLOW else ())
+        for command in HERE
+    ],
+)
 def test_it_runs(command, tmp_path, monkeypatch):
     more = row_of(command)
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')

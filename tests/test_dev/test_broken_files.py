@@ -28,13 +28,13 @@ def test_a_handful(tmp_path):
     pytest.importorskip('mmpretrain')
     out = tmp_path / 'results.json'
     result = subprocess.run(
-        [sys.executable, str(TRIAL), '--cases', '10', '--seed', '7', '-o', str(out)],
+        [sys.executable, str(TRIAL), '--cases', '6', '--seed', '7', '-o', str(out)],
         env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     results = json.loads(out.read_text())['results']
-    assert len(results) == 10
+    assert len(results) == 6
     assert all(each['message'] for each in results if each['end'] == 'refused')
     assert any(each['end'] == 'refused' for each in results)
 

@@ -443,6 +443,10 @@ def test_json_of_something_else(content, expected, folder, made):
     Path('p.json').write_text(json.dumps(content))
     with pytest.raises(UserError, match=expected):
         run('detection', predictions='p.json')
+
+
+def test_masks_for_a_test_of_boxes(folder, made):
+    first = json.loads((made / 'annotations' / 'instances_val.json').read_text())['images'][0]['id']
     masks = [{'image_id': first, 'category_id': 1, 'score': 0.5, 'segmentation': {}}]
     Path('q.segm.json').write_text(json.dumps(masks))
     with pytest.raises(UserError, match='hold segm, which the config does not evaluate'):

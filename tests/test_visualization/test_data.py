@@ -65,8 +65,14 @@ def inputs_of(library: str, shapes: Path, number: int = 4, repeat: int = 1, **pr
     return loader, module, list(model_inputs(loader, module, number, repeat=repeat, training=True))
 
 
-@pytest.mark.parametrize('rgb', [True, False], ids=['RGB', 'BGR'])
-@pytest.mark.parametrize('library', CONFIGS)
+@pytest.mark.parametrize(
+    ('library', 'rgb'),
+    [
+        pytest.param(library, rgb, id=f'{library}-{"RGB" if rgb else "BGR"}', marks=marks)
+        for rgb, marks in ((True, []), (False, pytest.mark.slow))
+        for library in CONFIGS
+    ],
+)
 def test_undoing_the_normalisation_gives_the_file(library, rgb, shapes):
     padding = {'mmdet': {'pad_size_divisor': 32}, 'mmseg': {'size': (64, 96)}, 'mmpretrain': {'pad_size_divisor': 32}}
     swap = {'to_rgb' if library == 'mmpretrain' else 'bgr_to_rgb': rgb}
