@@ -197,7 +197,7 @@ def test_opencv_without_its_libraries(fakes):
     [
         ('cv2 that crashes', 60, r'Python crashed \(SIGSEGV\)'),
         ('cv2 that leaves', 60, 'SystemExit: 3'),
-        ('cv2 that hangs', 1, 'no answer within 1 seconds'),
+        ('cv2 that hangs', 3, 'no answer within 3 seconds'),
     ],
 )
 def test_a_library_that_takes_the_process_down(fakes, name, timeout, words):
