@@ -109,6 +109,7 @@ def test_a_browser_fetches_nothing_from_elsewhere(site):
     assert not re.findall(r'(?:https?:)?//[^\s"\']+\.(?:js|css|woff2?)', (folder / 'index.html').read_text())
 
 
+@pytest.mark.slow  # in a browser
 def test_pages_on_a_disk_can_be_searched(site):
     """Opened as files, without a server, as `make docs` leaves them."""
     playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')

@@ -159,6 +159,7 @@ def test_an_average_of_the_weights(tmp_path):
     assert not torch.equal(saved['state_dict'][key], runner.model.state_dict()[key])
 
 
+@pytest.mark.slow  # of test_export
 @needs_kernels
 def test_exporting(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -143,7 +143,7 @@ def mean(values: list) -> float:
 @pytest.mark.parametrize(
     ('task', 'out'),
     [
-        ('detection', 'new/p.pkl'),
+        pytest.param('detection', 'new/p.pkl', marks=pytest.mark.slow),
         ('detection', 'new/p.json'),
         ('detection', 'p.segm.json'),
         ('segmentation', 'p.pkl'),

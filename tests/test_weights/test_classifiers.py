@@ -115,8 +115,8 @@ def test_own_checkpoints_load_as_they_are(tmp_path):
         assert torch.equal(value, model.state_dict()[key]), key
 
 
-# without and with an average of the weights
-@pytest.mark.parametrize('leaf', ['swin_t_in1k', pytest.param('maxvit_t_in1k', marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_scores_are_those_of_timm, and the whole test of a data set
+@pytest.mark.parametrize('leaf', ['swin_t_in1k', 'maxvit_t_in1k'])  # without and with an average of the weights
 def test_the_published_classifier_is_evaluated_as_timm_would(leaf, tmp_path, monkeypatch):
     """Images named after what timm says of them: every one is right."""
     peer = published(leaf)
