@@ -22,10 +22,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'tools'))
 
 SIZE = 128  # pixels, height and width of the images
+LARGE = {'dino': 256}  # where 128 pixels have fewer tokens than the model has queries
 # config -> the operators it is here for
 CONFIGS = {
     'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py': 'nms, roi_align',
     'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py': 'nms, roi_align',
+    'mmdet::htc/htc_r50_fpn_1x_coco.py': 'nms, roi_align',
     'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py': 'sigmoid_focal_loss',
     'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py': 'nms',
     'mmdet::dcn/mask-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py': 'deform_conv',
@@ -41,6 +43,7 @@ CONFIGS = {
     'mmdet::carafe/faster-rcnn_r50_fpn-carafe_1x_coco.py': 'carafe',
     'mmdet::faster_rcnn/faster-rcnn_r50_fpn_soft-nms_1x_coco.py': 'softnms',
     'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py': 'ms_deform_attn',
+    'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py': 'ms_deform_attn',
     'mmseg::psanet/psanet_r50-d8_4xb2-40k_cityscapes-512x1024.py': 'psamask',
     'mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py': 'ms_deform_attn',
     'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py': 'none',
@@ -60,12 +63,13 @@ def figures(name: str) -> dict[str, float]:
     import survey_steps as steps
 
     library, _, path = name.partition('::')
+    size = next((size for part, size in LARGE.items() if path.startswith(part)), SIZE)
     cfg = steps.load(library, path)
     with steps._environment(cfg, library):
-        plain = steps._plain(cfg.model, SIZE)
+        plain = steps._plain(cfg.model, size)
         let_all_through(plain.get('test_cfg') or {})
         model = steps.build(plain).train()
-        batch = steps.batch(plain, library, SIZE)
+        batch = steps.batch(plain, library, size)
         losses = model(**model.data_preprocessor(copy.deepcopy(batch), True), mode='loss')
         found = {}
         total = 0
