@@ -75,7 +75,7 @@ def test_once_for_training_at_sizes_marked_as_dynamic(cls):
 
 @needs_one_recording
 def test_native_sequencer_once():
-    model = shallow(Sequencer2D, stages=2, patch_size=7, pyramid=False).eval()
+    model = shallow(Sequencer2D, stages=2, patch_size=7, pyramid=False, out_indices=(0, 1)).eval()
     run, graphs = compiled(model, 'aot_eager')
     with torch.no_grad():
         for size in [FIRST, *SIZES[:3]]:
