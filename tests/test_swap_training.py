@@ -120,7 +120,10 @@ def scalars(folder: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize('library', ['mmdet', pytest.param('mmseg', marks=pytest.mark.slow)])
+# with the tests of every day, tests/test_registry.py has that a library alone finds our types, and tests/test_swap.py
+# takes a training step of a child in this process
+@pytest.mark.slow
+@pytest.mark.parametrize('library', ['mmdet', 'mmseg'])
 def test_tools_of_the_library_train_and_test(folder, library, monkeypatch):
     if not is_installed(MODULE2PACKAGE[library]):
         pytest.skip(
