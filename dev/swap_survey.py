@@ -1,7 +1,7 @@
 """Swaps the backbone of every config that mmdet and mmsegmentation install, and runs what comes out.
 
     python dev/swap_survey.py                             # every config with one family, in turn; half an hour
-    python dev/swap_survey.py --all-families              # what the page shows; an hour and a half, or --jobs 4
+    python dev/swap_survey.py --all-families              # what the page shows; two hours and more, or --jobs 4
     python dev/swap_survey.py --library mmseg --only upernet --limit 20
     python dev/swap_survey.py --resume                    # go on where a run stopped
     python dev/swap_survey.py --again                     # the swap has changed: run the models that are new
@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'docs' / 'swap_survey.jsonl'
 PAGE = ROOT / 'docs' / 'swap_survey.md'
 LIBRARIES = ('mmdet', 'mmseg')
-FAMILIES = ('swin_t', 'elsa_swin_t', 'maxvit_t', 'sequencer_s')
+FAMILIES = ('swin_t', 'elsa_swin_t', 'maxvit_t', 'sequencer_s', 'volo_d1', 'elsa_volo_d1')
 OUTCOMES = {
     'ran': 'swapped and ran',
     'refused': 'refused',

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import ELSAVOLO, VOLO, ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 
 from .case import Case, Peer, Setting
 from .peers import networks, operators, timm_operators
@@ -33,6 +33,7 @@ def images(setting: Setting) -> tuple[Tensor]:
 
 def _cases() -> list[Case]:
     swin, elsa, sequencer = SwinTransformer.ARCHS, ELSASwin.ARCHS, Sequencer2D.ARCHS
+    volo, elsa_volo, raw = VOLO.ARCHS, ELSAVOLO.ARCHS, {'pyramid': False}
     return [
         Case('swin', 'Swin', swin, (448, 672), SWIN_PEERS, network(SwinTransformer), images),
         Case('elsa_swin', 'ELSA-Swin', elsa, (512, 672), networks.ELSA_PEERS, network(ELSASwin), images),
@@ -45,6 +46,17 @@ def _cases() -> list[Case]:
             (448, 672),
             networks.SEQUENCER_PEERS,
             network(Sequencer2D, {'patch_size': 7, 'pyramid': False}),
+            images,
+        ),
+        Case('volo', 'VOLO as published', volo, (448, 672), networks.VOLO_PEERS, network(VOLO, raw), images),
+        Case('elsa_volo', 'ELSA-VOLO', elsa_volo, (448, 672), networks.ELSA_VOLO_PEERS, network(ELSAVOLO, raw), images),
+        Case(
+            'elsa_volo_vs_volo',
+            'ELSA-VOLO beside VOLO',
+            elsa_volo,
+            (448, 672),
+            networks.VOLO_OURS,
+            network(ELSAVOLO, raw),
             images,
         ),
         Case(
@@ -99,4 +111,4 @@ def _cases() -> list[Case]:
 
 
 CASES: Mapping[str, Case] = {case.name: case for case in _cases()}
-DEFAULT_CASES = ('swin', 'elsa_swin', 'elsa_vs_swin', 'maxvit', 'sequencer', 'op:elsa')
+DEFAULT_CASES = ('swin', 'elsa_swin', 'elsa_vs_swin', 'maxvit', 'sequencer', 'volo', 'op:elsa')

@@ -16,7 +16,7 @@ from .cases import CASES, DEFAULT_CASES
 from .chart import draw_growth, draw_ratios
 from .growth import grow
 from .machine import describe
-from .report import growth_lines, heading, legend, line, write_json
+from .report import growth_lines, heading, legend, line, markdown, write_json
 from .session import LeftOut, Options, Row, compare
 from .timing import DTYPES, MODES
 
@@ -47,6 +47,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     add('--batches', type=int, nargs='+', default=[1, 2, 4, 8], metavar='N', help='of --growth, of the smallest image')
     add('--no-memory', action='store_true', help='leave the peaks out: they take a fresh process each')
     add('--json', metavar='FILE', help='machine, options, rows and every sample')
+    add('--markdown', action='store_true', help='the rows as docs/performance.md has them, at the end')
     add('--chart', metavar='FILE', help='PNG, SVG or PDF')
     add_traceback_option(made)
     return made
@@ -97,6 +98,8 @@ def _compare(args, cases: Sequence[Case], device: torch.device, warmup: int, fou
         if args.json:  # after every row: a long run that is stopped leaves what it has
             write_json(args.json, found | _results(rows, left_out))
     print('\n'.join(legend(left_out)))
+    if args.markdown:
+        print('\n'.join(['', *map(markdown, rows)]))
     if args.json:
         write_json(args.json, found | _results(rows, left_out))
     if args.chart and rows:
@@ -125,7 +128,7 @@ def _growth(args, cases: Sequence[Case], device: torch.device, warmup: int, foun
 
 
 def _options(args: argparse.Namespace, warmup: int) -> dict[str, Any]:
-    left = ('traceback', 'json', 'chart')
+    left = ('traceback', 'json', 'chart', 'markdown')
     return {key: value for key, value in vars(args).items() if key not in left} | {'warmup': warmup}
 
 

@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmext_backbones.utils.files import write_whole
+from mmext_backbones.zoo import SIZES
 
 from .session import LeftOut, Row
 from .timing import Spread
 
-__all__ = ['growth_lines', 'heading', 'legend', 'line', 'write_json']
+__all__ = ['growth_lines', 'heading', 'legend', 'line', 'markdown', 'write_json']
 
+PEERS = {'unfold': 'its unfolded form', 'swin': 'our Swin', 'volo': 'our VOLO'}  # in prose
 WIDTHS = (13, 17, 14, 6, 26, 26, 27)
 
 
@@ -46,6 +49,22 @@ def line(row: Row) -> str:
     if agreement.ours is not None:
         more.append(f'off float32 by {agreement.ours:.0e} and {agreement.peer:.0e}')
     return ''.join(f'{cell:{width}}' for cell, width in zip(cells, WIDTHS, strict=True)) + '; '.join(more + row.notes)
+
+
+def markdown(row: Row) -> str:
+    """The row as the tables of docs/performance.md have it."""
+    name = f'{re.split(" as | beside ", row.title)[0]}-{SIZES.get(row.arch, row.arch).upper()}'
+    peer = PEERS.get(row.peer, row.peer)
+    low, high = row.ratio.low, row.ratio.high
+    ratio = f'{row.ratio.median:.2f} ({low:.2f} to {high:.2f}), a tie'
+    if not row.ratio.tie:
+        ratio = f'**{row.ratio.median:.2f}** ({low:.2f} to {high:.2f})'
+    cells = [name, f'{row.batch} x {row.size[0]} x {row.size[1]}', row.mode, peer]
+    cells += [f'{row.time(side).median:.3f} s' for side in ('ours', 'peer')] + [ratio]
+    if row.memory:
+        ours, theirs = row.memory['ours'], row.memory['peer']
+        cells += [f'{ours:.0f}, {theirs:.0f} MiB', f'{theirs / max(ours, 1):.2f}']
+    return f'| {" | ".join(cells)} |'
 
 
 def legend(left_out: Sequence[LeftOut]) -> list[str]:

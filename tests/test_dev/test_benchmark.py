@@ -24,16 +24,25 @@ from dev.benchmark.cases import CASES
 from dev.benchmark.command import benchmark, parser
 from dev.benchmark.growth import exponent
 from dev.benchmark.timing import Pass, interleave, spread
-from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import ELSAVOLO, VOLO, ELSASwin, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.utils.cli import run_cli
 
 CPU = torch.device('cpu')
 SWIN = {'embed_dims': 16, 'depths': (1, 1, 2, 1), 'num_heads': (1, 2, 4, 8)}
+NANO_VOLO = {
+    'embed_dims': (32, 64, 64, 64),
+    'depths': (1, 1, 1, 1),
+    'num_heads': (1, 2, 2, 2),
+    'mlp_ratio': 3,
+    'stem_dims': 4,
+}
 NANO = {
     SwinTransformer: SWIN,
     ELSASwin: {**SWIN, 'group_width': 4},
     MaxViT: {'embed_dims': (32, 32, 64, 64), 'depths': (1, 1, 1, 1), 'stem_dims': 16},
     Sequencer2D: {'embed_dims': (16, 32, 32, 32), 'depths': (1, 2, 1, 1), 'hidden_dims': (4, 8, 8, 8)},
+    VOLO: NANO_VOLO,
+    ELSAVOLO: {**NANO_VOLO, 'kernel_size': 5, 'group_width': 8},
 }
 BOTH = 'forward+backward'
 PAIRS = [pytest.param(case, peer, id=f'{case.name}-{peer.name}') for case in CASES.values() for peer in case.peers]
@@ -86,7 +95,7 @@ def test_outputs_and_gradients_agree(case, peer):
     skip_without(peer)
     for setting in settings(case, (224, 224)):
         found = check(case, peer, setting, BOTH, torch.float32, CPU)
-        if case.name == 'elsa_vs_swin':
+        if '_vs_' in case.name:
             assert found.outputs is None
             assert 'two different networks' in found.note
         else:
@@ -98,7 +107,7 @@ def test_outputs_and_gradients_agree(case, peer):
 @pytest.mark.parametrize(('case', 'peer'), PAIRS)
 def test_at_odd_sizes_they_agree_or_the_row_says_why_not(case, peer):
     skip_without(peer)
-    by_design = {'swin-timm', 'swin-torchvision', 'sequencer-timm'}
+    by_design = {'swin-timm', 'swin-torchvision', 'sequencer-timm', 'volo-timm'}
     for setting in settings(case, (230, 301)):
         if peer.refuses(setting):
             assert peer.name == 'timm'
@@ -122,7 +131,7 @@ def test_ours_norms_its_maps_only_beside_a_peer_that_does():
         assert norms == {nn.LayerNorm if peer.name.startswith('mm') else nn.Identity}
 
 
-@pytest.mark.parametrize('name', ['swin', 'maxvit', 'sequencer'])
+@pytest.mark.parametrize('name', ['swin', 'maxvit', 'sequencer', 'volo'])
 def test_both_sides_return_dense_maps(name):
     case = CASES[name]
     for peer in case.peers:
@@ -296,7 +305,7 @@ def test_table_json_and_chart(tmp_path, capsys, monkeypatch):
     cases = ['elsa_swin', 'elsa_vs_swin', 'op:elsa']
     options = ['--arch', 'nano', '--size', 56, 70, '--rounds', 3, '--warmup', 1, '--mode', 'forward', BOTH]
     files = ['--json', tmp_path / 'found.json', '--chart', tmp_path / 'found.svg']
-    assert tool(*cases, *options, *files) == 0
+    assert tool(*cases, *options, *files, '--markdown') == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / 'found.json').read_text())
     rows = found['rows']
@@ -311,6 +320,16 @@ def test_table_json_and_chart(tmp_path, capsys, monkeypatch):
         assert row['tie'] == (row['ratio']['low'] <= 1 <= row['ratio']['high'])
         assert (row['floor'] is not None) == (row['case'] == 'op:elsa')
         assert row['memory'] == {'ours': 20, 'peer': 50}
+    assert (
+        len(
+            re.findall(
+                r'^\| ELSA-Swin-NANO \| 1 x 56 x 70 \| forward \| (?:our Swin|its unfolded form) \| .* 2.50 \|$',
+                printed,
+                re.MULTILINE,
+            )
+        )
+        == 2
+    )
     assert printed.count(' tie ') == sum(row['tie'] for row in rows)
     assert found['machine']['packages']['torch'].split('+')[0] in torch.__version__
     assert found['options']['rounds'] == 3
@@ -423,7 +442,7 @@ def test_what_cannot_be_compiled_is_named(capsys, one_layer):
         (['swin', '--rounds', 0], '--rounds 0: expected at least 1'),
         (['swin', '--chart', 'a.txt'], '--chart a.txt: expected a name that ends in'),
         (['swin', '--json', 'nowhere/a.json'], '--json nowhere/a.json: there is no folder nowhere'),
-        (['op:elsa', '--growth'], "expected swin, elsa_swin, maxvit, sequencer, not 'op:elsa'"),
+        (['op:elsa', '--growth'], "expected swin, elsa_swin, maxvit, sequencer, volo, elsa_volo, not 'op:elsa'"),
         (['swin', '--growth', '--edges', 64, '--batches', 2], 'at least two --edges or two --batches'),
     ],
 )
