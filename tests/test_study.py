@@ -1,6 +1,8 @@
-"""docs/study.md: its table of mixers is of the networks as they are, and its command trains each of them."""
+"""docs/study.md: its table is of the results and of the networks as they are, and its command trains each of them."""
 
 import copy
+import functools
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,18 +14,21 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
+from dev import study
 from mmext_backbones.analysis.cost import model_cost
 from mmext_backbones.backbones import LocalSwin
 from mmext_backbones.backbones.local_mixers import MIXERS
 from mmext_backbones.datasets.shapes.files import make_shapes
 from mmext_backbones.engine import setup, train
 from mmext_backbones.engine.options import TrainOptions
+from mmext_backbones.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / 'docs' / 'study.md').read_text()
 TABLE = re.search(r'<!-- mixers: begin.*?-->\n(.*?)<!-- mixers: end', TEXT, re.DOTALL).group(1)
 ROWS = {cells[0].strip('`'): cells for cells in ([cell.strip() for cell in line.split('|')[1:-1]]
                                                  for line in TABLE.strip().splitlines()[2:])}  # fmt: skip
+FOUND = json.loads(study.RESULTS.read_text())
 COMMAND = shlex.split(re.search(r'```bash\n(.*?)```', TEXT, re.DOTALL).group(1).replace('\\\n', ''))
 ARCH = {'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8)}
 SOME = 'net7-n'  # of the command
@@ -31,6 +36,41 @@ SOME = 'net7-n'  # of the command
 
 def test_every_mixer_has_a_row():
     assert list(ROWS) == list(MIXERS)
+
+
+def test_the_numbers_are_those_of_the_results():
+    assert list(FOUND['mixers']) == list(MIXERS)
+    assert study.page(TEXT, FOUND) == TEXT
+    times = [one[mode] for one in FOUND['mixers'].values() for mode in study.MODES]
+    assert all(0 < time['low'] <= time['median'] <= time['high'] for time in times)
+
+
+def test_other_results_make_another_page():
+    one = {'params': 1_234_567, 'macs': 8_900_000_000}
+    one |= {mode: {'median': median} for mode, median in zip(study.MODES, (0.0123, 4.5678), strict=True)}
+    text = study.page(TEXT, {**FOUND, 'mixers': {'net4-n': one}, 'date': '2001-02-03'})
+    assert '| `net4-n` | r^b | softmax | neighbourhood | 1.23 M | 8.90 G | 12 ms | 4568 ms | - |' in text
+    assert ', 2001-02-03.' in text
+    assert len(text.splitlines()) == len(TEXT.splitlines())
+    with pytest.raises(UserError, match="no row of the mixer 'net8'"):
+        study.page(TEXT, {**FOUND, 'mixers': {'net8': one}})
+
+
+def test_measured_and_drawn(monkeypatch, tmp_path):
+    monkeypatch.setattr(study, 'MIXERS', {name: MIXERS[name] for name in ('involution', 'net1')})
+    monkeypatch.setattr(study, 'LocalSwin', functools.partial(LocalSwin, ARCH))
+    monkeypatch.setattr(study, 'SIZE', (64, 64))
+    monkeypatch.setattr(study, 'SCENES', 1)
+    for name in ('PAGE', 'RESULTS', 'PICTURE'):
+        monkeypatch.setattr(study, name, tmp_path / getattr(study, name).name)
+    study.PAGE.write_text(TEXT)
+    study.main(['--rounds', '2', '--warmup', '0', '--threads', '1'])
+    found = json.loads(study.RESULTS.read_text())
+    assert list(found['mixers']) == ['involution', 'net1']
+    for one in found['mixers'].values():
+        assert 0 < one['forward']['low'] <= one['forward']['high'] < one['forward+backward']['high']
+    assert study.PAGE.read_text() == study.page(TEXT, found) != TEXT
+    assert study.PICTURE.read_bytes().startswith(b'\x89PNG')
 
 
 @pytest.mark.parametrize('mixer', MIXERS)

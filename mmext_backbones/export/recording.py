@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch._dynamo.exc import UserError as TorchUserError
 
 from ..backbones.base import DenseBackbone
-from ..layers import BiLSTM2D, ELSAAttention, GlobalAttention, OutlookAttention, PartitionAttention, WindowAttention
+from ..layers import (
+    BiLSTM2D,
+    ELSAAttention,
+    GlobalAttention,
+    LocalAttention,
+    OutlookAttention,
+    PartitionAttention,
+    WindowAttention,
+)
 from ..ops.window_attention.export import shared_plans
 
 TOO_OLD = f'torch {torch.__version__} is too old to record a network for export: take 2.9 or newer'
@@ -107,6 +115,8 @@ def _in_recordable_forms(network: BackboneWithNeck, onnx: bool) -> BackboneWithN
                 module.backend = 'export'
             elif isinstance(module, ELSAAttention):
                 module.backend = 'operator' if onnx and module.lam == 0 else 'export'  # the former has no factors
+            elif isinstance(module, LocalAttention):
+                module.backend = 'operator' if onnx and module.normalization == 'softmax' else 'export'
             elif isinstance(module, BiLSTM2D) and onnx:
                 from .translations import RecordedBiLSTM2D
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmext_backbones.ops import elsa, filter_norm
+from mmext_backbones.ops import elsa, filter_norm, tap_sum
+from mmext_backbones.ops.torch_versions import is_compiling
 
 from .batch_norm import BatchNorm2d
 
@@ -113,6 +114,8 @@ class DecoupledDynamicFilter(nn.Module):
         x = x.permute(0, 3, 1, 2)
         (B, C, H, W), k = x.shape, self.kernel_size
         spatial, channel = self.spatial_filter(x), self.channel_filter(x)
+        if is_compiling():  # which may not know the number of images, and so of heads
+            return self.by_taps(x, spatial, channel).permute(0, 2, 3, 1)
         if B == 0:  # the operator wants a head
             return x.permute(0, 2, 3, 1) * (spatial.sum() + channel.sum())
         static = channel.reshape(B * C, k, k)
@@ -127,6 +130,15 @@ class DecoupledDynamicFilter(nn.Module):
             softmax=False,
         )
         return x.view(B, C, H, W).permute(0, 2, 3, 1)
+
+    def by_taps(self, x: Tensor, spatial: Tensor, channel: Tensor) -> Tensor:
+        """The formula tap by tap, for recorded networks: [B, C, H, W] and the filters -> [B, C, H, W]."""
+        heads = (self.num_heads, -1)
+        of_pixel = spatial.unflatten(1, heads)[:, :, None].unbind(3)  # K of [B, heads, 1, H, W]
+        of_channel = channel.unflatten(1, heads)[..., None, None].unbind(3)  # K of [B, heads, C / heads, 1, 1]
+        join = torch.mul if self.combine == 'mul' else torch.add
+        filters = map(join, of_pixel, of_channel)
+        return tap_sum(x.unflatten(1, heads), filters, self.kernel_size, self.dilation).flatten(1, 2)
 
     def spatial_filter(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, num_heads * K, H, W]."""
@@ -157,6 +169,8 @@ class DynamicDepthwiseConv(nn.Module):
         (B, C, H, W), k = x.shape, self.kernel_size
         weight = self.expand(F.relu(self.norm(self.reduce(x.mean((2, 3), keepdim=True)))))
         bias = self.bias[:, None, None].to(x.dtype)
+        if is_compiling():  # which may not know the number of images, and so of groups
+            return tap_sum(x, weight.unflatten(1, (C, -1)).unbind(2), k) + bias
         if B == 0:  # a convolution wants a group
             return x * weight.sum() + bias
         weight = weight.reshape(B * C, 1, k, k)

@@ -56,6 +56,7 @@ class GhostAttention(nn.Module):
     def by_pair(table: Tensor, size: tuple[int, int]) -> Tensor:
         """A table by offset, [heads, 2h - 1, 2w - 1], for each query and key: [heads, N, N]."""
         offsets = (2 * size[0] - 1, 2 * size[1] - 1)
-        if table.shape[1:] != offsets:
+        # resampled to its own size a table stays as it is: an unknown size is not asked
+        if any(isinstance(edge, torch.SymInt) for edge in size) or table.shape[1:] != offsets:
             table = F.interpolate(table[None], offsets, mode='bilinear', align_corners=False)[0]
         return table.flatten(1)[:, relative_position_index(tuple(size), table.device).T]  # key minus query

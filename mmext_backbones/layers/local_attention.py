@@ -17,7 +17,9 @@ from mmext_backbones.ops import (
     window_merge,
     window_partition,
 )
-from mmext_backbones.ops.window_attention.reference import fill_up
+from mmext_backbones.ops.torch_versions import is_compiling
+from mmext_backbones.ops.window_attention.export import window_plan
+from mmext_backbones.ops.window_attention.reference import MASKED, fill_up
 
 from . import fused
 from .linear import linear
@@ -77,6 +79,7 @@ class LocalAttention(nn.Module):
             raise ValueError(f'size={size}: expected an odd number, the edge of a neighbourhood')
         super().__init__()
         self.num_heads = num_heads
+        self.backend = 'auto'  # of the ELSA operator, in a neighbourhood
         self.normalization, self.region, self.size = normalization, region, size
         self.shift_size, self.shift_single_window = shift_size, shift_single_window
         self.scaled = 'q.k' in terms
@@ -103,11 +106,29 @@ class LocalAttention(nn.Module):
         H, W = qkv.shape[1:3]
         window = (self.size, self.size)
         shift = self.shift_size if self.shift_single_window or max(H, W) > self.size else 0
+        if is_compiling():
+            return self.in_gathered_windows(qkv, window, shift)
         qkv = fill_up(qkv, self.qkv.bias.to(qkv.dtype), window)
         windows, padded_size = window_partition(qkv, window, shift)  # [B, windows, N, (1 to 3) * C]
+        mask = shifted_window_mask(padded_size, window, shift, qkv.device)[:, None] if shift else None
+        x = self.among(windows, window, mask)
+        return window_merge(x, window, padded_size, shift)[:, :H, :W].contiguous()
+
+    def in_gathered_windows(self, qkv: Tensor, window: tuple[int, int], shift: int) -> Tensor:
+        """`in_windows` without a question about the size: recorded once for all."""
+        H, W = qkv.shape[1:3]
+        plan = window_plan((H, W), window, shift, False, qkv.device)
+        windows = qkv.flatten(1, 2).index_select(1, plan.token)  # [B, windows * N, (1 to 3) * C]
+        windows = torch.where(plan.inside.view(-1, 1), windows, self.qkv.bias.to(qkv.dtype))
+        mask = None if plan.apart is None else (plan.apart * MASKED)[:, None]
+        x = self.among(windows.unflatten(1, (plan.groups, -1)), window, mask)
+        return x.flatten(1, 2).index_select(1, plan.place).unflatten(1, (H, W))
+
+    def among(self, windows: Tensor, window: tuple[int, int], mask: Tensor | None) -> Tensor:
+        """The attention within windows: [B, windows, N, (1 to 3) * C] -> [B, windows, N, C]."""
         q, k, v = (None if x is None else x.transpose(2, 3) for x in self.split(windows))
 
-        index = relative_position_index(window, qkv.device).T  # key minus query, [N, N]
+        index = relative_position_index(window, windows.device).T  # key minus query, [N, N]
         logits = []  # [B, windows, heads, N, N], or without B and windows where nothing depends on the image
         if self.scaled:
             logits.append(self.scale * (q @ k.mT))
@@ -117,9 +138,8 @@ class LocalAttention(nn.Module):
             logits.append(torch.einsum('hnmd,bwhmd->bwhnm', self.relative_queries[:, index], k))
         if self.relative_position_bias_table is not None:
             logits.append(self.relative_position_bias_table[:, index])
-        mask = shifted_window_mask(padded_size, window, shift, qkv.device)[:, None] if shift else None
         x = self.normalize(sum(logits), mask).to(v.dtype) @ v  # [B, windows, heads, N, d]
-        return window_merge(x.transpose(2, 3).flatten(3), window, padded_size, shift)[:, :H, :W].contiguous()
+        return x.transpose(2, 3).flatten(3)
 
     def over_neighbours(self, qkv: Tensor) -> Tensor:
         q, k, v = self.split(qkv)
@@ -143,7 +163,13 @@ class LocalAttention(nn.Module):
             softmax = self.normalization == 'softmax'  # which is part of the operator
             filters = (logits if softmax else self.normalize(logits)).flatten(3).permute(0, 3, 1, 2)
             x = elsa(
-                values, filters, num_heads=self.num_heads, kernel_size=self.size, gamma=0, softmax=softmax
+                values,
+                filters,
+                num_heads=self.num_heads,
+                kernel_size=self.size,
+                gamma=0,
+                softmax=softmax,
+                backend=self.backend,
             )  # [B, C, H, W]
         return x.permute(0, 2, 3, 1)
 

@@ -81,7 +81,7 @@ class RecurrentSequence(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[1:3]
-        return along_rows(self.rnn, x.reshape(len(x), 1, H * W, -1)).unflatten(2, (H, W)).squeeze(1)
+        return along_rows(self.rnn, x.flatten(1, 2)[:, None]).unflatten(2, (H, W)).squeeze(1)
 
 
 def along_rows(rnn: nn.RNNBase, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from .bilstm2d import bilstm2d
 from .elsa import elsa, elsa_reference
 from .global_attention import global_attention
-from .local_filters import filter_norm, neighbour_products, shift_taps, tap_shifts
+from .local_filters import filter_norm, neighbour_products, shift_taps, tap_shifts, tap_sum
 from .outlook import outlook, outlook_reference
 from .partition import grid_merge, grid_partition, padding_mask, window_merge, window_partition
 from .product_conv import product_conv, product_conv_reference
@@ -27,6 +27,7 @@ __all__ = [
     'shift_taps',
     'shifted_window_mask',
     'tap_shifts',
+    'tap_sum',
     'window_attention',
     'window_merge',
     'window_partition',

@@ -8,6 +8,8 @@ Source: Zhou et al., "ELSA" (arXiv 2112.12786), equations 1 to 8 and appendix D;
 "Decoupled Dynamic Filter Networks" (arXiv 2104.14107), section 3.2.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,6 +69,27 @@ def neighbour_products_reference(q: Tensor, k: Tensor, kernel_size: int) -> Tens
 def shift_taps(x: Tensor, kernel_size: int) -> Tensor:
     """A shift of each channel by its tap: out[i, o] = x[i + offset(o), o], [B, H, W, heads, K] -> the same shape."""
     return torch.stack([tap[..., o] for o, tap in enumerate(_taps(x, kernel_size))], dim=-1)
+
+
+def tap_sum(x: Tensor, weights: Iterable[Tensor], kernel_size: int, dilation: int = 1) -> Tensor:
+    """sum_o weights[o] * (x at the offset of tap o), one tap after another, for recorded networks: of any size.
+
+    Args:
+        x: the map, [..., H, W].
+        weights: of every tap, each as `x` or of a shape that is expanded to it.
+        kernel_size: odd edge of the neighbourhood.
+        dilation: distance between neighbouring taps.
+
+    Returns:
+        As `x`.
+    """
+    (H, W), pad = x.shape[-2:], dilation * (kernel_size // 2)
+    padded, out = F.pad(x, (pad,) * 4), None
+    for o, weight in enumerate(weights):
+        top, left = (place * dilation for place in divmod(o, kernel_size))
+        term = weight * padded[..., top : top + H, left : left + W]
+        out = term if out is None else out + term
+    return out
 
 
 def tap_shifts(kernel_size: int, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ stands in `visualization/effective_field.py`). The scale is logarithmic, relativ
 grey is exactly 0. Below: the smallest area that holds 50 % and 95 % of the gradient, and how much of the axes and
 diagonals through the middle lies in the latter.
 
-With --mixers, the same for the attention or LSTM modules of one stage on their own, between tokens. There the patterns
+With --mixers, the same for the modules of one stage that mix tokens, on their own, between tokens. There the patterns
 of the papers are exact: the cross of Sequencer's BiLSTM2D, the windows of Swin, the 7 x 7 taps of ELSA, the dotted grid
 of MaxViT.
 """
@@ -33,7 +33,16 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ..drawing.files import check_out, save_figure
-from ..layers import BiLSTM2D
+from ..layers import (
+    BiLSTM2D,
+    DecoupledDynamicFilter,
+    DepthwiseMixer,
+    GhostAttention,
+    Involution,
+    LocalAttention,
+    Recurrent2D,
+    RecurrentSequence,
+)
 from ..utils.console import say
 from ..utils.errors import UserError
 from .attention_maps import ATTENTIONS, attention_name
@@ -64,6 +73,8 @@ __all__ = [
     'run',
 ]
 
+MIXERS = (*ATTENTIONS, BiLSTM2D, LocalAttention, DecoupledDynamicFilter, DepthwiseMixer, Involution)
+MIXERS += (GhostAttention, Recurrent2D, RecurrentSequence)
 ALL_FAMILIES = ('swin_t', 'elsa_swin_t', 'maxvit_t', 'sequencer_s')
 DECADES = 4  # of the gradient that are told apart
 NONE = '#8c8c8c'  # where the gradient is exactly 0
@@ -171,7 +182,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NETWORK[=WEIGHTS]',
         help=f'{NETWORK_HELP}; weights are random where none are given (default: {" ".join(ALL_FAMILIES)})',
     )
-    parser.add_argument('--mixers', action='store_true', help='the attention or LSTM modules of one stage instead')
+    parser.add_argument('--mixers', action='store_true', help='the modules of one stage that mix tokens instead')
     parser.add_argument('--stage', type=int, default=0, help='of the modules, counted from 0 (default: %(default)s)')
     parser.add_argument('--images', nargs='+', metavar='FILE', help='pictures to average over, cut to squares')
     parser.add_argument('--noise', action='store_true', help='average over standard normal noise')
@@ -227,15 +238,16 @@ def level_panels(network: ViewedBackbone, images: Sequence[Tensor]) -> list[Fiel
     with torch.no_grad():
         sizes = [tuple(level.shape[2:]) for level in backbone(images[0])]
     strides = getattr(backbone, 'out_strides', [round(images[0].shape[2] / size[0]) for size in sizes])
+    levels = getattr(backbone, 'out_indices', range(len(sizes)))
     fields = level_fields(backbone, _bar(images, network.name))
     return [
         FieldPanel(f'level {i}, stride {stride}', field, stride, size)
-        for i, (field, stride, size) in enumerate(zip(fields, strides, sizes, strict=True))
+        for i, field, stride, size in zip(levels, fields, strides, sizes, strict=True)
     ]
 
 
 def mixer_panels(network: ViewedBackbone, images: Sequence[Tensor], stage: int) -> list[FieldPanel]:
-    """The fields of the different attention or LSTM modules of a stage, in tokens.
+    """The fields of the different modules of a stage that mix tokens, in tokens.
 
     Raises:
         UserError: if the network is none of this package, or has no such stage.
@@ -244,9 +256,8 @@ def mixer_panels(network: ViewedBackbone, images: Sequence[Tensor], stage: int) 
     modules = {}
     for block in network.backbone.stages[stage].blocks[:BLOCKS]:
         for module in block.modules():
-            if isinstance(module, (*ATTENTIONS, BiLSTM2D)):
-                name = 'BiLSTM2D' if isinstance(module, BiLSTM2D) else attention_name(module)
-                modules.setdefault(name, module)
+            if isinstance(module, MIXERS):
+                modules.setdefault(_mixer_name(module), module)
     calls = [record(network.backbone, image, list(modules.values())) for image in _bar(images, network.name)]
     panels = []
     for name, of_module in zip(modules, zip(*calls, strict=True), strict=True):
@@ -255,17 +266,27 @@ def mixer_panels(network: ViewedBackbone, images: Sequence[Tensor], stage: int) 
     return panels
 
 
-def draw_fields(rows: dict[str, Sequence[FieldPanel]], title: str, unit: str) -> Figure:
+def _mixer_name(module: nn.Module) -> str:
+    if isinstance(module, ATTENTIONS):
+        return attention_name(module)
+    if isinstance(module, LocalAttention):
+        shift = f' shifted by {module.shift_size}' if module.shift_size else ''
+        return f'{module.region} {module.size} x {module.size}{shift}'
+    return type(module).__name__
+
+
+def draw_fields(rows: dict[str, Sequence[FieldPanel]], title: str, unit: str, columns: int | None = None) -> Figure:
     """A figure of the fields of several networks, by name: a row each where all have as many, else one after the other.
 
     Args:
         rows: The fields of every network.
         title: Of the figure.
         unit: What a place of a field is, in the plural.
+        columns: Of panels.
     """
     fields = [(name, one) for name, of_network in rows.items() for one in of_network]
     widths = {len(of_network) for of_network in rows.values()}
-    columns = widths.pop() if len(widths) == 1 else min(COLUMNS, len(fields))
+    columns = columns or (widths.pop() if len(widths) == 1 else min(COLUMNS, len(fields)))
     figure, panels = grid_of_panels(-(-len(fields) // columns), columns, title, panel=(2.45, 3.3))
     for panel, (name, one) in zip(panels.flat, fields, strict=False):
         relative = one.field / one.field.max()

@@ -8,6 +8,8 @@ tap: it is meant for recorded networks in inference.
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..local_filters import tap_sum
+
 
 def elsa_export(
     v: Tensor,
@@ -23,13 +25,10 @@ def elsa_export(
     (B, C, H, W), taps, pad = v.shape, kernel_size**2, dilation * (kernel_size // 2)
     filters = logits.reshape(B, num_heads, 1, taps, H, W)
     filters = (filters.softmax(dim=3) if softmax else filters).unbind(3)
-    factors = [None] * taps if mul is None else mul.to(v.dtype).reshape(num_heads, -1, taps, 1, 1).unbind(2)
-    padded = F.pad(v, (pad,) * 4)
-    out = None if add is None else F.conv2d(padded, add.to(v.dtype).unsqueeze(1), dilation=dilation, groups=C)
-    padded, out = (None if x is None else x.unflatten(1, (num_heads, -1)) for x in (padded, out))
-    for j, (attn, factor) in enumerate(zip(filters, factors, strict=True)):
-        y, x = (place * dilation for place in divmod(j, kernel_size))
-        term = attn * padded[..., y : y + H, x : x + W]  # [B, heads, C / heads, H, W]
-        term = term if factor is None else term * factor
-        out = term if out is None else out + term
-    return out.flatten(1, 2)
+    if mul is not None:
+        factors = mul.to(v.dtype).reshape(num_heads, -1, taps, 1, 1).unbind(2)
+        filters = (attn * factor for attn, factor in zip(filters, factors, strict=True))
+    out = tap_sum(v.unflatten(1, (num_heads, -1)), filters, kernel_size, dilation).flatten(1, 2)
+    if add is None:
+        return out
+    return out + F.conv2d(v, add.to(v.dtype).unsqueeze(1), padding=pad, dilation=dilation, groups=C)

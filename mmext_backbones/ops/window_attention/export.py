@@ -61,7 +61,7 @@ def window_attention_export(
 ) -> Tensor:
     """`ops.window_attention` after its checks."""
     (B, H, W, C3), N = qkv.shape, window_size[0] * window_size[1]
-    plan = _plan((H, W), window_size, shift_size, grid, qkv.device)
+    plan = window_plan((H, W), window_size, shift_size, grid, qkv.device)
     windows = qkv.reshape(B, H * W, C3).index_select(1, plan.token)
     mask = None if plan.apart is None else plan.apart.to(qkv.dtype) * MASKED
     if padding is not None:
@@ -79,12 +79,18 @@ def window_attention_export(
     return out.index_select(1, plan.place).view(B, H, W, C3 // 3)
 
 
-def _plan(size: Size, window_size: Size, shift_size: int, grid: bool, device: torch.device) -> Plan:
-    """Made anew, or shared (`shared_plans`)."""
+def window_plan(size: Size, window_size: Size, shift_size: int, grid: bool, device: torch.device) -> Plan:
+    """Of a map of `size` tokens; made anew, or shared (`shared_plans`)."""
     shared = _SHARED.get()
+    if shared is None:
+        return _make_plan(size, window_size, shift_size, grid, device)
     key = (*map(str, (*size, *window_size)), shift_size, grid, device)  # of symbols: as they are written
-    if shared is not None and key in shared:
-        return shared[key]
+    if key not in shared:
+        shared[key] = _make_plan(size, window_size, shift_size, grid, device)
+    return shared[key]
+
+
+def _make_plan(size: Size, window_size: Size, shift_size: int, grid: bool, device: torch.device) -> Plan:
     (H, W), (h, w) = size, window_size
     rows, cols, N = -(-H // h), -(-W // w), h * w
     y, x = (_tokens(n, edge, shift_size, grid, device) for n, edge in ((rows, h), (cols, w)))
@@ -97,10 +103,7 @@ def _plan(size: Size, window_size: Size, shift_size: int, grid: bool, device: to
         apart = region[:, :, None] != region[:, None, :]
     (r, i), (c, j) = (_places(*axis, shift_size, grid, device) for axis in ((H, rows, h), (W, cols, w)))
     place = ((r * cols * N + i * w)[:, None] + c * N + j).flatten()
-    plan = Plan(rows * cols, token, inside, apart, place)
-    if shared is not None:
-        shared[key] = plan
-    return plan
+    return Plan(rows * cols, token, inside, apart, place)
 
 
 def _tokens(windows: int, edge: int, shift_size: int, grid: bool, device: torch.device) -> Tensor:
