@@ -61,6 +61,7 @@ def test_measured_and_drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(study, 'LocalSwin', functools.partial(LocalSwin, ARCH))
     monkeypatch.setattr(study, 'SIZE', (64, 64))
     monkeypatch.setattr(study, 'SCENES', 1)
+    monkeypatch.setattr(study, 'describe', lambda device: FOUND['machine'])  # which takes seconds to ask
     for name in ('PAGE', 'RESULTS', 'PICTURE'):
         monkeypatch.setattr(study, name, tmp_path / getattr(study, name).name)
     study.PAGE.write_text(TEXT)

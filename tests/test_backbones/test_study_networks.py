@@ -64,7 +64,7 @@ RECORDED = {
     'deit-plain': partial(DeiT, {**DEIT, 'depths': (1,)}, ghost=False),
 }
 COMPILED = ('involution',)  # every day; the others with `slow`
-WRITTEN = ('net7-n',)
+WRITTEN = ('dwconv',)
 
 
 def recorded(every_day):

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from mmext_backbones.backbones import ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import DeiT, ELSASwin, LocalSwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.visualization.networks import ViewedBackbone
 from mmext_backbones.visualization.receptive_field import draw_fields, extent, level_fields, level_panels, mixer_panels
+from tests.conftest import randomize
 
 from .test_attention import network
 
@@ -54,6 +56,23 @@ def test_maxvit_sees_its_window_and_its_grid():
     grid = np.zeros((28, 28), dtype=bool)
     grid[2::4, 2::4] = True
     assert np.array_equal(found['grid'] != 0, grid)
+
+
+def test_the_mixers_of_the_study_are_drawn_too():
+    def found(model):
+        backbone = randomize(model).eval().requires_grad_(False)
+        panels = mixer_panels(ViewedBackbone('of the study', backbone), noise(), 0)
+        return {panel.title.partition(' (')[0]: panel.field for panel in panels}
+
+    arch = {'embed_dims': 16, 'depths': (2, 1), 'num_heads': (2, 4)}
+    fields = {name: found(LocalSwin(arch, mixer=name, out_indices=(0,))) for name in ('net7', 'involution', 'ddf-mul')}
+    windows = {'window 7 x 7': square(28, 14, 21), 'window 7 x 7 shifted by 3': square(28, 10, 17)}
+    assert fields['net7'].keys() == windows.keys()
+    assert all(np.array_equal(field != 0, windows[name]) for name, field in fields['net7'].items())
+    assert np.array_equal(fields['involution']['Involution'] != 0, square(28, 11, 18))
+    assert fields['ddf-mul']['DecoupledDynamicFilter'].all()  # by the mean of the map
+    deit = found(DeiT({'embed_dims': 24, 'depths': (1,), 'num_heads': (2,)}))
+    assert deit['GhostAttention'].all()
 
 
 def test_two_blocks_of_swin_see_the_windows_that_meet_the_shifted_one():
