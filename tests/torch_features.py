@@ -5,7 +5,9 @@ import importlib.metadata
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from dev.fake_cuda import fake_cuda
 from mmext_backbones.ops.window_attention import cpu
 
 try:
@@ -44,8 +46,33 @@ def _has_fake_cuda() -> bool:
     return True
 
 
+def _has_fake_backward() -> bool:
+    try:
+        with fake_cuda():
+            torch.empty(1, device='cuda', requires_grad=True).mul(2).backward(torch.empty(1, device='cuda'))
+    except (AttributeError, RuntimeError):
+        return False
+    return True
+
+
 needs_fake_cuda = pytest.mark.skipif(
     not _has_fake_cuda(), reason=f'torch {torch.__version__} has tensors of CUDA without data only where a driver is'
+)
+
+
+class CountOperations(TorchDispatchMode):
+    """Counts the operators of the dispatcher that are called inside, views among them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+needs_fake_backward = pytest.mark.skipif(
+    not _has_fake_cuda() or not _has_fake_backward(),
+    reason=f'torch {torch.__version__} has no backward pass on tensors of CUDA without data',
 )
 # for parametrize: float16 in autocast on the CPU
 HALF_AUTOCAST = pytest.param(
