@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from ..derivatives import first_order
-from ..dispatcher import constant_in_graphs, register
+from ..dispatcher import constant_in_graphs, gradients, register
+from ..triton_start import cannot_start, or_in_torch
+from .taps import ELSATaps
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 CHUNKS = 64  # of tiles, each with its own sums of the static filters' gradients; on small maps some are empty
@@ -30,7 +32,7 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the kernels cannot run on tensors of this kind, or None."""
     if dtype not in DTYPES:
         return f'it takes float16, bfloat16 and float32, v is {dtype}'
-    return _why_not(device)
+    return cannot_start(device) or _why_not(device)
 
 
 @functools.cache
@@ -51,10 +53,6 @@ def _why_not(device: torch.device) -> str | None:
         return 'it runs on CUDA devices, v is on the CPU (there only in the interpreter, with TRITON_INTERPRET=1)'
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
         return f'{torch.cuda.get_device_name(device)} is older than what Triton compiles for (compute capability 7.0)'
-    try:
-        triton.runtime.driver.active.get_current_target()  # builds its launcher: needs a C compiler, and may fail so
-    except Exception as error:  # whatever the backend of the device raises
-        return f'Triton cannot start: {error}'
     return None
 
 
@@ -152,6 +150,23 @@ def _backward(
     return grads
 
 
+def _forward_in_torch(v, logits, add, num_heads, kernel_size):
+    wide = logits.float().unflatten(3, (num_heads, -1))
+    return _in_torch(v, logits, add, num_heads, kernel_size).contiguous(), wide.logsumexp(dim=4)
+
+
+def _backward_in_torch(grad, v, logits, lse, add, num_heads, kernel_size, needs):
+    grads = gradients(lambda *inputs: _in_torch(*inputs, num_heads, kernel_size), (v, logits, add), grad)
+    inputs = zip((v, logits, add), grads, needs, strict=True)
+    return tuple(g.to(x.dtype).contiguous() if needed else v.new_empty(0) for x, g, needed in inputs)
+
+
+def _in_torch(v: Tensor, logits: Tensor, add: Tensor | None, num_heads: int, kernel_size: int) -> Tensor:
+    B, H, W, _ = v.shape
+    filters = logits.permute(0, 3, 1, 2).reshape(B, num_heads, kernel_size**2, H, W)
+    return ELSATaps.apply(v.permute(0, 3, 1, 2), filters.softmax(dim=2), None, add, 1).permute(0, 2, 3, 1)
+
+
 def _fake_forward(v, logits, add, num_heads, kernel_size):
     return v.new_empty(v.shape), v.new_empty((*v.shape[:3], num_heads), dtype=torch.float32)
 
@@ -164,12 +179,16 @@ def _fake_backward(grad, v, logits, lse, add, num_heads, kernel_size, needs):
 _OPTIONS = 'Tensor? add, int num_heads, int kernel_size'
 _DEVICES = 'CUDA', 'CPU'  # the latter for the interpreter
 register(
-    'elsa_softmax', f'(Tensor v, Tensor logits, {_OPTIONS}) -> (Tensor, Tensor)', _forward, _fake_forward, _DEVICES
+    'elsa_softmax',
+    f'(Tensor v, Tensor logits, {_OPTIONS}) -> (Tensor, Tensor)',
+    or_in_torch(_forward, _forward_in_torch),
+    _fake_forward,
+    _DEVICES,
 )
 register(
     'elsa_softmax_backward',
     f'(Tensor grad, Tensor v, Tensor logits, Tensor lse, {_OPTIONS}, bool[] needs) -> (Tensor, Tensor, Tensor)',
-    _backward,
+    or_in_torch(_backward, _backward_in_torch),
     _fake_backward,
     _DEVICES,
 )

@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..dispatcher import constant_in_graphs
+from ..dispatcher import constant_in_graphs, gradients
 from ..partition import Size
+from ..triton_start import Refused, cannot_start, or_in_torch
 from .autograd import WindowAttentionFunction, register_window_attention
-from .reference import MASKED
+from .reference import MASKED, attend_in_windows
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -283,7 +284,7 @@ def _interpreted() -> bool:
 
 @constant_in_graphs
 def _why_not_on(device: torch.device) -> str | None:
-    if (problem := _load_triton()) is not None:
+    if (problem := cannot_start(device) or _load_triton()) is not None:
         return problem
     if _interpreted():
         return None
@@ -377,7 +378,7 @@ def _runs(qkv: Tensor, num_heads: int, window_size: Size) -> tuple[int, tuple[in
     B, H, W, C3 = qkv.shape
     problem = why_not(qkv.device, qkv.dtype, C3 // 3 // num_heads, window_size[0] * window_size[1])
     if problem is not None:
-        raise RuntimeError(f'window_attention_gpu: {problem}')
+        raise Refused(f'window_attention_gpu: {problem}')
     rows, cols = -(-H // window_size[0]), -(-W // window_size[1])  # of windows, or of tokens of a cell
     windows = B * rows * cols
     run = -(-windows // max(1, RUNS_PER_PROCESSOR * _processors(qkv.device) // num_heads)) or 1
@@ -442,8 +443,24 @@ def _backward(
     return grad_qkv, sums_bias.sum(dim=0).to(bias.dtype), grad_padding
 
 
+def _forward_in_torch(qkv, bias, padding, num_heads, window_size, scale, shift_size, grid):
+    options = {'num_heads': num_heads, 'window_size': tuple(window_size), 'scale': scale, 'shift_size': shift_size}
+    return attend_in_windows(qkv, bias, **options, grid=grid, padding=padding, dropout=0.0, fused=True)
+
+
+def _backward_in_torch(grad, qkv, bias, padding, *options):
+    grads = gradients(lambda *tensors: _forward_in_torch(*tensors, *options), (qkv, bias, padding), grad)
+    grads = [None if each is None else each.contiguous() for each in grads]
+    return *grads[:2], bias.new_empty(0) if padding is None else grads[2]
+
+
 # On the CPU the same functions serve Triton's interpreter
-register_window_attention('window_attention_triton', _forward, _backward, ('CUDA', 'CPU'))
+register_window_attention(
+    'window_attention_triton',
+    or_in_torch(_forward, _forward_in_torch),
+    or_in_torch(_backward, _backward_in_torch),
+    ('CUDA', 'CPU'),
+)
 
 
 def window_attention_gpu(
