@@ -2,20 +2,23 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.registry import DefaultScope
 
 from mmext_backbones.doctor import __main__ as doctor
-from mmext_backbones.doctor import findings, machine, probing, stacks
+from mmext_backbones.doctor import findings, machine, probing, stacks, triton_check
 from mmext_backbones.doctor.findings import Finding, examine
 from mmext_backbones.utils import remedies
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.utils.explain import explain
+from tests.torch_features import needs_interpreter
 
 ROOT = Path(__file__).parents[1]
 
@@ -413,3 +416,60 @@ def test_unknown_component_of_a_library_that_cannot_be_imported(monkeypatch, err
 def test_showing_of_nothing(capsys):
     doctor.show([])
     assert 'Nothing that matters is broken.' in capsys.readouterr().out
+
+
+IN_THE_INTERPRETER = """
+import torch
+from mmext_backbones.doctor import triton_check
+from mmext_backbones.ops.elsa import gpu
+
+print(*triton_check.check_kernels(torch.device('cpu')), sep='\\n')
+for owner, name in ((gpu.ELSAGPU, 'backward'), (triton_check.windows_gpu.WindowAttentionFunction, 'backward')):
+    right = getattr(owner, name)
+
+    def wrong(ctx, grad):
+        return right(ctx, 1.1 * grad)
+
+    setattr(owner, name, staticmethod(wrong))
+    try:
+        triton_check.check_kernels(torch.device('cpu'))
+    except RuntimeError as error:
+        print(error)
+    setattr(owner, name, staticmethod(right))
+"""
+
+
+@needs_interpreter
+@pytest.mark.slow
+def test_the_check_of_tritons_kernels_runs_all_of_them_and_finds_a_wrong_gradient():
+    pytest.importorskip('triton')
+    command = [sys.executable, '-c', IN_THE_INTERPRETER]
+    environment = os.environ | {'TRITON_INTERPRET': '1'}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    *checked, wrong_filters, wrong_windows = done.stdout.splitlines()
+    names = {line.partition(' in torch.')[0] for line in checked}
+    assert names == {'window attention', 'window attention, shifted and padded', 'grid attention', 'elsa'}
+    assert {line.partition(' in torch.')[2] for line in checked} == {'float32', 'float16', 'bfloat16'}
+    assert len(checked) == 12
+    assert re.match(r'elsa in torch.float32: the gradient of argument 1 is wrong, by 1.0e-01', wrong_filters)
+    assert re.match(r'window attention in torch.float32: the gradient of argument 1 is wrong', wrong_windows)
+
+
+def test_what_the_check_compares(monkeypatch):
+    """Forward and backward of every operator and type, with the formula in the kernels' place."""
+    monkeypatch.setattr(triton_check, '_why_not', lambda *args: None)
+    cases = {name: (formula, formula, shapes) for name, (_, formula, shapes) in triton_check.CASES.items()}
+    monkeypatch.setattr(triton_check, 'CASES', cases)
+    assert len(triton_check.check_kernels(torch.device('cpu'))) == 12
+    right = cases['elsa'][1]
+    for wrong in (
+        lambda *tensors: 1.1 * right(*tensors),
+        lambda v, logits, add: right(v, logits, add.detach() + 0 * add),
+    ):
+        cases['elsa'] = wrong, *cases['elsa'][1:]
+        with pytest.raises(RuntimeError, match=r'elsa in torch.float32: the (output|gradient of argument 3) is wrong'):
+            triton_check.check_kernels(torch.device('cpu'))
+    monkeypatch.setattr(triton_check, '_why_not', lambda *args: 'no such kernel')
+    with pytest.raises(RuntimeError, match=r'window attention in torch.float32: no such kernel'):
+        triton_check.check_kernels(torch.device('cpu'))
