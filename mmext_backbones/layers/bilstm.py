@@ -1,6 +1,7 @@
 """The token mixer of Sequencer2D."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class LSTMParameters(nn.Module):
         for name, shape in zip(PARAMETERS, [(input_size,), (hidden_size,), (), ()] * 2, strict=True):
             self.register_parameter(name, nn.Parameter(torch.empty(4 * hidden_size, *shape).uniform_(-bound, bound)))
         self.flatten_parameters()
+        self.register_load_state_dict_post_hook(_flatten)  # `assign=True` puts other tensors in their place
 
     def forward(self, x: Tensor) -> Tensor:
         return lstm(x, self.tensors())
@@ -64,6 +66,10 @@ class LSTMParameters(nn.Module):
 
     def extra_repr(self) -> str:
         return f'{self.input_size}, {self.hidden_size}'
+
+
+def _flatten(module: LSTMParameters, incompatible_keys: NamedTuple) -> None:
+    module.flatten_parameters()
 
 
 class BiLSTM2D(nn.Module):

@@ -83,3 +83,12 @@ def test_one_piece_of_memory_on_cuda(recwarn):
         assert len({p.untyped_storage().data_ptr() for p in rnn.parameters()}) == 1
     mixer(torch.randn(1, 4, 6, 12, device='cuda')).sum().backward()
     assert not [warning for warning in recwarn if 'contiguous chunk' in str(warning.message)]
+
+
+def test_the_layout_follows_tensors_that_are_assigned(monkeypatch):
+    """`load_state_dict(assign=True)` puts each in a piece of memory of its own."""
+    layouts, mixer = [], copy.deepcopy(nn.Sequential(BiLSTM2D(12, 5)))
+    state = {name: tensor.double() for name, tensor in mixer.state_dict().items()}
+    monkeypatch.setattr(LSTMParameters, 'flatten_parameters', lambda self: layouts.append(self.weight_ih_l0.dtype))
+    pickle.loads(pickle.dumps(mixer)).load_state_dict(state, assign=True)
+    assert layouts == [torch.float64] * 2

@@ -1,13 +1,21 @@
 """The recurrences of BiLSTM2D against nn.LSTM in outputs and all gradients."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+import torch._dynamo
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from dev.fake_cuda import fake_cuda
+from mmext_backbones.analysis.estimate import without_numbers
 from mmext_backbones.layers import BiLSTM2D
 from mmext_backbones.ops import bilstm2d
-from mmext_backbones.ops.bilstm2d import cpu
-from tests.torch_features import HALF_AUTOCAST, needs_compile
+from mmext_backbones.ops.bilstm2d import cpu, torch_lstm
+from tests.torch_features import HALF_AUTOCAST, needs_compile, needs_fake_backward, needs_fake_cuda
 
 NO_COMPILER = cpu.why_not()
 needs_compiler = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
@@ -339,3 +347,77 @@ def test_bad_arguments_are_named(changes, message):
     arguments = {'x': torch.zeros(1, 3, 4, 8), 'vertical': vertical, 'horizontal': horizontal}
     with pytest.raises(ValueError, match=message):
         bilstm2d(**(arguments | changes))
+
+
+@pytest.fixture
+def mixer_on_cuda():
+    """A mixer whose tensors are of CUDA and have no data."""
+    mixer = BiLSTM2D(24, 8)
+    with fake_cuda() as mode:
+        yield without_numbers(mixer, mode, 'cuda')
+    torch._dynamo.reset()
+
+
+@needs_fake_backward
+@needs_compile
+@pytest.mark.parametrize('autocast', [False, True])
+def test_on_cuda_a_compiled_lstm_is_one_node_however_long_it_is(autocast, mixer_on_cuda):
+    found = []
+
+    def record(graph, inputs):
+        found.append([node.target for node in graph.graph.nodes if node.op == 'call_function'])
+        return graph.forward
+
+    for size in ((4, 6), (8, 12), (50, 84)):
+        torch._dynamo.reset()
+        x = torch.empty(2, *size, 24, requires_grad=True, device='cuda')
+        run = torch.compile(mixer_on_cuda, backend=aot_autograd(fw_compiler=record), fullgraph=True, dynamic=False)
+        with torch.autocast('cuda', torch.float16) if autocast else nullcontext():
+            out = run(x)
+        out.backward(torch.empty_like(out))
+    forwards, backwards = found[::2], found[1::2]
+    for graphs, operator in ((forwards, 'lstm'), (backwards, 'lstm_backward')):
+        assert len({len(graph) for graph in graphs}) == 1
+        assert len(graphs[0]) < 80
+        for graph in graphs:
+            assert graph.count(getattr(torch.ops.mmext_backbones, operator).default) == 2
+
+
+@needs_compile
+@pytest.mark.parametrize('narrow', [False, True])
+def test_the_node_of_a_compiled_lstm_computes_what_torch_does(narrow):
+    """On the CPU, where bfloat16 stands for the narrow type of a GPU."""
+    (rnn, _), x = lstms(12, 5, torch.float32), torch.randn(7, 3, 12, requires_grad=True)
+    weights, grad = list(rnn.parameters()), torch.randn(7, 3, 10)
+    rnn.batch_first = False
+    expected = results(rnn(x)[0], [x, *weights], grad)
+    narrowed = x.bfloat16() if narrow else x
+    out = torch_lstm._LSTM.apply(narrowed, *weights)
+    assert out.dtype == narrowed.dtype
+    actual = results(out, [x, *weights], grad.to(out.dtype))
+    for one, other in zip(actual, expected, strict=True):
+        assert relative_error(one.float(), other) < (0.05 if narrow else 1e-5)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake = torch.ops.mmext_backbones.lstm(torch.empty(x.shape, dtype=out.dtype), weights)
+    assert (fake.shape, fake.dtype, fake.stride()) == (out.shape, out.dtype, out.stride())
+
+
+@needs_fake_cuda
+def test_under_autocast_the_map_is_cast_before_it_is_copied(mixer_on_cuda, monkeypatch):
+    """Once, instead of after it was copied for either axis."""
+    monkeypatch.setattr(torch, 'lstm', lambda x, state, weights, *options: [x.new_empty(*x.shape[:2], 16)])
+    x, moved = torch.empty(2, 6, 10, 24, device='cuda'), []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            view = function.is_view or function.name() == 'aten::_unsafe_view'
+            if isinstance(out, torch.Tensor) and out.numel() == x.numel() and not view:
+                moved.append((function.name(), out.dtype))
+            return out
+
+    weights = mixer_on_cuda.rnn_v.tensors(), mixer_on_cuda.rnn_h.tensors()
+    with torch.autocast('cuda', torch.float16), Record():
+        bilstm2d(x, *weights, backend='torch')
+    assert [dtype for _, dtype in moved] == [torch.float16] * 3  # the cast, and a copy for either axis
+    assert moved[0][0] == 'aten::_to_copy'

@@ -27,7 +27,10 @@ def test_one_after_the_other_on_the_cpu():
 
 def test_who_waits_for_whom_on_cuda(monkeypatch):
     """No GPU is needed: what is queued, and where, is written down."""
-    log, x = [], SimpleNamespace(device=torch.device('cuda', 0))
+    log = []
+    x = SimpleNamespace(
+        device=torch.device('cuda', 0), record_stream=lambda stream: log.append(f'x is read on {stream.name}')
+    )
     here, other = Stream('here', log), Stream('other', log)
 
     @contextmanager
@@ -50,6 +53,7 @@ def test_who_waits_for_whom_on_cuda(monkeypatch):
     torch_lstm._on_two_streams(x, computing('first'), computing('second'))
     assert log == [
         'other waits for here',
+        'x is read on other',
         'on other',
         'second',
         'off other',
@@ -57,6 +61,28 @@ def test_who_waits_for_whom_on_cuda(monkeypatch):
         'here waits for other',
         'second is read on here',
     ]
+
+
+def test_gradients_of_weights_leave_the_other_stream_before_they_are_accumulated(monkeypatch):
+    """Views made on the caller's stream stand between the LSTM of the other one and its weights. No GPU is needed."""
+    taken, lstm = [], torch.lstm
+
+    def recording(x, state, weights, *options):
+        taken.append(weights)
+        return lstm(x, state, weights, *options)
+
+    monkeypatch.setattr(torch, 'lstm', recording)
+    monkeypatch.setattr(torch_lstm, '_has_two_streams', lambda x: True)
+    monkeypatch.setattr(torch_lstm, '_on_two_streams', lambda x, first, second: (first(x), second(x)))
+    mixer = BiLSTM2D(12, 5)
+    mixer.backend = 'torch'
+    mixer(torch.randn(1, 4, 6, 12)).sum().backward()
+    of_here, of_other = taken
+    assert all(weight is parameter for weight, parameter in zip(of_here, mixer.rnn_v.tensors(), strict=True))
+    for weight, parameter in zip(of_other, mixer.rnn_h.tensors(), strict=True):
+        assert weight.grad_fn is not None
+        assert weight.data_ptr() == parameter.data_ptr()  # one piece of memory, as cuDNN wants them
+        assert parameter.grad is not None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='CUDA: there is no device')
