@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from dev.fake_cuda import fake_cuda
 from mmext_backbones.layers import ELSAAttention
 from mmext_backbones.ops import elsa
 from mmext_backbones.ops.elsa import cpu, taps
-from tests.torch_features import needs_compile
+from tests.torch_features import CountOperations, needs_compile, needs_fake_backward
 
 VECTORS = np.load(Path(__file__).parents[1] / 'data' / 'elsa_op.npz')
 CASES = ('elsa_swin', 'general', 'dilated')
@@ -213,3 +214,20 @@ def test_kernels_are_without_static_factors_and_dilation_and_auto_takes_the_taps
     assert torch.equal(elsa(v, logits, mul, add, **arguments), elsa(v, logits, mul, add, backend='torch', **arguments))
     shapes = [x.detach().to('meta') for x in (v, logits, mul, add)]
     assert elsa(*shapes, **arguments).shape == v.shape
+
+
+@needs_fake_backward
+@pytest.mark.parametrize('lam', [0, 1])
+def test_off_the_cpu_the_taps_take_the_whole_map_at_once(lam):
+    """Each operation is a launch there: their number must not grow with the map."""
+    counts = []
+    for size in ((8, 12), (200, 336)):
+        with fake_cuda(), CountOperations() as operations:
+            v, logits = torch.empty(2, 96, *size, device='cuda'), torch.empty(2, 147, *size, device='cuda')
+            ghosts = [torch.empty(96, 7, 7, device='cuda') for _ in range(2)]
+            leaves = [x.requires_grad_() for x in (v, logits, *ghosts)]
+            out = elsa(*leaves, num_heads=3, kernel_size=7, lam=lam, backend='torch')
+            out.backward(torch.empty_like(out))
+        counts.append(operations.count)
+    small, large = counts
+    assert small == large < 12 * 49

@@ -4,8 +4,9 @@
 
 Layout [N, d, H, W] with one row `n` an image and head, contiguous, so that a tap is one fused multiply-add over a
 shifted view: no unfolded copy of `v`, and nothing is saved for the backward pass but the inputs. The additive part is
-a depthwise convolution. Rows of the map are taken in bands, and small maps several at a time, so that the working set
-of the k*k passes stays in the cache. Accumulated in float32 (float64 for float64 inputs).
+a depthwise convolution. On the CPU rows of the map are taken in bands, and small maps several at a time, so that the
+working set of the k*k passes stays in the cache; elsewhere, where each operation is a launch, the whole map at once.
+Accumulated in float32 (float64 for float64 inputs).
 """
 
 from collections.abc import Callable, Iterator
@@ -131,6 +132,9 @@ class _Taps:
     def bands(self) -> Iterator[tuple[slice, slice]]:
         """The slices of N and of H of each band."""
         N, d, H, W = self.shape
+        if self.v.device.type != 'cpu':
+            yield slice(0, N), slice(0, H)
+            return
         rows = min(H, max(1, BAND_ELEMENTS // (d * W)))
         together = max(1, BAND_ELEMENTS // (d * W * H))
         for n in range(0, N, together):
