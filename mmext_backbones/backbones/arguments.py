@@ -12,6 +12,7 @@ __all__ = [
     'check_init_cfg',
     'check_int',
     'check_rate',
+    'check_recompute',
     'check_stages',
     'is_int',
     'is_pretrained',
@@ -42,6 +43,12 @@ def check_flag(name: str, value: Any) -> None:
     """Raise ValueError unless the value is True or False."""
     if not isinstance(value, (bool, int)) or value not in (True, False):
         raise ValueError(f'{name}={value!r}: expected True or False')
+
+
+def check_recompute(value: Any) -> None:
+    """Raise ValueError unless the value is 'auto', True or False."""
+    if value != 'auto' and (not isinstance(value, (bool, int)) or value not in (True, False)):
+        raise ValueError(f"recompute={value!r}: expected 'auto', True or False")
 
 
 def check_stages(name: str, value: Any, num_stages: int) -> tuple[int, ...]:

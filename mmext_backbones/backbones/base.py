@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmext_backbones.layers import fused
 from mmext_backbones.ops.padding import crop
 from mmext_backbones.ops.torch_versions import TOO_OLD_TO_COMPILE, is_compiling, register_load_state_dict_pre_hook
 from mmext_backbones.weights.conversion_hook import convert_on_load
@@ -25,7 +26,8 @@ from mmext_backbones.weights.fitting import Report, WeightsError, check_values, 
 from mmext_backbones.weights.layouts import family_of
 from mmext_backbones.weights.loading import read
 
-from .arguments import check_init_cfg, check_int, check_stages, is_int, is_pretrained, resolve_arch
+from .arguments import check_init_cfg, check_int, check_recompute, check_stages, is_int, is_pretrained, resolve_arch
+from .recomputation import recomputes
 
 __all__ = ['DenseBackbone', 'keep_batch_norms', 'resolve_arch']
 
@@ -49,6 +51,9 @@ class DenseBackbone(BaseModule):
             What is frozen stays in eval mode.
         with_cp: recompute each block in the backward pass instead of keeping its activations: True for all stages, or
             the stages, counted from 0, e.g. ``(0, 1)`` for the two that hold most of the memory.
+        recompute: whether norms, GELUs and gates are computed again in the backward pass instead of kept: a third to
+            a half less memory for a fifth to a third more traffic, and the same numbers. 'auto': on the CPU, and on a
+            GPU that has not the memory to keep them (`recomputation`).
         autocast_dtype: 'bfloat16' computes `forward_features` in it, also where the rest of the model does not (on the
             CPU as well); the maps are float32 then, for heads that make boxes in the type of the maps. None leaves it
             to the caller.
@@ -59,6 +64,7 @@ class DenseBackbone(BaseModule):
     Attributes:
         num_stages: stages that the outputs need.
         with_cp: the stages whose blocks are recomputed.
+        KEPT_MAPS: maps of C channels that a block keeps for its backward pass without recomputation, about.
         BLOCK_CLASSES: the classes of the blocks in ``stages.i.blocks``: what a model is split into where its weights
             are sharded over processes, or its activations recomputed.
 
@@ -67,6 +73,7 @@ class DenseBackbone(BaseModule):
     """
 
     BLOCK_CLASSES: tuple[type[nn.Module], ...] = ()
+    KEPT_MAPS = 20
     _has_values = False  # whether a forward found all tensors to have values, since they were last moved
 
     def __init__(
@@ -79,6 +86,7 @@ class DenseBackbone(BaseModule):
         frozen_stages: int,
         with_cp: bool | Sequence[int],
         init_cfg: dict | None,
+        recompute: bool | str = 'auto',
         autocast_dtype: str | None = None,
         out_dtype: str | None = None,
         level_stages: Sequence[int] | None = None,
@@ -89,6 +97,7 @@ class DenseBackbone(BaseModule):
         num_levels = len(level_channels)
         out_indices = check_stages('out_indices', out_indices, num_levels)
         check_int('in_channels', in_channels)
+        check_recompute(recompute)
         num_stages = 1 + (out_indices[-1] if level_stages is None else level_stages[out_indices[-1]])
         if not is_int(frozen_stages) or not -1 <= frozen_stages <= num_stages:
             raise ValueError(
@@ -108,6 +117,7 @@ class DenseBackbone(BaseModule):
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.with_cp = _checkpointed_stages(with_cp, num_stages)
+        self.recompute = recompute
         self.num_stages = num_stages
         self._level_channels = tuple(level_channels)
         self._level_strides = tuple(level_strides)
@@ -126,6 +136,11 @@ class DenseBackbone(BaseModule):
     def stage_strides(self) -> tuple[int, ...]:
         """Stride of the map of every stage, in pixels of the image; also of stages that are not built."""
         return self._level_strides
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels of the map of every stage, as `stage_strides`."""
+        return self._level_channels
 
     def stem_modules(self) -> list[nn.Module]:
         """The modules before the first stage."""
@@ -165,11 +180,17 @@ class DenseBackbone(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         self.check_input(x)
         if self.autocast_dtype is None or x.is_meta:  # which has no autocast
-            outs = self.forward_features(x)
+            outs = self._run_features(x)
         else:
             with torch.autocast(x.device.type, getattr(torch, self.autocast_dtype)):
-                outs = self.forward_features(x)
+                outs = self._run_features(x)
         return outs if self.out_dtype is None else tuple(out.to(getattr(torch, self.out_dtype)) for out in outs)
+
+    def _run_features(self, x: Tensor) -> tuple[Tensor, ...]:
+        if is_compiling():  # modules run as they stand, and compilers choose what to keep
+            return self.forward_features(x)
+        with fused.recomputing(recomputes(self, x)):
+            return self.forward_features(x)
 
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError unless x is an image batch [B, in_channels, H, W]."""
@@ -203,9 +224,12 @@ class DenseBackbone(BaseModule):
             raise RuntimeError(TOO_OLD_TO_COMPILE)
         if stage not in self.with_cp or not torch.is_grad_enabled():
             return block(x, *context)
-        return checkpoint(
-            block, x, *context, use_reentrant=False, context_fn=lambda: (nullcontext(), _no_new_statistics(block))
-        )
+        if is_compiling():  # a graph counts a batch once, and knows no contexts
+            return checkpoint(block, x, *context, use_reentrant=False)
+        options = {}
+        if _trained_batch_norms(block):
+            options['context_fn'] = lambda: (nullcontext(), _no_new_statistics(block))
+        return checkpoint(fused.in_this_form(block), x, *context, use_reentrant=False, **options)
 
     def output(self, i: int, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """The i-th output map: x [B, H, W, C] under `norm{i}` where there is one, as contiguous [B, C, H, W].
@@ -314,6 +338,11 @@ def _checkpointed_stages(with_cp: bool | Sequence[int], num_stages: int) -> tupl
     return tuple(sorted(stages))
 
 
+def _trained_batch_norms(block: nn.Module) -> list[nn.Module]:
+    """The batch norms of a block that update their running statistics."""
+    return [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+
+
 @contextmanager
 def _no_new_statistics(block: nn.Module) -> Iterator[None]:
     """Batch norms in training normalise as before but leave their running statistics as they are.
@@ -321,7 +350,7 @@ def _no_new_statistics(block: nn.Module) -> Iterator[None]:
     Checkpointing runs a block twice, and the statistics of a batch must count once. (Turning `track_running_stats` off
     would change what autograd saves, which checkpointing compares.)
     """
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    norms = _trained_batch_norms(block)
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None

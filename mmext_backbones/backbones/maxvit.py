@@ -113,6 +113,7 @@ class MaxViT(DenseBackbone):
     """
 
     BLOCK_CLASSES = (MaxViTBlock,)
+    KEPT_MAPS = 100
     ARCHS: Mapping[str, Mapping] = {
         'tiny': {'embed_dims': (64, 128, 256, 512), 'depths': (2, 2, 5, 2), 'stem_dims': 64},
         'small': {'embed_dims': (96, 192, 384, 768), 'depths': (2, 2, 5, 2), 'stem_dims': 64},
@@ -133,6 +134,7 @@ class MaxViT(DenseBackbone):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         with_cp: bool | Sequence[int] = False,
+        recompute: bool | str = 'auto',
         autocast_dtype: str | None = None,
         out_dtype: str | None = None,
         init_cfg: dict | None = None,
@@ -152,6 +154,7 @@ class MaxViT(DenseBackbone):
             out_indices=out_indices,
             frozen_stages=frozen_stages,
             with_cp=with_cp,
+            recompute=recompute,
             autocast_dtype=autocast_dtype,
             out_dtype=out_dtype,
             init_cfg=init_cfg,

@@ -77,6 +77,7 @@ class TwoScaleBackbone(DenseBackbone):
         out_indices: Sequence[int],
         frozen_stages: int,
         with_cp: bool | Sequence[int],
+        recompute: bool | str,
         autocast_dtype: str | None,
         out_dtype: str | None,
         init_cfg: dict | None,
@@ -92,17 +93,23 @@ class TwoScaleBackbone(DenseBackbone):
             out_indices=out_indices,
             frozen_stages=frozen_stages,
             with_cp=with_cp,
+            recompute=recompute,
             autocast_dtype=autocast_dtype,
             out_dtype=out_dtype,
             init_cfg=init_cfg,
             level_stages=(0, 0, last, last) if pyramid else None,
         )
+        self._stage_channels = tuple(channels)
         self.patch_size = patch_size
         self.pyramid = pyramid
 
     @property
     def stage_strides(self) -> tuple[int, ...]:
         return (self.patch_size, *[2 * self.patch_size] * (self.num_stages - 1))
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        return self._stage_channels
 
     def build_pyramid(self, norm_eps: float) -> None:
         """The upsampling and the norms of the levels that are returned, where there is a pyramid."""

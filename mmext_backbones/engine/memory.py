@@ -103,6 +103,10 @@ def _model(cfg: Config, kind: str) -> list[tuple[str, str]]:
     rows = []
     backbones = [(path, node) for path, node in walk(cfg.model, 'model') if path.endswith('backbone')]
     for path, node in backbones:
+        if kind == 'gpu' and _takes(node.get('type'), 'recompute'):
+            value = node.get('recompute', 'auto')
+            then = 'nothing: it is on' if value is True else 'True: norms and GELUs are computed again instead of kept'
+            rows.append((f'{path}.recompute={value}', then))
         if _takes(node.get('type'), 'with_cp'):
             on = bool(node.get('with_cp'))
             then = 'nothing: it is on' if on else 'True: activations are computed again instead of kept, a third slower'

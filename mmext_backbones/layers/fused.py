@@ -8,7 +8,9 @@ form may run; where it may not, the plain forward does.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -105,6 +107,38 @@ def _is_fusible(module: nn.Module) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Whether forms may recompute
+
+_RECOMPUTE = ContextVar('recompute', default=True)
+
+
+@contextmanager
+def recomputing(on: bool) -> Iterator[None]:
+    """Inside, whether norms, GELUs and gates are computed again in the backward pass instead of kept."""
+    token = _RECOMPUTE.set(on)
+    try:
+        yield
+    finally:
+        _RECOMPUTE.reset(token)
+
+
+def in_this_form(module: nn.Module) -> Callable[..., Tensor]:
+    """Calls of the module that recompute as they would now, wherever they are made."""
+    on = _RECOMPUTE.get()
+
+    def run(*args) -> Tensor:
+        with recomputing(on):
+            return module(*args)
+
+    return run
+
+
+def keeps_maps() -> bool:
+    """True if what a form would compute again is to be kept; without a gradient there is nothing to keep."""
+    return torch.is_grad_enabled() and not _RECOMPUTE.get()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # How a forward names its form
 
 BRANCHES: dict[Callable[..., Tensor], Callable[..., Tensor]] = {}  # forward of a class -> its form in a block
@@ -185,20 +219,22 @@ def mlp(module: nn.Module, x: Tensor, *, norm: nn.Module, skip: Tensor | None) -
         y = module(norm(x))
         return y if skip is None else skip + y
     fc1, fc2 = module.fc1, module.fc2
+    if keeps_maps():
+        return linear_add(module.act(fc1(norm(x))), fc2, skip)
     weights = (norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     return norm_mlp(x, *weights, eps=norm.eps, approximate=module.act.approximate, residual=skip is not None)
 
 
 def patch_merging(merging: nn.Module, x: Tensor) -> Tensor | None:
     """The norm with the product."""
-    if not can_fuse(merging.norm, merging.reduction):
+    if keeps_maps() or not can_fuse(merging.norm, merging.reduction):
         return None
     return norm_then_linear(merging.join(x), merging.norm, merging.reduction)
 
 
 def norm_then_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
     """linear(norm(x)), of which x alone is kept for the backward pass."""
-    if not can_fuse(norm, linear):
+    if keeps_maps() or not can_fuse(norm, linear):
         return linear(norm(x))
     return recompute(LayerNorm(norm.eps), Linear(), x, linear.weight, linear.bias, norm.weight, norm.bias)
 
@@ -233,7 +269,7 @@ def filters(attn: nn.Module, q: Tensor, k: Tensor) -> Tensor | None:
 def stem(module: nn.Module, x: Tensor) -> Tensor | None:
     """Norm and GELU with the second convolution."""
     norm, conv = module.norm1, module.conv2
-    if not can_fuse(norm, module.act, conv):
+    if keeps_maps() or not can_fuse(norm, module.act, conv):
         return None
     x = module.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
     return _conv_after(batch_norm_call(norm, gelu=True), conv, x, norm.weight, norm.bias)
@@ -256,7 +292,7 @@ def conv_stem(module: nn.Module, x: Tensor) -> Tensor | None:
 
 def mbconv(module: nn.Module, x: Tensor) -> Tensor | None:
     """Norms, GELUs and gate with the convolution behind them; without a gradient, norms with their neighbours."""
-    if not can_fuse(*module.children()):
+    if keeps_maps() or not can_fuse(*module.children()):
         return None
     norm0, norm1, norm2, se = module.pre_norm, module.norm1, module.norm2, module.se
     # by name: while FSDP has the weights gathered, `parameters()` of a module finds none

@@ -81,13 +81,18 @@ class _NormMlp(torch.autograd.Function):
     def backward(ctx, grad):
         x, hidden, norm_weight, norm_bias, weight1, weight2 = ctx.saved_tensors
         tokens, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, x.shape[-1])
-        grad_x, total = torch.empty_like(tokens), None
-        for rows in _parts(tokens):
+        parts, total = list(_parts(tokens)), None
+        grad_x = torch.empty_like(tokens) if len(parts) > 1 else None
+        for rows in parts:
             g, t = grad[rows], tokens[rows]
             grad_h = g @ weight2
             h = gelu_backward_(grad_h, hidden[rows], ctx.approximate)
             y, grad_t, *grad_norm = ctx.norm.backward(grad_h @ weight1, t, (), norm_weight, norm_bias)
-            grad_x[rows] = grad_t.add_(g) if ctx.residual else grad_t
+            grad_t = grad_t.add_(g) if ctx.residual else grad_t
+            if grad_x is None:
+                grad_x = grad_t.to(tokens.dtype)
+            else:
+                grad_x[rows] = grad_t
             part = [
                 *grad_norm,
                 grad_h.mT @ y.to(h.dtype) if ctx.needs_input_grad[3] else None,

@@ -27,6 +27,7 @@ OF_ALL = {
     'out_indices': NO_STAGES,
     'frozen_stages': (-2, 5, 9, 1.0, '1', None, True, (1,)),
     'with_cp': (4, 1, 'all', None, (4,), (0, 0), (0.0,), (True,), {0}),
+    'recompute': ('yes', 'True', None, 2, 0.5, (), (0, 1)),
     'drop_path_rate': (*NO_PROBABILITY, 1.0),
     'autocast_dtype': ('float16', 'bf16', True, 16, ['bfloat16']),
     'out_dtype': ('int8', 'half', True, 32),
@@ -105,6 +106,6 @@ def test_keys_of_an_architecture_are_listed(cls):
 @pytest.mark.parametrize('cls', CLASSES)
 def test_what_a_config_writes_is_taken(cls):
     arch = ConfigDict({key: list(value) if isinstance(value, tuple) else value for key, value in ARCH[cls].items()})
-    options = {'out_indices': [0, 2], 'with_cp': [0], 'drop_path_rate': 0, 'frozen_stages': 1}
+    options = {'out_indices': [0, 2], 'with_cp': [0], 'recompute': False, 'drop_path_rate': 0, 'frozen_stages': 1}
     cls(arch, init_cfg=ConfigDict(type='Pretrained', checkpoint='x.pth', _scope_='mmdet'), **options)
     small(cls, init_cfg=[{'type': 'TruncNormal', 'layer': 'Linear', 'std': 0.02}]).init_weights()

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch._dynamo
 
-from mmext_backbones.backbones import ELSAVOLO, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones import ELSAVOLO, MaxViT, Sequencer2D, SwinTransformer
 from mmext_backbones.ops.torch_versions import TOO_OLD_TO_COMPILE
 from tests.torch_features import RECORDS_ONCE, needs_kernels, needs_one_recording
 
@@ -83,3 +83,23 @@ def test_native_sequencer_once():
             for out, expected in zip(run(x), model(x), strict=True):
                 torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
     assert len(graphs) == 1
+
+
+@pytest.mark.parametrize(
+    'cls', [pytest.param(cls, marks=[pytest.mark.slow] * (cls not in (SwinTransformer, MaxViT))) for cls in SMALL]
+)
+def test_with_recomputed_blocks(cls):
+    """Outputs, gradients and the statistics of batch norms, which count a batch once."""
+    model = two_stages(cls, with_cp=True)
+    plain = copy.deepcopy(model)
+    run, _ = compiled(model, 'aot_eager')
+    for _ in range(2):
+        for network, forward in ((model, run), (plain, plain)):
+            network.zero_grad()
+            loss(forward(picture(FIRST))).backward()
+    expected = gradients(plain)
+    for name, grad in gradients(model).items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-8, atol=1e-8)
+    statistics = dict(plain.named_buffers())
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(buffer, statistics[name], rtol=1e-8, atol=1e-8)

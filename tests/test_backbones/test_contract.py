@@ -4,11 +4,14 @@ import copy
 import math
 import pickle
 import re
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mmext_backbones.backbones import ELSAVOLO, VOLO, ELSASwin, MaxViT, Sequencer2D, SwinTransformer
+from mmext_backbones.backbones.recomputation import kept_bytes, recomputes
 from mmext_backbones.layers import Stage
 from tests.conftest import GIVEN_BACKBONES
 from tests.torch_features import HALF_AUTOCAST
@@ -124,6 +127,57 @@ def test_checkpointing_changes_neither_outputs_nor_gradients(cls, frozen_stages,
             assert grads_cp[name] is None
         else:
             torch.testing.assert_close(grads_cp[name], expected, rtol=1e-5, atol=1e-6)
+
+
+@each_class
+@pytest.mark.parametrize('with_cp', [False, (1,)], ids=str)
+def test_recomputation_changes_memory_alone(cls, with_cp):
+    """Outputs, gradients and statistics of two steps; the maps of the first are those of the third too."""
+    results, kept = [], []
+    for recompute in (True, False, 'auto'):
+        model = small(cls, with_cp=with_cp, drop_path_rate=0.5).double().train()
+        model.recompute = recompute
+        storages = {}
+        for _ in range(2):
+            torch.manual_seed(2)
+            model.zero_grad()
+            with torch.autograd.graph.saved_tensors_hooks(partial(kept_in, storages), lambda x: x):
+                outs = model(image(40, 72, batch=2).double())
+            loss(outs).backward()
+        results.append([*outs, *gradients(model).values(), *model.buffers()])
+        weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+        kept.append(sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in weights))
+    for each in zip(*results, strict=True):
+        for other in each[1:]:
+            torch.testing.assert_close(other, each[0], rtol=1e-6, atol=1e-8)
+    with_it, without, auto = kept
+    assert with_it == auto  # on the CPU
+    assert with_it <= without if GIVEN_BACKBONES else with_it < 0.9 * without
+
+
+def kept_in(storages, x):
+    storages[x.untyped_storage().data_ptr()] = x.untyped_storage()  # kept alive: no address is used twice
+    return x
+
+
+@each_class
+def test_recomputation_follows_the_memory_of_the_gpu(cls, monkeypatch):
+    """Of a GPU that is not there: from shapes, and less where stages are recomputed as a whole."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    x = SimpleNamespace(device=torch.device('cuda'), shape=(2, 3, 800, 1344), element_size=lambda: 4)
+    gpu, model = SimpleNamespace(), small(cls)
+    monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda device: gpu)
+    needed = kept_bytes(model, x)
+    for gpu.total_memory, expected in ((3.9 * needed, True), (4.1 * needed, False)):
+        assert recomputes(model, x) is expected
+        for model.recompute in (True, False):
+            assert recomputes(model, x) is model.recompute
+        model.recompute = 'auto'
+    assert recomputes(small(cls, with_cp=(0,)), x) is False
+    assert 0 < kept_bytes(small(cls, with_cp=(0,)), x) < needed
+    assert kept_bytes(small(cls, with_cp=True), x) == 0
+    x.shape = (4, 3, 800, 1344)
+    assert kept_bytes(model, x) == 2 * needed
 
 
 @each_class

@@ -54,6 +54,7 @@ def test_a_gpu(error):
         'train_dataloader.batch_size=6 -> 3 with optim_wrapper.accumulative_counts=4 (now 2): 12 images a step as now, '
         'for which train_cfg.max_iters=200 (now 100) and the schedule count batches'
     )
+    assert '-> True: norms and GELUs' in row(text, 'model.backbone.recompute=auto')
     assert '-> True: activations' in row(text, 'model.backbone.with_cp=False')
     assert row(text, 'no --amp')
     assert row(text, 'no --bf16')
@@ -65,9 +66,14 @@ def test_a_gpu(error):
 def test_what_is_low_already():
     cfg = config(optim_wrapper={'type': 'AmpOptimWrapper'})
     cfg.train_dataloader.batch_size = 1
-    cfg.model.backbone.with_cp = True
+    cfg.model.backbone.with_cp = cfg.model.backbone.recompute = True
     text = message(torch.cuda.OutOfMemoryError(CUDA), cfg)
-    for setting in ('train_dataloader.batch_size=1', 'model.backbone.with_cp=True', '--amp'):
+    for setting in (
+        'train_dataloader.batch_size=1',
+        'model.backbone.recompute=True',
+        'model.backbone.with_cp=True',
+        '--amp',
+    ):
         assert '-> nothing: it is' in row(text, setting)
     assert 'bf16' not in text
 

@@ -5,10 +5,13 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from dev.fake_cuda import fake_cuda
 from mmext_backbones.ops import mlp, norm_gelu
 from mmext_backbones.ops.mlp import norm_mlp
 from mmext_backbones.ops.norm_gelu import cpu
+from tests.torch_features import needs_fake_backward
 
 C, HIDDEN = 6, 20
 NO_COMPILER = cpu._KERNELS.why_not()
@@ -127,3 +130,23 @@ def test_a_second_backward_pass_needs_the_same():
     first = torch.autograd.grad(out, [x, *ours.parameters()], retain_graph=True)
     second = torch.autograd.grad(out, [x, *ours.parameters()])
     assert all(map(torch.equal, first, second))
+
+
+@needs_fake_backward
+def test_off_the_cpu_the_gradient_of_the_map_is_not_copied():
+    """In one part it is what the norm returns."""
+    names = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.append(function.name())
+            return function(*args, **(kwargs or {}))
+
+    with fake_cuda(), torch.device('cuda'):
+        plain, _, _ = build(dtype=torch.float32)
+        x = torch.empty(4, 5, C, requires_grad=True)
+        out = norm_mlp(x, *plain.parameters(), eps=1e-5, residual=True)
+        with Record():
+            out.backward(torch.empty_like(out))
+    assert 'aten::native_layer_norm_backward' in names
+    assert not {name for name in names if 'copy' in name or 'clone' in name}
