@@ -17,7 +17,7 @@ from .chart import draw_growth, draw_ratios
 from .growth import grow
 from .machine import describe
 from .report import growth_lines, heading, legend, line, markdown, write_json
-from .session import LeftOut, Options, Row, compare
+from .session import LeftOut, Options, Row, compare, compile_modes
 from .timing import DTYPES, MODES
 
 __all__ = ['benchmark', 'parser']
@@ -41,7 +41,10 @@ def parser(description: str) -> argparse.ArgumentParser:
     add('--rounds', type=int, default=7, help='that count')
     add('--warmup', type=int, help='rounds before them; 2 on the CPU, 10 on CUDA')
     add('--threads', type=int, help="of the CPU; by default torch's choice")
-    add('--compile', nargs='?', const='inductor', metavar='BACKEND', help='also both compiled, and the peer alone')
+    add(
+        '--compile', nargs='?', const='inductor', metavar='NAME',
+        help='also both compiled, and the peer alone: by a backend of torch.compile, or in a mode like reduce-overhead',
+    )  # fmt: skip
     add('--growth', action='store_true', help='ours alone: time against size and batch, with fitted exponents')
     add('--edges', type=int, nargs='+', default=list(EDGES), metavar='PIXELS', help='of the square images of --growth')
     add('--batches', type=int, nargs='+', default=[1, 2, 4, 8], metavar='N', help='of --growth, of the smallest image')
@@ -157,6 +160,8 @@ def _check(args: argparse.Namespace, cases: Sequence[Case]) -> None:
     for case in cases:
         if args.arch is not None and args.arch not in case.archs:
             raise UserError(f'--arch {args.arch}: {case.name} has {", ".join(case.archs)}')
+    if args.compile is not None:
+        _check_compile(args.compile)
     known = {peer.name: peer for case in cases for peer in case.peers}
     for name in args.peer:
         if name not in known:
@@ -172,3 +177,14 @@ def _check(args: argparse.Namespace, cases: Sequence[Case]) -> None:
         raise UserError(f'--chart {args.chart}: expected a name that ends in .png, .svg or .pdf')
     if args.chart and find_spec('matplotlib') is None:
         raise UserError('--chart needs matplotlib, which is not installed')
+
+
+def _check_compile(name: str) -> None:
+    import torch._dynamo
+
+    modes, backends = compile_modes(), torch._dynamo.list_backends(exclude_tags=())
+    if name not in (*modes, *backends):
+        raise UserError(
+            f'--compile {name}: torch.compile knows no such backend or mode.'
+            f'{did_you_mean(name, [*modes, *backends])}\nBackends: {", ".join(backends)}.\nModes: {", ".join(modes)}.'
+        )

@@ -13,7 +13,7 @@ from .case import Case, Peer, Setting, absence, pair
 from .roofline import Ceilings, floor_seconds, measure_ceilings
 from .timing import DTYPES, Spread, flusher, interleave, spread
 
-__all__ = ['LeftOut', 'Options', 'Row', 'compare']
+__all__ = ['LeftOut', 'Options', 'Row', 'compare', 'compile_modes']
 
 FORMS = {'eager': (False, False), 'both compiled': (True, True), 'peer compiled': (False, True)}
 
@@ -25,7 +25,7 @@ class Options(NamedTuple):
         arch: name, or None for the first of each case.
         sizes: heights and widths in pixels, or empty for each case's own.
         peers: names, or empty for each case's default.
-        compile: backend of torch.compile, or None: eager only.
+        compile: backend or mode of torch.compile, or None: eager only.
     """
 
     arch: str | None = None
@@ -107,6 +107,13 @@ def compare(cases: Sequence[Case], options: Options) -> Iterator[Row | LeftOut]:
                     yield from _rows(case, peer, arch, setting, options, ceilings)
 
 
+def compile_modes() -> list[str]:
+    """The modes of torch.compile, which are those of its own backend."""
+    import torch._inductor
+
+    return list(torch._inductor.list_mode_options())
+
+
 def _rows(
     case: Case, peer: Peer, arch: str, setting: Setting, options: Options, ceilings: dict[str, Ceilings]
 ) -> Iterator[Row | LeftOut]:
@@ -168,7 +175,8 @@ def _time(
         task = inputs, mode, DTYPES[dtype], case.differentiable
         passes[side], outs = first_pass(side, module, *task)
         if compiled:
-            module = torch.compile(module, backend=options.compile, dynamic=False)
+            kind = 'mode' if options.compile in compile_modes() else 'backend'
+            module = torch.compile(module, dynamic=False, **{kind: options.compile})
             passes[side], compiled_outs = first_pass(side, module, *task)
             check_compiled(side, compiled_outs, outs, agreement)
     flush, floor = None, None

@@ -350,6 +350,24 @@ def test_compiled_forms(tmp_path, one_layer):
     assert len(calls) >= 2
 
 
+@pytest.mark.parametrize(
+    ('name', 'kind'), [('reduce-overhead', 'mode'), ('max-autotune', 'mode'), ('eager', 'backend')]
+)
+def test_compiled_by_a_backend_or_in_a_mode(name, kind, one_layer, monkeypatch):
+    compiled, asked = torch.compile, []
+
+    def compile_by(module, **options):
+        asked.append(options)
+        compiled(nn.Identity(), **options)  # refuses what it does not know
+        return module
+
+    monkeypatch.setattr(torch, 'compile', compile_by)
+    options = ['--arch', 'nano', '--size', 32, 32, '--rounds', 1, '--warmup', 0, '--mode', 'forward', '--no-memory']
+    assert tool(one_layer, *options, '--compile', name) == 0
+    assert asked
+    assert all(each == {kind: name, 'dynamic': False} for each in asked)
+
+
 def test_growth(tmp_path, capsys):
     options = ['--arch', 'nano', '--edges', 32, 64, 96, '--batches', 1, 3, '--rounds', 2, '--warmup', 0]
     files = ['--json', tmp_path / 'found.json', '--chart', tmp_path / 'found.png']
@@ -443,6 +461,8 @@ def test_what_cannot_be_compiled_is_named(capsys, one_layer):
         (['swin', '--chart', 'a.txt'], '--chart a.txt: expected a name that ends in'),
         (['swin', '--json', 'nowhere/a.json'], '--json nowhere/a.json: there is no folder nowhere'),
         (['op:elsa', '--growth'], "expected swin, elsa_swin, maxvit, sequencer, volo, elsa_volo, not 'op:elsa'"),
+        (['swin', '--compile', 'reduce-overhed'], "backend or mode. Did you mean 'reduce-overhead'?\nBackends: "),
+        (['swin', '--compile', 'indoctor'], "Did you mean 'inductor'?"),
         (['swin', '--growth', '--edges', 64, '--batches', 2], 'at least two --edges or two --batches'),
     ],
 )
