@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..zoo import block_classes
 from .cost import listed, model_cost
 
-__all__ = ['STATES', 'Estimate', 'estimate']
+__all__ = ['STATES', 'Estimate', 'Storages', 'estimate', 'without_numbers']
 
 STATES = {'SGD': 1, 'AdamW': 2, 'Adam': 2}  # tensors the optimizer keeps for each parameter
 BYTES = 4  # of a weight, a gradient, a number of the optimizer: float32 also under autocast
@@ -134,8 +134,8 @@ def _recomputed_macs(model: nn.Module, size: tuple[int, int]) -> int:
 def activation_bytes(model: nn.Module, batch: int, size: tuple[int, int], *, amp: bool = False) -> int:
     """Bytes that the backward pass of a training step reads, weights left out."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    model = _fake(model, mode).train()
-    kept = _Storages(model)
+    model = without_numbers(model, mode).train()
+    kept = Storages(model)
     with mode, _recomputing(model, kept) as recomputed, kept.watching():
         x = torch.empty(batch, getattr(getattr(model, 'backbone', model), 'in_channels', 3), *size)
         try:
@@ -146,7 +146,7 @@ def activation_bytes(model: nn.Module, batch: int, size: tuple[int, int], *, amp
     return kept.bytes + max(recomputed, default=0)
 
 
-class _Storages:
+class Storages:
     """The storages that autograd saves, each once; those of weights left out."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -169,7 +169,7 @@ class _Storages:
 
 
 @contextmanager
-def _recomputing(model: nn.Module, kept: _Storages) -> Iterator[list[int]]:
+def _recomputing(model: nn.Module, kept: Storages) -> Iterator[list[int]]:
     """Keeps the inputs alone of the blocks that `with_cp` names; yields what each holds when it is recomputed."""
     recomputed: list[int] = []
     backbone = getattr(model, 'backbone', model)
@@ -179,7 +179,7 @@ def _recomputing(model: nn.Module, kept: _Storages) -> Iterator[list[int]]:
         if stage not in stages:
             return block(x, *context)
         kept.add(x)
-        inside = _Storages(model)
+        inside = Storages(model)
         with inside.watching():
             out = block(x, *context)
         recomputed.append(inside.bytes)
@@ -190,11 +190,12 @@ def _recomputing(model: nn.Module, kept: _Storages) -> Iterator[list[int]]:
     yield recomputed
 
 
-def _fake(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """A copy whose parameters and buffers have no numbers; theirs are never copied."""
+def without_numbers(model: nn.Module, mode: FakeTensorMode, device: str | None = None) -> nn.Module:
+    """A copy whose parameters and buffers have no numbers, on `device` or their own; theirs are never copied."""
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
-        fake = mode.from_tensor(tensor.detach())
+        with mode:
+            fake = torch.empty_like(mode.from_tensor(tensor.detach()), device=device)
         parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(fake, requires_grad=tensor.requires_grad) if parameter else fake
     return copy.deepcopy(model, memo)
