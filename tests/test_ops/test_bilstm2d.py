@@ -15,7 +15,7 @@ from mmext_backbones.analysis.estimate import without_numbers
 from mmext_backbones.layers import BiLSTM2D
 from mmext_backbones.ops import bilstm2d
 from mmext_backbones.ops.bilstm2d import cpu, torch_lstm
-from tests.torch_features import HALF_AUTOCAST, needs_compile, needs_fake_backward, needs_fake_cuda
+from tests.torch_features import HALF_AUTOCAST, CountOperations, needs_compile, needs_fake_backward, needs_fake_cuda
 
 NO_COMPILER = cpu.why_not()
 needs_compiler = pytest.mark.skipif(NO_COMPILER is not None, reason=f'compiled: {NO_COMPILER}')
@@ -358,29 +358,48 @@ def mixer_on_cuda():
     torch._dynamo.reset()
 
 
-@needs_fake_backward
+SIZES_ON_CUDA = ((4, 6), (8, 12), (50, 84))
+
+
+@needs_fake_cuda
 @needs_compile
 @pytest.mark.parametrize('autocast', [False, True])
 def test_on_cuda_a_compiled_lstm_is_one_node_however_long_it_is(autocast, mixer_on_cuda):
-    found = []
+    graphs = []
 
     def record(graph, inputs):
-        found.append([node.target for node in graph.graph.nodes if node.op == 'call_function'])
+        graphs.append([node.target for node in graph.graph.nodes if node.op == 'call_function'])
         return graph.forward
 
-    for size in ((4, 6), (8, 12), (50, 84)):
+    for size in SIZES_ON_CUDA:
         torch._dynamo.reset()
-        x = torch.empty(2, *size, 24, requires_grad=True, device='cuda')
         run = torch.compile(mixer_on_cuda, backend=aot_autograd(fw_compiler=record), fullgraph=True, dynamic=False)
-        with torch.autocast('cuda', torch.float16) if autocast else nullcontext():
-            out = run(x)
-        out.backward(torch.empty_like(out))
-    forwards, backwards = found[::2], found[1::2]
-    for graphs, operator in ((forwards, 'lstm'), (backwards, 'lstm_backward')):
-        assert len({len(graph) for graph in graphs}) == 1
-        assert len(graphs[0]) < 80
-        for graph in graphs:
-            assert graph.count(getattr(torch.ops.mmext_backbones, operator).default) == 2
+        with torch.no_grad(), torch.autocast('cuda', torch.float16) if autocast else nullcontext():
+            out = run(torch.empty(2, *size, 24, device='cuda'))
+        assert out.shape == (2, *size, 24)
+    assert len({len(graph) for graph in graphs}) == 1
+    assert len(graphs[0]) < 60
+    assert all(graph.count(torch.ops.mmext_backbones.lstm.default) == 2 for graph in graphs)
+
+
+@needs_fake_backward
+@pytest.mark.parametrize('autocast', [False, True])
+def test_its_backward_pass_is_one_node_too(autocast, mixer_on_cuda, monkeypatch):
+    """What a recorded network calls, called by itself."""
+    monkeypatch.setattr(torch_lstm, 'is_compiling', lambda: True)
+    counts = []
+    for size in SIZES_ON_CUDA:
+        x = torch.empty(2, *size, 24, device='cuda', requires_grad=True)
+        with CountOperations() as operations:
+            with torch.autocast('cuda', torch.float16) if autocast else nullcontext():
+                out = mixer_on_cuda(x)
+            out.backward(torch.empty_like(out))
+        counts.append(operations.count)
+        assert (x.grad.shape, x.grad.dtype) == (x.shape, x.dtype)
+        assert all(p.grad.shape == p.shape for p in mixer_on_cuda.parameters())
+        mixer_on_cuda.zero_grad()
+    assert len(set(counts)) == 1
+    assert counts[0] < 250
 
 
 @needs_compile
@@ -419,5 +438,5 @@ def test_under_autocast_the_map_is_cast_before_it_is_copied(mixer_on_cuda, monke
     weights = mixer_on_cuda.rnn_v.tensors(), mixer_on_cuda.rnn_h.tensors()
     with torch.autocast('cuda', torch.float16), Record():
         bilstm2d(x, *weights, backend='torch')
-    assert [dtype for _, dtype in moved] == [torch.float16] * 3  # the cast, and a copy for either axis
+    assert [dtype for _, dtype in moved] == [torch.float16] * 2  # the cast, and a copy of the columns
     assert moved[0][0] == 'aten::_to_copy'

@@ -51,7 +51,7 @@ def _on_two_streams(
         return first(x), second(x)
     here, other = torch.cuda.current_stream(x.device), _other_stream(x.device)
     other.wait_stream(here)
-    x.record_stream(other)  # a map of one row or column is not copied: the backward pass on the other stream reads it
+    x.record_stream(other)  # the rows are a view of it, which the backward pass reads on the other stream
     with torch.cuda.stream(other):
         out_second = second(x)
     out_first = first(x)
