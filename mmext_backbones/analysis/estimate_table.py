@@ -99,14 +99,14 @@ def table(recipes: Iterable[Recipe]) -> str:
     return '\n'.join([HEADER, *map(row, recipes)])
 
 
-def replace_table(text: str, new: str) -> str:
+def replace_table(text: str, new: str, begin_mark: str = BEGIN, end_mark: str = END) -> str:
     """A page with `new` between its marks.
 
     Raises:
         UserError: if the marks are not there.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
     if not begin or not end:
-        raise UserError(f'the page has no marks for the table: expected {BEGIN} and {END}.')
-    return f'{before}{BEGIN}\n{new}\n{END}{after}'
+        raise UserError(f'the page has no marks for the table: expected {begin_mark} and {end_mark}.')
+    return f'{before}{begin_mark}\n{new}\n{end_mark}{after}'
