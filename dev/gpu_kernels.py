@@ -2,8 +2,8 @@
 
 No GPU is needed: Triton compiles for those that are not there, and brings the tools that read what it made.
 
-python -m dev.gpu_kernels                              # rewrites the tables of docs/gpu_kernels.md: minutes
-python -m dev.gpu_kernels --capability 80 --kernel window --json made.json
+python -m dev.gpu_kernels --page                       # the table of docs/gpu_kernels.md: about 20 minutes of one core
+python -m dev.gpu_kernels --capability 80 --kernel window --edge 12 --json made.json
 """
 
 import argparse
@@ -24,7 +24,9 @@ import torch
 
 from mmext_backbones.analysis.estimate_table import replace_table
 from mmext_backbones.ops.elsa import gpu as elsa
+from mmext_backbones.ops.gpu_support import BFLOAT16
 from mmext_backbones.ops.window_attention import gpu as windows
+from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.utils.errors import UserError
 
 PAGE = Path(__file__).parents[1] / 'docs/gpu_kernels.md'
@@ -35,9 +37,13 @@ KIB = 1024
 SHARED = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 GPUS = {75: 'T4', 80: 'A100', 86: 'RTX 30', 89: 'RTX 40, L4', 90: 'H100', 100: 'B200', 120: 'RTX 50'}
 TYPES = {torch.float16: '*fp16', torch.bfloat16: '*bf16', torch.float32: '*fp32'}
-WINDOWS = 7, 10, 12, 16  # of Swin, ELSA-Swin and MaxViT, and one of window_size='scaled'
+WINDOWS = (
+    7,
+    10,
+    12,
+)  # one for each block of tokens, 64, 128 and 256: 8 x 8 takes the kernel of 7 x 7, 16 x 16 that of 12 x 12
 HEAD_DIMS = 32, 64, 128
-KERNEL_SIZES = 3, 5, 7  # of ELSA
+KERNEL_SIZE = 7  # of ELSA
 
 
 class Kernel(NamedTuple):
@@ -81,23 +87,25 @@ def kernels() -> Iterator[Kernel]:
                     yield Kernel(f'window_attention {direction}', dtype, edge, head_dim)
     for dtype in TYPES:
         for direction in ('forward', 'backward_values', 'backward_logits', 'backward_static'):
-            for edge in KERNEL_SIZES:
-                yield Kernel(f'elsa {direction}', dtype, edge, 32)
+            yield Kernel(f'elsa {direction}', dtype, KERNEL_SIZE, 32)
+
+
+def is_compiled(kernel: Kernel, capability: int) -> bool:
+    """Whether a GPU of this compute capability is one that the kernel is for."""
+    least = (elsa if kernel.name.startswith('elsa') else windows).CAPABILITY
+    return divmod(capability, 10) >= (max(least, BFLOAT16) if kernel.dtype == torch.bfloat16 else least)
 
 
 def taken(kernel: Kernel, capability: int) -> bool:
     """Whether 'auto' takes a kernel on a GPU of this compute capability."""
-    version = divmod(capability, 10)
+    if not is_compiled(kernel, capability):
+        return False
     operator, direction = kernel.name.split()
-    if version < (elsa if operator == 'elsa' else windows).CAPABILITY:
-        return False
-    if kernel.dtype == torch.bfloat16 and version < (8, 0):
-        return False
     if operator == 'elsa':
         return True
     size = kernel.dtype, kernel.head_dim, kernel.edge**2
     fits = windows.does_not_fit(*size, windows.largest_block(SHARED[capability] * KIB)) is None
-    return fits and not windows.spills(version, *size, direction == 'backward')
+    return fits and not windows.spills(divmod(capability, 10), *size, direction == 'backward')
 
 
 def compiled(kernel: Kernel, capability: int) -> tuple[Usage, Any]:
@@ -223,14 +231,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--edge', type=int, nargs='+', help='only windows and neighbourhoods of these edges')
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='kernels that are compiled at a time')
     parser.add_argument('--json', type=Path, help='also write all numbers to this file')
+    parser.add_argument('--page', action='store_true', help='put the table into docs/gpu_kernels.md')
     parser.add_argument('--taken', action='store_true', help="only what 'auto' takes")
+    add_traceback_option(parser)
     args = parser.parse_args(argv)
     chosen = [
         (kernel, capability)
         for kernel in kernels()
         for capability in args.capability
         if args.kernel in kernel.name and (not args.edge or kernel.edge in args.edge)
-        if not args.taken or taken(kernel, capability)
+        if (taken if args.taken else is_compiled)(kernel, capability)
     ]
     if not chosen:
         raise UserError('no kernel is left: see --kernel, --edge and --capability')
@@ -240,11 +250,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         versions = {'triton': triton.__version__, 'torch': torch.__version__, 'python': platform.python_version()}
         args.json.write_text(json.dumps({'versions': versions, 'kernels': rows}, indent=1) + '\n')
-    if len(chosen) == len(list(kernels())) * len(SHARED):
+    if args.page:
         PAGE.write_text(replace_table(PAGE.read_text(), tables(rows), BEGIN, END))
     else:
         print(tables(rows))
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(run_cli(main))

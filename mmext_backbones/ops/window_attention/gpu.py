@@ -25,6 +25,7 @@ KIB = 1024
 MAX_BLOCK = 32 * KIB  # of keys; half of it on GPUs with less than SHARED memory for a program, whose backward holds 5
 SHARED = 160 * KIB
 LOGITS = 8192  # in registers at once; windows of more than 64 tokens take so many queries at a time
+EDGES = 7, 8, 12, 16  # of published networks' windows, each a constant of its own kernels; others share one for a block
 RUNS_PER_PROCESSOR = 8  # programs for each multiprocessor of the GPU, where there are windows enough
 
 
@@ -120,7 +121,8 @@ def options_of(
     exact = is_interpreted() and qkv.dtype == torch.bfloat16  # whose product the interpreter lacks
     return {
         'HEAD_DIM': C3 // 3 // num_heads,
-        'SHIFTED': shift_size > 0,
+        'WINDOW': h if h == w and h in EDGES else 0,
+        'SHIFT': shift_size,
         'GRID': grid,
         'PADDING': 'none' if is_whole else 'vector' if has_padding else 'hidden',
         'MASKED': MASKED,
@@ -140,7 +142,7 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == 'cuda' else 1
 
 
-def _runs(qkv: Tensor, num_heads: int, window_size: Size, shift_size: int) -> tuple[int, tuple[int, ...]]:
+def _runs(qkv: Tensor, num_heads: int, window_size: Size) -> tuple[int, tuple[int, ...]]:
     """The number of runs of windows, and what the kernels need to know of map, runs and windows."""
     B, H, W, C3 = qkv.shape
     problem = why_not(qkv.device, qkv.dtype, C3 // 3 // num_heads, window_size[0] * window_size[1])
@@ -150,7 +152,7 @@ def _runs(qkv: Tensor, num_heads: int, window_size: Size, shift_size: int) -> tu
     windows = B * rows * cols
     run = -(-windows // max(1, RUNS_PER_PROCESSOR * _processors(qkv.device) // num_heads)) or 1
     runs = -(-windows // run) or 1
-    return runs, (H, W, rows, cols, windows, run, num_heads, *window_size, shift_size, *qkv.stride()[:3])
+    return runs, (H, W, rows, cols, windows, run, num_heads, *window_size, *qkv.stride()[:3])
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -169,7 +171,7 @@ def _forward(
 ) -> Tensor:
     qkv = _dense(qkv)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
-    runs, numbers = _runs(qkv, num_heads, window_size, shift_size)
+    runs, numbers = _runs(qkv, num_heads, window_size)
     options = options_of(qkv, padding is not None, num_heads, window_size, shift_size, grid, backward=False)
     vector = qkv if padding is None else padding.contiguous()  # without padding a pointer that is not read
     tensors = qkv, bias.contiguous(), vector, out
@@ -191,7 +193,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     qkv = _dense(qkv)
     grad_qkv = qkv.new_empty(qkv.shape)
-    runs, numbers = _runs(qkv, num_heads, window_size, shift_size)
+    runs, numbers = _runs(qkv, num_heads, window_size)
     options = options_of(qkv, padding is not None, num_heads, window_size, shift_size, grid, backward=True)
     new_sums = torch.empty if options['BLOCK_M'] == options['BLOCK_N'] else torch.zeros
     sums_bias = new_sums(runs, *bias.shape, dtype=torch.float32, device=qkv.device)
@@ -226,7 +228,7 @@ def _compile_ahead(
     trained = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (qkv, bias, padding))
     is_whole = qkv.shape[1] % window_size[0] == 0 and qkv.shape[2] % window_size[1] == 0
     head_dim, block = qkv.shape[3] // 3 // num_heads, _block(window_size[0] * window_size[1])
-    other = (0, not grid) if padding is None else (0 if shift_size else 1, False)
+    other = (0, not grid) if padding is None else (0 if shift_size else min(window_size) // 2, False)
 
     def run() -> None:
         empty = qkv[:0]
@@ -235,7 +237,8 @@ def _compile_ahead(
             if trained:
                 _backward(out, empty, bias, padding, num_heads, window_size, scale, *kind)
 
-    compile_ahead(KERNEL, (qkv.device, qkv.dtype, head_dim, block, is_whole, padding is None, trained), run)
+    edge = window_size[0] if window_size[0] == window_size[1] else 0
+    compile_ahead(KERNEL, (qkv.device, qkv.dtype, head_dim, block, edge, is_whole, padding is None, trained), run)
 
 
 # On the CPU the same functions serve Triton's interpreter

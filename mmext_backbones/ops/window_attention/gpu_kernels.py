@@ -22,14 +22,14 @@ Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2; Tu et al
 import triton
 import triton.language as tl
 
-# numbers that are asked for at run time: one kernel for maps, windows and heads of every size that fill its blocks
-SIZES = ('H', 'W', 'rows', 'cols', 'windows', 'run', 'num_heads', 'window_h', 'window_w', 'shift')
+# numbers that are asked for at run time: one kernel for maps of every size and any number of heads
+SIZES = ('H', 'W', 'rows', 'cols', 'windows', 'run', 'num_heads', 'height', 'width')
 
 
 @triton.jit
 def _places(
-    window, first, H, W, rows, cols, window_h, window_w, shift,
-    SHIFTED: tl.constexpr, GRID: tl.constexpr, BLOCK: tl.constexpr,
+    window, first, H, W, rows, cols, window_h, window_w,
+    SHIFT: tl.constexpr, GRID: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Where tokens `first`, ... of a window lie: row and column in the map, and region inside the window.
 
@@ -39,15 +39,15 @@ def _places(
     token = first + tl.arange(0, BLOCK)
     y, x = token // window_w, token % window_w
     row, col = window // cols, window % cols
-    rolled_in = (y >= window_h - shift).to(tl.int32) * 2 + (x >= window_w - shift).to(tl.int32)
+    rolled_in = (y >= window_h - SHIFT).to(tl.int32) * 2 + (x >= window_w - SHIFT).to(tl.int32)
     region = rolled_in & ((row == rows - 1).to(tl.int32) * 2 + (col == cols - 1).to(tl.int32))
     if GRID:
         y, x = y * rows + row, x * cols + col
     else:
         y, x = y + row * window_h, x + col * window_w
-        if SHIFTED:
+        if SHIFT > 0:
             Hp, Wp = rows * window_h, cols * window_w
-            y, x = y + shift, x + shift
+            y, x = y + SHIFT, x + SHIFT
             y, x = tl.where(y < Hp, y, y - Hp), tl.where(x < Wp, x, x - Wp)
     on_map = (y < H) & (x < W)
     exists = token < window_h * window_w
@@ -85,12 +85,12 @@ def _dot(a, b, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
 @triton.jit
 def _exponentials(
     a, b, tile, scale, region_a, region_b, hidden,
-    KEYS: tl.constexpr, SHIFTED: tl.constexpr, PADDING: tl.constexpr, MASKED: tl.constexpr,
+    KEYS: tl.constexpr, SHIFT: tl.constexpr, PADDING: tl.constexpr, MASKED: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """exp(logits - their maximum), a row for each token of `a`, and the sums over the keys, which are axis KEYS."""
     logits = _dot(a, tl.trans(b), OPERAND, PRECISION) * scale + tile
-    if SHIFTED:
+    if SHIFT > 0:
         logits += tl.where(region_a[:, None] == region_b[None, :], 0.0, MASKED)
     if PADDING == 'hidden':
         logits = tl.where(hidden, float('-inf'), logits)
@@ -100,13 +100,14 @@ def _exponentials(
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    qkv, bias, padding, out, H, W, rows, cols, windows, run, num_heads, window_h, window_w, shift,
+    qkv, bias, padding, out, H, W, rows, cols, windows, run, num_heads, height, width,
     stride_b, stride_h, stride_w, scale,
-    HEAD_DIM: tl.constexpr, SHIFTED: tl.constexpr, GRID: tl.constexpr, PADDING: tl.constexpr, MASKED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    HEAD_DIM: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr, GRID: tl.constexpr, PADDING: tl.constexpr,
+    MASKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Programs (heads, runs). `qkv` [B, H, W, 3 * C] with strides, `bias` and `out` [B, H, W, C] dense."""
+    window_h, window_w = height if WINDOW == 0 else WINDOW, width if WINDOW == 0 else WINDOW
     C, N = num_heads * HEAD_DIM, window_h * window_w
     head, first = tl.program_id(0), tl.program_id(1) * run
     d, key = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
@@ -121,7 +122,7 @@ def forward(
         base = qkv + image * stride_b + head * HEAD_DIM
         out_base = out + image * H * W * C + head * HEAD_DIM
         y, x, region_k, inside_k, padded = _places(
-            window, 0, H, W, rows, cols, window_h, window_w, shift, SHIFTED, GRID, BLOCK_N
+            window, 0, H, W, rows, cols, window_h, window_w, SHIFT, GRID, BLOCK_N
         )
         offsets = y * stride_h + x * stride_w
         k = _load(base + C, offsets, inside_k, padded, padding + C, HEAD_DIM, BLOCK_D, PADDING)
@@ -129,16 +130,23 @@ def forward(
 
         for m in range(0, BLOCK_N, BLOCK_M):
             y_q, x_q, region_q, inside_q, _ = _places(
-                window, m, H, W, rows, cols, window_h, window_w, shift, SHIFTED, GRID, BLOCK_M
+                window, m, H, W, rows, cols, window_h, window_w, SHIFT, GRID, BLOCK_M
             )
             q = _load(base, y_q * stride_h + x_q * stride_w, inside_q, inside_q, padding, HEAD_DIM, BLOCK_D, 'none')
-            if BLOCK_M != BLOCK_N:
-                tile = _load_bias(bias, m + tl.arange(0, BLOCK_M)[:, None], key[None, :], N)
-            weights, sums = _exponentials(
-                q, k, tile, scale, region_q, region_k, padded[None, :],
-                1, SHIFTED, PADDING, MASKED, OPERAND, PRECISION,
-            )  # fmt: skip
-            values = _dot(weights.to(q.dtype), v, OPERAND, PRECISION) / sums[:, None]
+            if BLOCK_M == BLOCK_N:
+                weights, sums = _exponentials(
+                    q, k, tile, scale, region_q, region_k, padded[None, :],
+                    1, SHIFT, PADDING, MASKED, OPERAND, PRECISION,
+                )  # fmt: skip
+                weights = weights.to(q.dtype)
+            else:  # the warps share the keys, of which there are more
+                tile = _load_bias(bias, m + tl.arange(0, BLOCK_M)[None, :], key[:, None], N)
+                weights, sums = _exponentials(
+                    k, q, tile, scale, region_k, region_q, padded[:, None],
+                    0, SHIFT, PADDING, MASKED, OPERAND, PRECISION,
+                )  # fmt: skip
+                weights = tl.trans(weights.to(q.dtype))
+            values = _dot(weights, v, OPERAND, PRECISION) / sums[:, None]
             mask = inside_q[:, None] & (d < HEAD_DIM)[None, :]
             tl.store(out_base + ((y_q * W + x_q) * C)[:, None] + d[None, :], values.to(q.dtype), mask=mask)
 
@@ -146,9 +154,9 @@ def forward(
 @triton.jit(do_not_specialize=SIZES)
 def backward(
     grad, qkv, bias, padding, grad_qkv, sums_bias, sums_padding,
-    H, W, rows, cols, windows, run, num_heads, window_h, window_w, shift, stride_b, stride_h, stride_w, scale,
-    HEAD_DIM: tl.constexpr, SHIFTED: tl.constexpr, GRID: tl.constexpr, PADDING: tl.constexpr, MASKED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    H, W, rows, cols, windows, run, num_heads, height, width, stride_b, stride_h, stride_w, scale,
+    HEAD_DIM: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr, GRID: tl.constexpr, PADDING: tl.constexpr,
+    MASKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """As the forward, with a row for each key and a column for each query: the warps of a program share the keys, of
@@ -159,6 +167,7 @@ def backward(
 
     A query beyond the map gets no gradient (`grad` is zero there), and with it passes none on.
     """
+    window_h, window_w = height if WINDOW == 0 else WINDOW, width if WINDOW == 0 else WINDOW
     C, N = num_heads * HEAD_DIM, window_h * window_w
     head, first = tl.program_id(0), tl.program_id(1) * run
     d, key = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
@@ -179,7 +188,7 @@ def backward(
         grad_base = grad + image * H * W * C + head * HEAD_DIM
         out_base = grad_qkv + image * H * W * 3 * C + head * HEAD_DIM
         y, x, region_k, inside_k, padded = _places(
-            window, 0, H, W, rows, cols, window_h, window_w, shift, SHIFTED, GRID, BLOCK_N
+            window, 0, H, W, rows, cols, window_h, window_w, SHIFT, GRID, BLOCK_N
         )
         offsets_k = y * stride_h + x * stride_w
         out_k = out_base + C + ((y * W + x) * 3 * C)[:, None] + d[None, :]
@@ -189,7 +198,7 @@ def backward(
 
         for m in range(0, BLOCK_N, BLOCK_M):
             y_q, x_q, region_q, inside_q, _ = _places(
-                window, m, H, W, rows, cols, window_h, window_w, shift, SHIFTED, GRID, BLOCK_M
+                window, m, H, W, rows, cols, window_h, window_w, SHIFT, GRID, BLOCK_M
             )
             q = _load(base, y_q * stride_h + x_q * stride_w, inside_q, inside_q, padding, HEAD_DIM, BLOCK_D, 'none')
             d_out = _load(grad_base, (y_q * W + x_q) * C, inside_q, inside_q, padding, HEAD_DIM, BLOCK_D, 'none')
@@ -198,7 +207,7 @@ def backward(
                 tile = _load_bias(bias, query[None, :], key[:, None], N)
             weights, sums = _exponentials(
                 k, q, tile, scale, region_k, region_q, padded[:, None],
-                0, SHIFTED, PADDING, MASKED, OPERAND, PRECISION,
+                0, SHIFT, PADDING, MASKED, OPERAND, PRECISION,
             )  # fmt: skip
             attn = weights / sums[None, :]
             d_v += _dot(attn.to(q.dtype), d_out, OPERAND, PRECISION)
