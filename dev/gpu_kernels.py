@@ -2,8 +2,8 @@
 
 No GPU is needed: Triton compiles for those that are not there, and brings the tools that read what it made.
 
-python -m dev.gpu_kernels --page                       # the table of docs/gpu_kernels.md: about 20 minutes of one core
-python -m dev.gpu_kernels --capability 80 --kernel window --edge 12 --json made.json
+python dev/gpu_kernels.py --page                       # the table of docs/gpu_kernels.md: about 20 minutes of one core
+python dev/gpu_kernels.py --capability 80 --kernel window --edge 12 --json made.json
 """
 
 import argparse
@@ -188,7 +188,7 @@ def measure(chosen: Sequence[tuple[Kernel, int]], jobs: int) -> list[dict[str, A
 
     def row(case: tuple[Kernel, int]) -> dict[str, Any]:
         kernel, capability = case
-        known = {**kernel._asdict(), 'dtype': str(kernel.dtype).removeprefix('torch.'), 'capability': capability}
+        known = {**kernel._asdict(), 'dtype': _name(kernel.dtype), 'capability': capability}
         known['taken'] = taken(kernel, capability)
         try:
             known |= compiled(kernel, capability)[0]._asdict()
@@ -199,6 +199,10 @@ def measure(chosen: Sequence[tuple[Kernel, int]], jobs: int) -> list[dict[str, A
 
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(row, chosen))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix('torch.')
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:
@@ -228,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--capability', type=int, nargs='+', default=list(SHARED), choices=list(SHARED))
     parser.add_argument('--kernel', default='', help='only kernels whose name has this part')
+    parser.add_argument('--type', nargs='+', help='only kernels of these types, as float16')
     parser.add_argument('--edge', type=int, nargs='+', help='only windows and neighbourhoods of these edges')
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='kernels that are compiled at a time')
     parser.add_argument('--json', type=Path, help='also write all numbers to this file')
@@ -240,10 +245,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         for kernel in kernels()
         for capability in args.capability
         if args.kernel in kernel.name and (not args.edge or kernel.edge in args.edge)
+        if not args.type or _name(kernel.dtype) in args.type
         if (taken if args.taken else is_compiled)(kernel, capability)
     ]
     if not chosen:
-        raise UserError('no kernel is left: see --kernel, --edge and --capability')
+        raise UserError('no kernel is left: see --kernel, --type, --edge and --capability')
     rows = measure(chosen, args.jobs)
     if args.json:
         import triton

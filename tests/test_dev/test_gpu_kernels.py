@@ -1,14 +1,25 @@
 """The kernels in Triton compiled for GPUs that are not there: registers, stack, shared memory."""
 
+import json
 import os
 import re
+from importlib.util import find_spec
 
 import pytest
 import torch
 
-from dev.gpu_kernels import GPUS, SHARED, Kernel, compiled, kernels, main, tables, taken
+from dev import gpu_kernels
+from dev.gpu_kernels import BEGIN, END, GPUS, SHARED, Kernel, compiled, kernels, main, tables, taken
 from mmext_backbones.utils.errors import UserError
 from tests.torch_features import needs_target
+
+
+def needs_compiler(test):
+    """Skips a test where Triton cannot compile for a GPU that is not there."""
+    reason = 'Triton is not installed, or replaced by its interpreter'
+    missing = find_spec('triton') is None or os.environ.get('TRITON_INTERPRET', '0') != '0'
+    return needs_target(pytest.mark.skipif(missing, reason=reason)(test))
+
 
 STACK = 64  # bytes a thread at most: a few numbers, not the maps of a window
 half, bfloat, single = torch.float16, torch.bfloat16, torch.float32
@@ -29,14 +40,12 @@ MORE = [
 ]
 
 
-@needs_target
-@pytest.mark.skipif(os.environ.get('TRITON_INTERPRET', '0') != '0', reason='the interpreter replaces the compiler')
+@needs_compiler
 @pytest.mark.parametrize(
     ('kernel', 'capability'), [*SAMPLE, *(pytest.param(*each, marks=pytest.mark.slow) for each in MORE)], ids=str
 )
 def test_what_auto_takes_keeps_its_numbers_in_registers_and_fits_the_memory(kernel, capability, monkeypatch, tmp_path):
     """The interpreter takes programs that the compiler does not."""
-    pytest.importorskip('triton')
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
     assert taken(kernel, capability)
     usage, made = compiled(kernel, capability)
@@ -67,6 +76,20 @@ def test_the_table_marks_what_is_left_to_pytorch():
     lines = tables([row, other, failed | {'capability': 120, 'error': 'OutOfResources'}]).splitlines()
     assert lines[0].endswith(f'| sm_80, {GPUS[80]} | sm_90, {GPUS[90]} | sm_120, {GPUS[120]} |')
     assert lines[2] == '| elsa forward | float16 | 7 | 32 | 128 / 8 / 24 | (128 / 2048 / 24) | fails |'
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_command_writes_numbers_and_page(monkeypatch, tmp_path):
+    page, numbers = tmp_path / 'page.md', tmp_path / 'numbers.json'
+    page.write_text(f'# Kernels\n\n{BEGIN}\nold\n{END}\nend\n')
+    monkeypatch.setattr(gpu_kernels, 'PAGE', page)
+    chosen = ['--kernel', 'elsa forward', '--type', 'float16', '--capability', '90']
+    main([*chosen, '--jobs', '1', '--page', '--json', str(numbers)])
+    (row,) = json.loads(numbers.read_text())['kernels']
+    assert row['taken']
+    shown = f'{row["registers"]} / {row["stack"]} / {row["shared"] // 1024}'
+    assert f'| elsa forward | float16 | 7 | 32 | {shown} |\n{END}\nend\n' in page.read_text()
 
 
 def test_a_choice_without_a_kernel_is_refused():

@@ -169,6 +169,7 @@ def test_what_fails_to_load_is_tried_again():
     assert load() == 'loaded'
 
 
+@needs_target
 @pytest.mark.parametrize('name', OPERATORS)
 def test_the_kernels_are_loaded_by_eight_threads(name, monkeypatch):
     pytest.importorskip('triton')
@@ -259,8 +260,7 @@ def test_windows_that_grow_with_the_image_take_few_kernels(compilations):
             for grid in (False, True):
                 attend(2 * 2**stage, size, window, grid=grid, padded=False)
     assert len(used) > 15
-    # both directions, windows and grid, with padding and without; for blocks of 128 and of 256 tokens, and for windows of
-    # 12 x 12 and 16 x 16
+    # both directions, windows and grid, with padding and without; blocks of 128 and of 256 tokens, 12 x 12 and 16 x 16
     assert 0 < len(compilations) <= 2 * 2 * 2 * 4
 
 

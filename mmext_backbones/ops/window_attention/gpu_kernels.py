@@ -109,6 +109,7 @@ def forward(
     """Programs (heads, runs). `qkv` [B, H, W, 3 * C] with strides, `bias` and `out` [B, H, W, C] dense."""
     window_h, window_w = height if WINDOW == 0 else WINDOW, width if WINDOW == 0 else WINDOW
     C, N = num_heads * HEAD_DIM, window_h * window_w
+    queries = BLOCK_N if BLOCK_M == BLOCK_N else N  # known where it is one block
     head, first = tl.program_id(0), tl.program_id(1) * run
     d, key = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
     bias += head * N * N
@@ -128,7 +129,7 @@ def forward(
         k = _load(base + C, offsets, inside_k, padded, padding + C, HEAD_DIM, BLOCK_D, PADDING)
         v = _load(base + 2 * C, offsets, inside_k, padded, padding + 2 * C, HEAD_DIM, BLOCK_D, PADDING)
 
-        for m in range(0, BLOCK_N, BLOCK_M):
+        for m in range(0, queries, BLOCK_M):
             y_q, x_q, region_q, inside_q, _ = _places(
                 window, m, H, W, rows, cols, window_h, window_w, SHIFT, GRID, BLOCK_M
             )
@@ -169,6 +170,7 @@ def backward(
     """
     window_h, window_w = height if WINDOW == 0 else WINDOW, width if WINDOW == 0 else WINDOW
     C, N = num_heads * HEAD_DIM, window_h * window_w
+    queries = BLOCK_N if BLOCK_M == BLOCK_N else N  # known where it is one block
     head, first = tl.program_id(0), tl.program_id(1) * run
     d, key = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
     bias += head * N * N
@@ -196,7 +198,7 @@ def backward(
         v = _load(base + 2 * C, offsets_k, inside_k, padded, padding + 2 * C, HEAD_DIM, BLOCK_D, PADDING)
         d_k, d_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32), tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
 
-        for m in range(0, BLOCK_N, BLOCK_M):
+        for m in range(0, queries, BLOCK_M):
             y_q, x_q, region_q, inside_q, _ = _places(
                 window, m, H, W, rows, cols, window_h, window_w, SHIFT, GRID, BLOCK_M
             )
