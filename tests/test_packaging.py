@@ -93,7 +93,7 @@ from mmengine.config import Config
 from mmext_backbones.registry import MODELS
 assert 'site-packages' in mmext_backbones.__file__, mmext_backbones.__file__
 for module in pkgutil.walk_packages(mmext_backbones.__path__, 'mmext_backbones.'):
-    if not module.name.endswith(('__main__', 'triton_kernels')):
+    if not module.name.endswith(('__main__', 'gpu_kernels')):
         importlib.import_module(module.name)
 for name in ('SwinTransformer', 'ELSASwin', 'MaxViT', 'Sequencer2D'):
     backbone = MODELS.build(dict(type='mmext_backbones.' + name)).eval()

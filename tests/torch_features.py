@@ -96,30 +96,3 @@ needs_interpreter = pytest.mark.skipif(
 needs_target = pytest.mark.skipif(
     (0,) < triton_version() < (3,), reason='Triton compiles for a GPU that is not there from 3.0 on'
 )
-
-
-def compiled_kernel(function, types, constants, capability, pointers=None, **options):
-    """A kernel of Triton compiled for a GPU that need not be there.
-
-    Args:
-        function: the kernel.
-        types: of its arguments; what is missing is a 32-bit integer.
-        constants: values of those that are constants.
-        capability: of the GPU, 80 for 8.0.
-        pointers: what to know of pointers, from Triton 3.2 on.
-        options: of the compiler.
-    """
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    names = function.arg_names
-    if triton_version() < (3, 2):
-        signature = {name: types.get(name, 'i32') for name in names if name not in constants}
-        source = ASTSource(function, signature, constants)
-    else:
-        signature = {name: 'constexpr' if name in constants else types.get(name, 'i32') for name in names}
-        places = {(i,): constants[name] for i, name in enumerate(names) if name in constants}
-        attributes = pointers and {(i,): pointers for i, name in enumerate(names) if signature[name][0] == '*'}
-        source = ASTSource(function, signature, places, attributes)
-    return triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)

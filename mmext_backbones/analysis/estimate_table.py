@@ -109,4 +109,4 @@ def replace_table(text: str, new: str, begin_mark: str = BEGIN, end_mark: str = 
     _, end, after = rest.partition(end_mark)
     if not begin or not end:
         raise UserError(f'the page has no marks for the table: expected {begin_mark} and {end_mark}.')
-    return f'{before}{begin}\n{new}\n{end}{after}'
+    return f'{before}{begin_mark}\n{new}\n{end_mark}{after}'

@@ -7,13 +7,13 @@ processor), see `kernel_cache`.
 """
 
 import ctypes
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .caching import load_once
 from .kernel_cache import open_library, warn_once
 
 REALS = {torch.float32: 'float', torch.float64: 'double'}
@@ -44,8 +44,8 @@ class Kernels:
         self.functions = functions
         self.defines = tuple(f'-D{name}=({value})' for name, value in constants.items())
         KERNELS.append(self)
-        self.library = functools.cache(self._library)
-        self.why_not = functools.cache(self._why_not)
+        self.library = load_once(self._library)
+        self.why_not = load_once(self._why_not)
 
     def __getitem__(self, dtype: torch.dtype) -> ctypes.CDLL:
         return self.library(REALS[dtype])

@@ -1,6 +1,7 @@
-"""Caches tensors that follow from sizes, in bounded memory."""
+"""What is made once: tensors that follow from sizes, in bounded memory, and what is loaded at its first use."""
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -39,3 +40,23 @@ def cache_tensors(entries: int, elements: Callable[..., int]) -> Callable[[Funct
         return call
 
     return decorate
+
+
+def load_once(function: Function) -> Function:
+    """functools.cache for functions that load something: of the threads that ask first, one runs it, the others wait.
+
+    functools.cache lets each of them run it.
+    """
+    results: dict[tuple, object] = {}
+    lock = threading.RLock()
+
+    @functools.wraps(function)
+    def call(*args):
+        if args not in results:
+            with lock:
+                if args not in results:
+                    results[args] = function(*args)
+        return results[args]
+
+    call.cache_clear = results.clear
+    return call

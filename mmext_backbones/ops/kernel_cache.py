@@ -22,6 +22,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ PATIENCE = 5  # seconds after which a person is told what is waited for
 
 logger = logging.getLogger('mmext_backbones')
 _told: set[str] = set()
+_telling = threading.Lock()
 _hanging: set[tuple[str, ...]] = set()  # compilers that are not called again
 
 
@@ -60,8 +62,10 @@ def open_library(source: Path, real: str, names: Sequence[str], defines: tuple[s
 
 def warn_once(message: str, *values: object) -> None:
     """A warning the first time in this process, and for the log of details after that."""
-    logger.log(logging.INFO if message in _told else logging.WARNING, message, *values)
-    _told.add(message)
+    with _telling:
+        level = logging.INFO if message in _told else logging.WARNING
+        _told.add(message)
+    logger.log(level, message, *values)
 
 
 def _with(

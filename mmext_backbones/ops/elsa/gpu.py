@@ -8,18 +8,21 @@ Triton is imported at the first use. In its interpreter (TRITON_INTERPRET=1 befo
 """
 
 import contextlib
-import functools
-from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from ..caching import load_once
 from ..derivatives import first_order
-from ..dispatcher import constant_in_graphs, gradients, register
-from ..triton_start import cannot_start, or_in_torch
+from ..dispatcher import gradients, register
+from ..gpu_compiling import can_compile_ahead, compile_ahead, launch
+from ..gpu_support import why_not_on
+from ..triton_start import or_in_torch
 from .taps import ELSATaps
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+KERNEL = 'elsa'
+CAPABILITY = (7, 0)  # of the oldest GPU of NVIDIA
 CHUNKS = 64  # of tiles, each with its own sums of the static filters' gradients; on small maps some are empty
 CHANNELS = 32  # of a head in a program's blocks, at most
 PIXELS = 32  # of a tile, at most
@@ -27,37 +30,14 @@ BLOCK_ELEMENTS = 2**13  # of the largest block of a program, at most
 THREAD_ELEMENTS = 64  # of it in a thread, at most
 
 
-@constant_in_graphs
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the kernels cannot run on tensors of this kind, or None."""
-    if dtype not in DTYPES:
-        return f'it takes float16, bfloat16 and float32, v is {dtype}'
-    return cannot_start(device) or _why_not(device)
+    return why_not_on(KERNEL, device, dtype, CAPABILITY)
 
 
-@functools.cache
-def _why_not(device: torch.device) -> str | None:
-    if device.type not in ('cuda', 'cpu'):
-        return f'it runs on CUDA devices, v is on {device}'
-    try:
-        import triton
-
-        if find_spec('triton.backends') is None:
-            return f'Triton {triton.__version__} is too old: the kernels are for 3.0 and newer'
-        kernels = _kernels()
-    except ImportError as error:
-        return f'Triton cannot be imported: {error}'
-    if not isinstance(kernels.forward, triton.JITFunction):
-        return None  # the interpreter
-    if device.type != 'cuda':
-        return 'it runs on CUDA devices, v is on the CPU (there only in the interpreter, with TRITON_INTERPRET=1)'
-    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
-        return f'{torch.cuda.get_device_name(device)} is older than what Triton compiles for (compute capability 7.0)'
-    return None
-
-
-@functools.cache
-def _kernels():
+@load_once
+def kernels() -> ModuleType:
+    """The module of the kernels, which needs Triton."""
     from . import gpu_kernels
 
     return gpu_kernels
@@ -67,7 +47,7 @@ def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-class _Launch:
+class Blocks:
     """What a launch takes besides its tensors: blocks, tiles, and the number of programs.
 
     A warp holds at least 256 elements of a block of pixels and channels: with 8 in a thread (16 bytes of half
@@ -85,7 +65,7 @@ class _Launch:
         self.tiles = B * -(-H // tile_y) * -(-W // tile_x)
         self.parts = num_heads * -(-head_dim // channels)
         self.options = {
-            'HEADS': num_heads, 'HEAD_DIM': head_dim, 'K': kernel_size, 'ROW': row, 'D': channels,
+            'HEAD_DIM': head_dim, 'K': kernel_size, 'ROW': row, 'D': channels,
             'TILE_Y': tile_y, 'TILE_X': tile_x,
             'num_warps': max(1, pixels * channels // 256, pixels * widest // (32 * THREAD_ELEMENTS)),
         }  # fmt: skip
@@ -108,12 +88,11 @@ def _device(x: Tensor) -> contextlib.AbstractContextManager:
 def _forward(v: Tensor, logits: Tensor, add: Tensor | None, num_heads: int, kernel_size: int) -> tuple[Tensor, Tensor]:
     v, logits, add = _dense(v), _dense(logits), _static(add)
     out, lse = _fake_forward(v, logits, add, num_heads, kernel_size)
-    launch = _Launch(v, num_heads, kernel_size)
+    blocks = Blocks(v, num_heads, kernel_size)
     strides = *v.stride()[:3], *logits.stride()[:3]
     with _device(v):
-        _kernels().forward[(launch.tiles * launch.parts,)](
-            v, logits, add, out, lse, *v.shape[1:3], *strides, **launch.options
-        )
+        tensors, numbers = (v, logits, add, out, lse), (*v.shape[1:3], num_heads, *strides)
+        launch(kernels().forward, (blocks.tiles * blocks.parts,), tensors, numbers, blocks.options)
     return out, lse
 
 
@@ -130,24 +109,34 @@ def _backward(
     grad, v, logits = _dense(grad), _dense(v), _dense(logits)
     grads = _fake_backward(grad, v, logits, lse, add, num_heads, kernel_size, needs)
     needs_v, needs_logits, needs_add = needs
-    size, of_grad, of_v, of_logits = v.shape[1:3], grad.stride()[:3], v.stride()[:3], logits.stride()[:3]
-    launch = _Launch(v, num_heads, kernel_size)
+    size, of_grad, of_v, of_logits = (*v.shape[1:3], num_heads), grad.stride()[:3], v.stride()[:3], logits.stride()[:3]
+    blocks = Blocks(v, num_heads, kernel_size)
     with _device(v):
         if needs_v:
-            _kernels().backward_values[(launch.tiles * launch.parts,)](
-                grad, logits, lse, _static(add), grads[0], *size, *of_grad, *of_logits, **launch.options
-            )
+            tensors, numbers = (grad, logits, lse, _static(add), grads[0]), (*size, *of_grad, *of_logits)
+            launch(kernels().backward_values, (blocks.tiles * blocks.parts,), tensors, numbers, blocks.options)
         if needs_logits:
-            _kernels().backward_logits[(launch.tiles * num_heads,)](
-                grad, v, logits, lse, grads[1], *size, *of_grad, *of_v, *of_logits, **launch.options
-            )
+            tensors, numbers = (grad, v, logits, lse, grads[1]), (*size, *of_grad, *of_v, *of_logits)
+            launch(kernels().backward_logits, (blocks.tiles * num_heads,), tensors, numbers, blocks.options)
         if needs_add:
             sums = v.new_empty(CHUNKS, *add.shape, dtype=torch.float32)
-            _kernels().backward_static[(CHUNKS * kernel_size * launch.parts,)](
-                grad, v, sums, len(v), *size, *of_grad, *of_v, **launch.options, CHUNKS=CHUNKS
-            )
+            tensors, numbers = (grad, v, sums), (len(v), *size, *of_grad, *of_v)
+            options = blocks.options | {'CHUNKS': CHUNKS}
+            launch(kernels().backward_static, (CHUNKS * kernel_size * blocks.parts,), tensors, numbers, options)
             grads[2].copy_(sums.sum(dim=0))
     return grads
+
+
+def _compile_ahead(v: Tensor, logits: Tensor, add: Tensor | None, num_heads: int, kernel_size: int) -> None:
+    """Compiles what follows in a network, the gradients too."""
+    needs = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (v, logits, add)]
+
+    def run() -> None:
+        out, lse = _forward(v[:0], logits[:0], add, num_heads, kernel_size)
+        _backward(out, v[:0], logits[:0], lse, add, num_heads, kernel_size, needs)
+
+    key = v.device, v.dtype, logits.dtype, v.shape[3] // num_heads, kernel_size, add is None, *needs
+    compile_ahead(KERNEL, key, run)
 
 
 def _forward_in_torch(v, logits, add, num_heads, kernel_size):
@@ -216,4 +205,6 @@ def elsa_gpu(v: Tensor, logits: Tensor, add: Tensor | None, num_heads: int, kern
     """`ops.elsa` after its checks: `v` [B, C, H, W] and `logits` [B, heads * k * k, H, W] in any memory format, `add`
     [C, k, k] or None -> [B, C, H, W], channels last in memory, in the dtype of `v`."""
     v, logits = v.permute(0, 2, 3, 1), logits.permute(0, 2, 3, 1)
+    if can_compile_ahead(v):
+        _compile_ahead(v, logits, add, num_heads, kernel_size)
     return ELSAGPU.apply(v, logits, add, num_heads, kernel_size).permute(0, 3, 1, 2)

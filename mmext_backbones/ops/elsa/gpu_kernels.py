@@ -14,8 +14,8 @@ Offsets inside a tile are 32 bits, the offset of a tile 64: maps may have more t
 import triton
 import triton.language as tl
 
-# What changes with the size of the image and gains nothing when known: no compilation for every kind of size
-SIZES = ('B', 'H', 'W', 'l_b', 'l_y', 'l_x')
+# What changes with the size of the image or the stage and gains nothing when known: no compilation for every kind
+SIZES = ('B', 'H', 'W', 'heads', 'l_b', 'l_y', 'l_x')
 
 
 @triton.jit
@@ -79,16 +79,16 @@ def _load_filter(logits, offset, inside, K: tl.constexpr, ROW: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    v, logits, add, out, lse, H, W, v_b, v_y, v_x, l_b, l_y, l_x,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr, D: tl.constexpr,
+    v, logits, add, out, lse, H, W, heads, v_b, v_y, v_x, l_b, l_y, l_x,
+    HEAD_DIM: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr, D: tl.constexpr,
     TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
 ):  # fmt: skip
     """`out` [B, H, W, C] and `lse`; one program for each tile, head and D channels."""
-    C: tl.constexpr = HEADS * HEAD_DIM
+    C = heads * HEAD_DIM
     BLOCKS: tl.constexpr = (HEAD_DIM + D - 1) // D
-    part = tl.program_id(0) % (HEADS * BLOCKS)
+    part = tl.program_id(0) % (heads * BLOCKS)
     head, block = part // BLOCKS, part % BLOCKS
-    b, y0, x0 = _corner(tl.program_id(0) // (HEADS * BLOCKS), H, W, TILE_Y, TILE_X)
+    b, y0, x0 = _corner(tl.program_id(0) // (heads * BLOCKS), H, W, TILE_Y, TILE_X)
     y, x, inside = _pixels(y0, x0, H, W, TILE_Y, TILE_X)
     c = block * D + tl.arange(0, D)
     v += _offset(b, y0, x0, v_b, v_y, v_x) + head * HEAD_DIM
@@ -99,7 +99,7 @@ def forward(
     top = tl.max(tl.max(every, axis=0), axis=1)
     norm = top + tl.log(tl.sum(tl.sum(tl.exp(every - top[None, :, None]), axis=0), axis=1))
     if block == 0:  # not in the mask: the interpreter of Triton 3.9 makes integers of a scalar condition
-        tl.store(lse + pixel * HEADS + head, norm, mask=inside)
+        tl.store(lse + pixel * heads + head, norm, mask=inside)
 
     total = tl.zeros([TILE_Y * TILE_X, D], tl.float32)
     tap = tl.arange(0, ROW)[:, None]
@@ -118,16 +118,16 @@ def forward(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_values(
-    grad, logits, lse, add, grad_v, H, W, g_b, g_y, g_x, l_b, l_y, l_x,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr, D: tl.constexpr,
+    grad, logits, lse, add, grad_v, H, W, heads, g_b, g_y, g_x, l_b, l_y, l_x,
+    HEAD_DIM: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr, D: tl.constexpr,
     TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
 ):  # fmt: skip
     """`grad_v` [B, H, W, C]: the sum over the pixels that read a value, each with the filter of that pixel."""
-    C: tl.constexpr = HEADS * HEAD_DIM
+    C = heads * HEAD_DIM
     BLOCKS: tl.constexpr = (HEAD_DIM + D - 1) // D
-    part = tl.program_id(0) % (HEADS * BLOCKS)
+    part = tl.program_id(0) % (heads * BLOCKS)
     head, block = part // BLOCKS, part % BLOCKS
-    b, y0, x0 = _corner(tl.program_id(0) // (HEADS * BLOCKS), H, W, TILE_Y, TILE_X)
+    b, y0, x0 = _corner(tl.program_id(0) // (heads * BLOCKS), H, W, TILE_Y, TILE_X)
     y, x, inside = _pixels(y0, x0, H, W, TILE_Y, TILE_X)
     c = block * D + tl.arange(0, D)
     grad += _offset(b, y0, x0, g_b, g_y, g_x) + head * HEAD_DIM
@@ -139,7 +139,7 @@ def backward_values(
     for i in range(K):
         yy, xx, exists = _neighbours(y0, x0, y, x, i, H, W, K, -1, ROW)
         logit = tl.load(logits + (yy * l_y)[None, :] + xx * l_x + i * K + tap, mask=exists, other=float('-inf'))
-        norm = tl.load(lse + (pixel + (yy * W)[None, :] + xx) * HEADS + head, mask=exists, other=0.0)
+        norm = tl.load(lse + (pixel + (yy * W)[None, :] + xx) * heads + head, mask=exists, other=0.0)
         value = _load_channels(grad, (yy * g_y)[None, :] + xx * g_x, exists, c, HEAD_DIM, D)
         weight = tl.exp(logit.to(tl.float32) - norm)[:, :, None]
         if add is not None:
@@ -152,16 +152,16 @@ def backward_values(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_logits(
-    grad, v, logits, lse, grad_logits, H, W, g_b, g_y, g_x, v_b, v_y, v_x, l_b, l_y, l_x,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr, D: tl.constexpr,
+    grad, v, logits, lse, grad_logits, H, W, heads, g_b, g_y, g_x, v_b, v_y, v_x, l_b, l_y, l_x,
+    HEAD_DIM: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr, D: tl.constexpr,
     TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
 ):  # fmt: skip
     """`grad_logits` [B, H, W, heads * k*k], through the softmax: a * (g - sum(a * g)), `g` the gradient of `a`.
 
     One program for each tile and head. `g` of all taps is kept, [ROW, P, ROW], one row placed after the other.
     """
-    head = tl.program_id(0) % HEADS
-    b, y0, x0 = _corner(tl.program_id(0) // HEADS, H, W, TILE_Y, TILE_X)
+    head = tl.program_id(0) % heads
+    b, y0, x0 = _corner(tl.program_id(0) // heads, H, W, TILE_Y, TILE_X)
     y, x, inside = _pixels(y0, x0, H, W, TILE_Y, TILE_X)
     grad += _offset(b, y0, x0, g_b, g_y, g_x) + head * HEAD_DIM
     v += _offset(b, y0, x0, v_b, v_y, v_x) + head * HEAD_DIM
@@ -178,30 +178,30 @@ def backward_logits(
             value = _load_channels(v, (yy * v_y)[None, :] + xx * v_x, exists, c, HEAD_DIM, D)
             grad_a += tl.where(row == i, tl.trans(tl.sum(g * value, axis=2))[None, :, :], 0.0)
 
-    norm = tl.load(lse + pixel * HEADS + head, mask=inside, other=0.0)
+    norm = tl.load(lse + pixel * heads + head, mask=inside, other=0.0)
     a = tl.exp(_load_filter(logits, y * l_y + x * l_x, inside, K, ROW) - norm[None, :, None])
     mean = tl.sum(tl.sum(a * grad_a, axis=0), axis=1)
     grad_logit = (a * (grad_a - mean[None, :, None])).to(grad_logits.dtype.element_ty)
-    offset = ((pixel * HEADS + head) * K * K)[None, :, None] + row * K + tap
+    offset = ((pixel * heads + head) * K * K)[None, :, None] + row * K + tap
     tl.store(grad_logits + offset, grad_logit, mask=(row < K) & (tap < K) & inside[None, :, None])
 
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_static(
-    grad, v, sums_add, B, H, W, g_b, g_y, g_x, v_b, v_y, v_x,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr, D: tl.constexpr,
+    grad, v, sums_add, B, H, W, heads, g_b, g_y, g_x, v_b, v_y, v_x,
+    HEAD_DIM: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr, D: tl.constexpr,
     TILE_Y: tl.constexpr, TILE_X: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     """Sums over pixels [CHUNKS, C, k*k] for the gradient of `add`.
 
     One program for each chunk of the tiles, row of taps, head and D channels.
     """
-    C: tl.constexpr = HEADS * HEAD_DIM
+    C = heads * HEAD_DIM
     BLOCKS: tl.constexpr = (HEAD_DIM + D - 1) // D
-    part = tl.program_id(0) % (HEADS * BLOCKS)
+    part = tl.program_id(0) % (heads * BLOCKS)
     head, block = part // BLOCKS, part % BLOCKS
-    i = tl.program_id(0) // (HEADS * BLOCKS) % K
-    chunk = tl.program_id(0) // (HEADS * BLOCKS * K)
+    i = tl.program_id(0) // (heads * BLOCKS) % K
+    chunk = tl.program_id(0) // (heads * BLOCKS * K)
     c = block * D + tl.arange(0, D)
     tiles = B * tl.cdiv(H, TILE_Y) * tl.cdiv(W, TILE_X)
     length = tl.cdiv(tiles, CHUNKS)

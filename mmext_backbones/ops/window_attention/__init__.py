@@ -13,6 +13,7 @@ Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2; Tu et al
 section 3.2.
 """
 
+import torch
 from torch import Tensor
 
 from ..backends import check_devices, choose
@@ -26,6 +27,7 @@ from .reference import attend_in_windows, relative_position_index, shifted_windo
 __all__ = ['relative_position_index', 'shifted_window_mask', 'window_attention']
 
 FORMS = ('cpu', 'gpu', 'torch', 'reference', 'export')
+FORMS_WHERE_SLOW = ('cpu', 'torch', 'gpu', 'reference', 'export')  # where the kernels do not fit the registers
 
 
 def window_attention(
@@ -67,7 +69,7 @@ def window_attention(
     _check(qkv, bias, num_heads, window_size, shift_size, grid, padding, dropout)
     if bias is None:
         bias = qkv.new_zeros(num_heads, 1, window_size[0] * window_size[1])  # one row for every query
-    form = choose('window_attention', backend, FORMS, _why_not, qkv, bias, padding, dropout)
+    form = choose('window_attention', backend, _forms(qkv, bias, padding), _why_not, qkv, bias, padding, dropout)
     options = {
         'num_heads': num_heads,
         'window_size': window_size,
@@ -86,6 +88,17 @@ def window_attention(
     if form == 'export':
         return window_attention_export(qkv, bias, **options)
     return attend_in_windows(qkv, bias, **options, dropout=dropout, fused=form == 'torch')
+
+
+def _forms(qkv: Tensor, bias: Tensor, padding: Tensor | None) -> tuple[str, ...]:
+    """The forms, the fastest first."""
+    if not qkv.is_cuda:
+        return FORMS
+    from .gpu import is_slow
+
+    num_heads, _, N = bias.shape
+    trained = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (qkv, bias, padding))
+    return FORMS_WHERE_SLOW if is_slow(qkv.device, qkv.dtype, qkv.shape[3] // 3 // num_heads, N, trained) else FORMS
 
 
 def _why_not(form: str, qkv: Tensor, bias: Tensor, padding: Tensor | None, dropout: float) -> str | None:

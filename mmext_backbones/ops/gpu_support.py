@@ -1,0 +1,91 @@
+"""What the kernels in Triton of all operators ask of a device before they run, and which of them a device is denied."""
+
+import threading
+from importlib.util import find_spec
+
+import torch
+
+from .caching import load_once
+from .dispatcher import constant_in_graphs
+from .triton_start import cannot_start
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+BFLOAT16 = (8, 0)  # the compute capability that multiplies it; Triton 3.0 to 3.2 fails below
+
+_refused: dict[tuple[str, torch.dtype, str], str] = {}
+_lock = threading.Lock()
+
+
+def refuse(kernel: str, dtype: torch.dtype, device: torch.device, reason: str) -> bool:
+    """From now on this process does without a kernel for a type on a device, whose numbers were found wrong.
+
+    Args:
+        kernel: the operator, as in its `why_not`.
+        dtype: of the tensors.
+        device: where.
+        reason: what `why_not` answers.
+
+    Returns:
+        Whether it was not refused before, so that a caller tells it once.
+    """
+    with _lock:
+        return _refused.setdefault((kernel, dtype, str(device)), reason) is reason
+
+
+@load_once
+def no_triton() -> str | None:
+    """Why Triton cannot be imported, or not compile the kernels; None where it can."""
+    try:
+        import triton
+    except ImportError as error:
+        return f'Triton cannot be imported: {error}'
+    if find_spec('triton.backends') is None:
+        return f'Triton {triton.__version__} is too old: the kernels are for 3.0 and newer'
+    return None
+
+
+@load_once
+def is_interpreted() -> bool:
+    """Whether TRITON_INTERPRET=1 was set when Triton was imported: kernels run as NumPy code, on any device."""
+    import triton
+
+    return not isinstance(triton.jit(_nothing), triton.JITFunction)
+
+
+def _nothing():
+    pass
+
+
+@constant_in_graphs
+def why_not_on(kernel: str, device: torch.device, dtype: torch.dtype, capability: tuple[int, int]) -> str | None:
+    """Why the kernels of an operator cannot run on tensors of this kind, or None.
+
+    Args:
+        kernel: the operator, as in `refuse`.
+        device: of the tensors.
+        dtype: of the tensors.
+        capability: compute capability of the oldest GPU of NVIDIA that Triton compiles them for.
+    """
+    if dtype not in DTYPES:
+        return f'it takes float16, bfloat16 and float32, not {dtype}'
+    if (problem := cannot_start(device) or no_triton()) is not None:
+        return problem
+    if is_interpreted():
+        return None
+    if device.type != 'cuda':
+        return f'it runs on GPUs, not on {device} (there only in the interpreter, with TRITON_INTERPRET=1)'
+    if torch.version.hip is None:
+        least = max(capability, BFLOAT16) if dtype == torch.bfloat16 else capability
+        if (found := capability_of(device)) < least:
+            needed, has = ('.'.join(map(str, each)) for each in (least, found))
+            return f'Triton needs a GPU of compute capability {needed} for {dtype}; {device} has {has}'
+    return _refused.get((kernel, dtype, str(device)))
+
+
+@constant_in_graphs
+@load_once
+def capability_of(device: torch.device) -> tuple[int, int]:
+    """Major and minor compute capability of a GPU; (0, 0) of what is none of NVIDIA's, or not there."""
+    if device.type != 'cuda' or torch.version.hip is not None or not torch.cuda.is_available():
+        return 0, 0
+    return torch.cuda.get_device_capability(device)
