@@ -29,7 +29,7 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(gpu_support, '_refused', {})
     monkeypatch.setattr(gpu_support, 'no_triton', lambda: None)
     monkeypatch.setattr(gpu_support, 'is_interpreted', lambda: False)
-    monkeypatch.setattr(elsa_gpu, '_cannot_launch', lambda device: None)
+    monkeypatch.setattr(gpu_support, 'cannot_start', lambda device: None)
     monkeypatch.setattr(windows_gpu, '_largest_block_on', lambda device: windows_gpu.MAX_BLOCK)
 
     def believe(*capability):

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmext_backbones.ops import elsa, window_attention
+from mmext_backbones.ops import elsa, gpu_support, window_attention
 from mmext_backbones.ops import triton_start as start
 from mmext_backbones.ops.elsa import gpu as elsa_gpu
 from mmext_backbones.ops.triton_start import Refused, cannot_start, or_in_torch
@@ -113,11 +113,12 @@ def failing(monkeypatch):
     def fail(error):
         kernels = [Launching(error) for _ in range(2)]
         names = ('forward', 'backward_values', 'backward_logits', 'backward_static')
-        monkeypatch.setattr(elsa_gpu, '_kernels', lambda: SimpleNamespace(**dict.fromkeys(names, kernels[0])))
-        for name in ('_forward_kernel', '_backward_kernel'):
-            monkeypatch.setattr(windows_gpu, name, kernels[1])
+        monkeypatch.setattr(elsa_gpu, 'kernels', lambda: SimpleNamespace(**dict.fromkeys(names, kernels[0])))
+        of_windows = SimpleNamespace(forward=kernels[1], backward=kernels[1])
+        monkeypatch.setattr(windows_gpu, 'kernels', lambda: of_windows)
         monkeypatch.setattr(windows_gpu, 'why_not', lambda *args: None)
-        monkeypatch.setattr(windows_gpu, '_options', lambda *args: {'PADDING': 'vector', 'BLOCK_M': 16, 'BLOCK_N': 16})
+        options = {'PADDING': 'vector', 'BLOCK_M': 16, 'BLOCK_N': 16}
+        monkeypatch.setattr(windows_gpu, 'options_of', lambda *args, **kwargs: options)
         return kernels
 
     return fail
@@ -140,12 +141,12 @@ def test_a_launch_that_fails_is_told_once_and_everything_is_right_after_it(name,
 
 def test_a_backward_pass_that_fails_alone(failing, caplog, monkeypatch):
     kernels = failing(RuntimeError('Failed to find C compiler'))
-    monkeypatch.setattr(elsa_gpu, '_kernels', lambda: pytest.fail('not the forward pass'))
+    monkeypatch.setattr(elsa_gpu, 'kernels', lambda: pytest.fail('not the forward pass'))
     v, logits, add, grad = leaves((1, 4, 3, 8), (1, 4, 3, 18), (8, 3, 3), (1, 4, 3, 8))
     with torch.no_grad():
         _, lse = elsa_gpu._forward_in_torch(v, logits, add, 2, 3)
     torch.testing.assert_close(lse, logits.unflatten(3, (2, 9)).logsumexp(4))
-    monkeypatch.setattr(elsa_gpu, '_kernels', lambda: SimpleNamespace(backward_values=kernels[0]))
+    monkeypatch.setattr(elsa_gpu, 'kernels', lambda: SimpleNamespace(backward_values=kernels[0]))
     backward = torch.ops.mmext_backbones.elsa_softmax_backward
     with torch.no_grad():
         needs = [True, False, True]
@@ -230,8 +231,7 @@ def driver(monkeypatch, target):
     if not hasattr(triton, 'JITFunction') or start.find_spec('triton.backends') is None:
         pytest.skip('Triton 3.0')
     monkeypatch.setattr(triton.runtime.driver, '_active', SimpleNamespace(get_current_target=target), raising=False)
-    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
-    elsa_gpu._why_not.cache_clear()
+    monkeypatch.setattr(gpu_support, 'capability_of', lambda device: (9, 0))
 
 
 def both_ask():
