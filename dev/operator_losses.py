@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / 'tools'))
+sys.path.insert(0, str(ROOT / 'dev'))
 
 SIZE = 128  # pixels, height and width of the images
 LARGE = {'dino': 256}  # where 128 pixels have fewer tokens than the model has queries
