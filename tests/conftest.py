@@ -144,17 +144,6 @@ def _what_is_imported_is_no_garbage():
         LOOKED_AT['modules'] = len(sys.modules)
 
 
-@pytest.fixture
-def unformatted_configs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The text of a config is not made pretty, which takes yapf half a second to a second."""
-
-    def keep(code: str, **options: object) -> tuple[str, bool]:
-        return code, True
-
-    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', keep)  # some versions import it when they need it
-    monkeypatch.setattr(mmengine.config.config, 'FormatCode', keep, raising=False)
-
-
 FOUND_MAPS: dict[tuple, list] = {}
 
 

@@ -95,7 +95,7 @@ def test_weights_of_timm_give_its_numbers(convnext, tmp_path, size):
 
 
 @pytest.mark.slow
-def test_the_config_trains(convnext, folder, tmp_path, monkeypatch, unformatted_configs):
+def test_the_config_trains(convnext, folder, tmp_path, monkeypatch):
     pytest.importorskip('mmdet')
     shapes = make_shapes(tmp_path / 'made', size=64, num_train=4, num_val=2)
     monkeypatch.setattr(setup, 'make_default_shapes', lambda: shapes)

@@ -97,7 +97,6 @@ def shapes(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', [*EVERY_DAY, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
-@pytest.mark.usefixtures('unformatted_configs')
 def test_trains_predicts_and_evaluates(name, shapes, tmp_path, monkeypatch):
     leaf = leaves()[name]
     family, _, recipe = NAME.fullmatch(leaf.stem).groups()
