@@ -26,7 +26,7 @@ KIB = 1024
 MAX_BLOCK = 32 * KIB  # of keys; half of it on GPUs with less than SHARED memory for a program, whose backward holds 5
 SHARED = 160 * KIB
 LOGITS = 8192  # in registers at once; windows of more than 64 tokens take so many queries at a time
-REGISTERS = 256 * 32  # elements of a block of keys that the backward pass keeps in registers, two bytes each
+SPILLED = 256  # bytes of stack of a thread that cost less than PyTorch's form
 EDGES = 7, 8, 12, 16  # of published networks' windows, each a constant of its own kernels; others share one for a block
 RUNS_PER_PROCESSOR = 8  # programs for each multiprocessor of the GPU, where there are windows enough
 
@@ -94,11 +94,16 @@ def is_slow(device: torch.device, dtype: torch.dtype, head_dim: int, tokens: int
 
 
 def spills(capability: tuple[int, int], dtype: torch.dtype, head_dim: int, tokens: int, backward: bool) -> bool:
-    """`is_slow` by compute capability; docs/gpu_kernels.md has the numbers of the compiler, by `dev/gpu_kernels.py`."""
-    if capability == (0, 0) or not backward:
+    """`is_slow` by compute capability: more than `SPILLED` bytes a thread lie in memory instead of registers.
+
+    docs/gpu_kernels.md has the numbers of the compiler, by `dev/gpu_kernels.py`.
+    """
+    if capability == (0, 0):
         return False
-    limit = REGISTERS // 4 if dtype == torch.float32 else REGISTERS
-    return _block(tokens) * _block(head_dim) > limit
+    block, width = _block(tokens), _block(head_dim)
+    if dtype == torch.float32:
+        return block * width > 64 * 32 if backward else width > 64
+    return backward and (width > 64 or block * width > 256 * 32)
 
 
 def _block(size: int) -> int:
