@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from .torch_versions import register_fake
 
@@ -30,7 +31,21 @@ def register(
     _LIBRARY.define(name + schema)
     for device in devices:
         _LIBRARY.impl(name, function, device)
+    _LIBRARY.impl(name, torch.library.fallthrough_kernel, 'Autograd')  # so that `gradients` works inside
     register_fake(name, fake, _LIBRARY)
+
+
+def gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor | None], grad: Tensor) -> list[Tensor | None]:
+    """The gradients of function(*inputs), given that of its output, by autograd; None for an input that is None.
+
+    For operators whose backward pass is that of other operators.
+    """
+    with torch.enable_grad():
+        leaves = [None if x is None else x.detach().requires_grad_() for x in inputs]
+        out = function(*leaves)
+    found = iter(torch.autograd.grad(out, [x for x in leaves if x is not None], grad.to(out.dtype), allow_unused=True))
+    grads = [None if x is None else next(found) for x in leaves]
+    return [torch.zeros_like(x) if g is None and x is not None else g for x, g in zip(leaves, grads, strict=True)]
 
 
 def constant_in_graphs(function: Function) -> Function:

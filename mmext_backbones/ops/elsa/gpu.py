@@ -15,9 +15,11 @@ from torch import Tensor
 
 from ..caching import load_once
 from ..derivatives import first_order
-from ..dispatcher import constant_in_graphs, register
+from ..dispatcher import constant_in_graphs, gradients, register
 from ..gpu_compiling import can_compile_ahead, compile_ahead, launch
 from ..gpu_support import is_interpreted, why_not_on
+from ..self_check import Launcher, checked
+from .taps import ELSATaps
 
 KERNEL = 'elsa'
 CAPABILITY = (7, 0)  # of the oldest GPU of NVIDIA
@@ -151,6 +153,49 @@ def _compile_ahead(v: Tensor, logits: Tensor, add: Tensor | None, num_heads: int
     compile_ahead(KERNEL, key, run)
 
 
+def _forward_in_torch(v, logits, add, num_heads, kernel_size):
+    wide = logits.float().unflatten(3, (num_heads, -1))
+    return _in_torch(v, logits, add, num_heads, kernel_size).contiguous(), wide.logsumexp(dim=4)
+
+
+def _backward_in_torch(grad, v, logits, lse, add, num_heads, kernel_size, needs):
+    grads = gradients(lambda *inputs: _in_torch(*inputs, num_heads, kernel_size), (v, logits, add), grad)
+    inputs = zip((v, logits, add), grads, needs, strict=True)
+    return tuple(g.to(x.dtype).contiguous() if needed else v.new_empty(0) for x, g, needed in inputs)
+
+
+def _in_torch(v: Tensor, logits: Tensor, add: Tensor | None, num_heads: int, kernel_size: int) -> Tensor:
+    B, H, W, _ = v.shape
+    filters = logits.permute(0, 3, 1, 2).reshape(B, num_heads, kernel_size**2, H, W)
+    return ELSATaps.apply(v.permute(0, 3, 1, 2), filters.softmax(dim=2), None, add, 1).permute(0, 2, 3, 1)
+
+
+def _kind(v, logits, add, num_heads, kernel_size) -> tuple:
+    """What of the arguments the kernels are compiled for."""
+    return v.shape[3] // num_heads, kernel_size, logits.dtype, None if add is None else add.dtype
+
+
+def _sample(v, logits, add, num_heads, kernel_size) -> tuple:
+    """Random arguments of the same kind on the CPU, for an odd map of several tiles."""
+    generator, (H, W), heads, C = torch.Generator().manual_seed(0), (9, 13), 2, v.shape[3] // num_heads * 2
+
+    def random(like: Tensor, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float32, device='cpu').to(like.dtype)
+
+    maps = random(v, 2, H, W, C), random(logits, 2, H, W, heads * kernel_size**2)
+    return *maps, None if add is None else random(add, C, kernel_size, kernel_size), heads, kernel_size
+
+
+def _backward_kind(grad, v, logits, lse, add, num_heads, kernel_size, needs) -> tuple:
+    return *_kind(v, logits, add, num_heads, kernel_size), *needs
+
+
+def _backward_sample(grad, v, logits, lse, add, num_heads, kernel_size, needs) -> tuple:
+    v, logits, add, heads, kernel_size = _sample(v, logits, add, num_heads, kernel_size)
+    lse = logits.float().unflatten(3, (heads, -1)).logsumexp(dim=4)
+    return v.cos(), v, logits, lse, add, heads, kernel_size, needs
+
+
 def _fake_forward(v, logits, add, num_heads, kernel_size):
     return v.new_empty(v.shape), v.new_empty((*v.shape[:3], num_heads), dtype=torch.float32)
 
@@ -162,13 +207,20 @@ def _fake_backward(grad, v, logits, lse, add, num_heads, kernel_size, needs):
 
 _OPTIONS = 'Tensor? add, int num_heads, int kernel_size'
 _DEVICES = 'CUDA', 'CPU'  # the latter for the interpreter
+FORWARD = Launcher(KERNEL, _forward, _forward_in_torch, _kind, _sample, ('the map', 'lse'))
+_GRADIENTS = 'the gradient of v', 'the gradient of logits', 'the gradient of add'
+BACKWARD = Launcher(KERNEL, _backward, _backward_in_torch, _backward_kind, _backward_sample, _GRADIENTS)
 register(
-    'elsa_softmax', f'(Tensor v, Tensor logits, {_OPTIONS}) -> (Tensor, Tensor)', _forward, _fake_forward, _DEVICES
+    'elsa_softmax',
+    f'(Tensor v, Tensor logits, {_OPTIONS}) -> (Tensor, Tensor)',
+    checked(FORWARD),
+    _fake_forward,
+    _DEVICES,
 )
 register(
     'elsa_softmax_backward',
     f'(Tensor grad, Tensor v, Tensor logits, Tensor lse, {_OPTIONS}, bool[] needs) -> (Tensor, Tensor, Tensor)',
-    _backward,
+    checked(BACKWARD),
     _fake_backward,
     _DEVICES,
 )
