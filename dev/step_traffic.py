@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from mmext_backbones.analysis.estimate import Storages, without_numbers
 from mmext_backbones.analysis.estimate_table import replace_table
@@ -47,7 +47,9 @@ HEADER = (
     '| network | images | | operators | moved (GB) | kept (MiB) | floor of the time (ms): bytes | operations |\n'
     '|---|---|---|---:|---:|---:|---:|---:|'
 )
-ALLOCATIONS = ('empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided')
+# allocations, and views that are not marked as such
+NO_OPERATORS = ('empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided')
+NO_OPERATORS += ('_unsafe_view', 'detach', 'lift_fresh', '_reshape_alias')
 
 
 class Traffic(NamedTuple):
@@ -60,18 +62,20 @@ class Traffic(NamedTuple):
 
 
 class Counter(TorchDispatchMode):
-    """Counts the operators that run inside, and the bytes of their inputs and outputs."""
+    """Counts the operators that run inside, the bytes of their inputs and outputs, and floating-point operations."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.operators = self.moved = 0
+        self.operators = self.moved = self.operations = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
         name = function.name().partition('::')[2].partition('.')[0]
-        if not (function.is_view or name in ALLOCATIONS or name in ('_unsafe_view', 'detach', 'lift_fresh')):
+        if not (function.is_view or function.namespace == 'prim' or name in NO_OPERATORS):
             self.operators += 1
             self.moved += sum(map(_bytes, tree_leaves((args, kwargs, out))))
+            if (operations := flop_registry.get(function._overloadpacket)) is not None:
+                self.operations += operations(*args, **(kwargs or {}), out_val=out)
         return out
 
 
@@ -83,15 +87,16 @@ def _bytes(x: object) -> int:
 def count(module: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype = torch.float16) -> Traffic:
     """A training step of a module on inputs like these: its forward pass under autocast, and its backward pass."""
     with as_on_a_gpu() as mode:
-        module = without_numbers(module, mode, 'cuda').train()
+        module = without_numbers(module, mode, 'cuda')
+        module.train()  # returns None in OpenMMLab's backbones
         inputs = [torch.empty(x.shape, dtype=x.dtype, device='cuda') for x in inputs]
-        kept, counter, operations = Storages(module), Counter(), FlopCounterMode(display=False)
-        with operations, counter:
+        kept, counter = Storages(module), Counter()
+        with counter:
             with torch.autocast('cuda', dtype), kept.watching():
                 outs = list(module(*inputs))
             found = kept.bytes
             torch.autograd.backward(outs, [torch.empty_like(out) for out in outs])
-    return Traffic(counter.operators, counter.moved, found, operations.get_total_flops())
+    return Traffic(counter.operators, counter.moved, found, counter.operations)
 
 
 @contextmanager

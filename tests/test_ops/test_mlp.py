@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dev.fake_cuda import fake_cuda
+from mmext_backbones.analysis.estimate import without_numbers
 from mmext_backbones.ops import mlp, norm_gelu
 from mmext_backbones.ops.mlp import norm_mlp
 from mmext_backbones.ops.norm_gelu import cpu
@@ -142,9 +143,10 @@ def test_off_the_cpu_the_gradient_of_the_map_is_not_copied():
             names.append(function.name())
             return function(*args, **(kwargs or {}))
 
-    with fake_cuda(), torch.device('cuda'):
-        plain, _, _ = build(dtype=torch.float32)
-        x = torch.empty(4, 5, C, requires_grad=True)
+    plain, _, _ = build(dtype=torch.float32)
+    with fake_cuda() as mode:
+        plain = without_numbers(plain, mode, 'cuda')
+        x = torch.empty(4, 5, C, requires_grad=True, device='cuda')
         out = norm_mlp(x, *plain.parameters(), eps=1e-5, residual=True)
         with Record():
             out.backward(torch.empty_like(out))

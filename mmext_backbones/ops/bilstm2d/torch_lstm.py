@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..derivatives import first_order
-from ..dispatcher import gradients, register
+from ..dispatcher import constant_in_graphs, gradients, register
 from ..torch_versions import get_autocast_dtype, is_autocast_enabled, is_compiling
 
 
@@ -95,6 +95,7 @@ def _lstm(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return torch.lstm(x, (state, state), list(weights), True, 1, 0.0, torch.is_grad_enabled(), True, False)[0]
 
 
+@constant_in_graphs
 def _has_lstm(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the LSTM of `device` has a fused kernel for `dtype`, forward and backward."""
     if device.type != 'cuda' or not torch.backends.cudnn.is_available():
