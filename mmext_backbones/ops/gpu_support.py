@@ -32,6 +32,12 @@ def refuse(kernel: str, dtype: torch.dtype, device: torch.device, reason: str) -
         return _refused.setdefault((kernel, dtype, str(device)), reason) is reason
 
 
+@constant_in_graphs
+def refused(kernel: str, dtype: torch.dtype, device: torch.device) -> str | None:
+    """The reason that `refuse` was given, or None."""
+    return _refused.get((kernel, dtype, str(device)))
+
+
 @load_once
 def no_triton() -> str | None:
     """Why Triton cannot be imported, or not compile the kernels; None where it can."""
@@ -79,7 +85,7 @@ def why_not_on(kernel: str, device: torch.device, dtype: torch.dtype, capability
         if (found := capability_of(device)) < least:
             needed, has = ('.'.join(map(str, each)) for each in (least, found))
             return f'Triton needs a GPU of compute capability {needed} for {dtype}; {device} has {has}'
-    return _refused.get((kernel, dtype, str(device)))
+    return refused(kernel, dtype, device)
 
 
 @constant_in_graphs

@@ -68,6 +68,26 @@ def warn_once(message: str, *values: object) -> None:
     logger.log(level, message, *values)
 
 
+def read_kept(stem: str) -> bytes | None:
+    """What `keep` wrote under a name: by any process of this user, and unchanged since. None without that.
+
+    Raises:
+        OSError: if there is no folder, or the file cannot be read.
+        RuntimeError: if the home folder of the user is not known.
+    """
+    path = _sound(_private_folder(), f'{stem}_*.kept')
+    return None if path is None else path.read_bytes()
+
+
+def keep(stem: str, content: bytes) -> None:
+    """Writes a small file for `read_kept`, whole or not at all. Raises as that."""
+    folder = _private_folder()
+    with tempfile.TemporaryDirectory(prefix='mmext_backbones_', dir=folder) as scratch:
+        made = Path(scratch, 'kept')
+        made.write_bytes(content)
+        _keep(made, folder / f'{stem}_{_hash(content)}.kept')
+
+
 def _with(
     compiler: tuple[str, ...], flags: tuple[str, ...], source: Path, real: str, names: Sequence[str]
 ) -> ctypes.CDLL:
@@ -77,10 +97,8 @@ def _with(
     command = (*compiler, *flags, f'-DREAL={real}')
     try:
         folder = _private_folder()
-        for path in sorted(folder.glob(f'{stem}_*.so')):
-            if _is_sound(path):
-                return ctypes.CDLL(str(path))
-            path.unlink(missing_ok=True)
+        if (path := _sound(folder, f'{stem}_*.so')) is not None:
+            return ctypes.CDLL(str(path))
         with _compiled(command, source, names, compiler, folder) as (made, library):
             _keep(made, folder / f'{stem}_{_hash(made.read_bytes())}.so')
             return library
@@ -121,8 +139,17 @@ def _private_folder() -> Path:
     return folder
 
 
+def _sound(folder: Path, pattern: str) -> Path | None:
+    """The first sound file of that name; those before it are removed."""
+    for path in sorted(folder.glob(pattern)):
+        if _is_sound(path):
+            return path
+        path.unlink(missing_ok=True)
+    return None
+
+
 def _is_sound(path: Path) -> bool:
-    """Whether a library is a file of this user that nobody else may write or has a link to, with the content it had."""
+    """Whether this is a file of this user that nobody else may write or has a link to, with the content it had."""
     status = path.lstat()
     own = stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and _is_own(status)
     if not own or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

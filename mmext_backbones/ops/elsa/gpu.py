@@ -18,6 +18,7 @@ from ..derivatives import first_order
 from ..dispatcher import gradients, register
 from ..gpu_compiling import can_compile_ahead, compile_ahead, launch
 from ..gpu_support import why_not_on
+from ..self_check import Launcher, checked
 from ..triton_start import or_in_torch
 from .taps import ELSATaps
 
@@ -156,6 +157,32 @@ def _in_torch(v: Tensor, logits: Tensor, add: Tensor | None, num_heads: int, ker
     return ELSATaps.apply(v.permute(0, 3, 1, 2), filters.softmax(dim=2), None, add, 1).permute(0, 2, 3, 1)
 
 
+def _kind(v, logits, add, num_heads, kernel_size) -> tuple:
+    """What of the arguments the kernels are compiled for."""
+    return v.shape[3] // num_heads, kernel_size, logits.dtype, None if add is None else add.dtype
+
+
+def _sample(v, logits, add, num_heads, kernel_size) -> tuple:
+    """Random arguments of the same kind on the CPU, for an odd map of several tiles."""
+    generator, (H, W), heads, C = torch.Generator().manual_seed(0), (9, 13), 2, v.shape[3] // num_heads * 2
+
+    def random(like: Tensor, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float32, device='cpu').to(like.dtype)
+
+    maps = random(v, 2, H, W, C), random(logits, 2, H, W, heads * kernel_size**2)
+    return *maps, None if add is None else random(add, C, kernel_size, kernel_size), heads, kernel_size
+
+
+def _backward_kind(grad, v, logits, lse, add, num_heads, kernel_size, needs) -> tuple:
+    return *_kind(v, logits, add, num_heads, kernel_size), *needs
+
+
+def _backward_sample(grad, v, logits, lse, add, num_heads, kernel_size, needs) -> tuple:
+    v, logits, add, heads, kernel_size = _sample(v, logits, add, num_heads, kernel_size)
+    lse = logits.float().unflatten(3, (heads, -1)).logsumexp(dim=4)
+    return v.cos(), v, logits, lse, add, heads, kernel_size, needs
+
+
 def _fake_forward(v, logits, add, num_heads, kernel_size):
     return v.new_empty(v.shape), v.new_empty((*v.shape[:3], num_heads), dtype=torch.float32)
 
@@ -167,17 +194,20 @@ def _fake_backward(grad, v, logits, lse, add, num_heads, kernel_size, needs):
 
 _OPTIONS = 'Tensor? add, int num_heads, int kernel_size'
 _DEVICES = 'CUDA', 'CPU'  # the latter for the interpreter
+FORWARD = Launcher(KERNEL, _forward, _forward_in_torch, _kind, _sample, ('the map', 'lse'))
+_GRADIENTS = 'the gradient of v', 'the gradient of logits', 'the gradient of add'
+BACKWARD = Launcher(KERNEL, _backward, _backward_in_torch, _backward_kind, _backward_sample, _GRADIENTS)
 register(
     'elsa_softmax',
     f'(Tensor v, Tensor logits, {_OPTIONS}) -> (Tensor, Tensor)',
-    or_in_torch(_forward, _forward_in_torch),
+    or_in_torch(checked(FORWARD), _forward_in_torch),
     _fake_forward,
     _DEVICES,
 )
 register(
     'elsa_softmax_backward',
     f'(Tensor grad, Tensor v, Tensor logits, Tensor lse, {_OPTIONS}, bool[] needs) -> (Tensor, Tensor, Tensor)',
-    or_in_torch(_backward, _backward_in_torch),
+    or_in_torch(checked(BACKWARD), _backward_in_torch),
     _fake_backward,
     _DEVICES,
 )

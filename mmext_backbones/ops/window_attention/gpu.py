@@ -15,6 +15,7 @@ from ..dispatcher import constant_in_graphs, gradients
 from ..gpu_compiling import can_compile_ahead, compile_ahead, launch
 from ..gpu_support import capability_of, is_interpreted, why_not_on
 from ..partition import Size
+from ..self_check import Launcher, checked
 from ..triton_start import Refused, or_in_torch
 from .autograd import WindowAttentionFunction, register_window_attention
 from .reference import MASKED, attend_in_windows
@@ -257,11 +258,49 @@ def _backward_in_torch(grad, qkv, bias, padding, *options):
     return *grads[:2], bias.new_empty(0) if padding is None else grads[2]
 
 
+def _kind(qkv, bias, padding, num_heads, window_size, scale, shift_size, grid) -> tuple:
+    """What of the arguments the kernels are compiled for."""
+    is_whole = qkv.shape[1] % window_size[0] == 0 and qkv.shape[2] % window_size[1] == 0
+    precision = 'tf32' if qkv.dtype == torch.float32 and _tf32() else 'ieee'
+    block, head_dim = _block(window_size[0] * window_size[1]), qkv.shape[3] // 3 // num_heads
+    types = bias.dtype, None if padding is None else padding.dtype
+    return block, head_dim, shift_size > 0, grid, is_whole, precision, *types
+
+
+def _sample(qkv, bias, padding, num_heads, window_size, scale, shift_size, grid) -> tuple:
+    """Random arguments of the same kind on the CPU, for two images of two by two windows, where not whole odd."""
+    generator, (h, w), heads = torch.Generator().manual_seed(0), window_size, 2
+    is_whole = qkv.shape[1] % h == 0 and qkv.shape[2] % w == 0
+    H, W = (2 * h, 2 * w) if is_whole else (h + 1, 2 * w - 1)
+    C3 = qkv.shape[3] // num_heads * heads
+
+    def random(like: Tensor, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float32, device='cpu').to(qkv.dtype).to(like.dtype)
+
+    tensors = random(qkv, 2, H, W, C3), random(bias, heads, h * w, h * w), padding
+    if padding is not None:
+        tensors = *tensors[:2], random(padding, C3)
+    return *tensors, heads, (h, w), scale, shift_size, grid
+
+
+def _backward_kind(grad, *args) -> tuple:
+    return _kind(*args)
+
+
+def _backward_sample(grad, *args) -> tuple:
+    sample = _sample(*args)
+    qkv = sample[0]
+    return torch.cos(qkv[..., : qkv.shape[3] // 3]), *sample
+
+
+FORWARD = Launcher(KERNEL, _forward, _forward_in_torch, _kind, _sample, ('the map',))
+_GRADIENTS = 'the gradient of qkv', 'the gradient of bias', 'the gradient of padding'
+BACKWARD = Launcher(KERNEL, _backward, _backward_in_torch, _backward_kind, _backward_sample, _GRADIENTS)
 # On the CPU the same functions serve Triton's interpreter
 register_window_attention(
     'window_attention_triton',
-    or_in_torch(_forward, _forward_in_torch),
-    or_in_torch(_backward, _backward_in_torch),
+    or_in_torch(checked(FORWARD), _forward_in_torch),
+    or_in_torch(checked(BACKWARD), _backward_in_torch),
     ('CUDA', 'CPU'),
 )
 
