@@ -93,6 +93,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'python tools/replay.py *': (
         'tests/test_engine/test_nonfinite.py::test_nan_in_an_image_stops_before_the_weights_are_spoilt'
     ),
+    'python -m dev.gpu_check*': 'tests/test_dev/test_gpu_check.py::test_a_dry_run_by_its_path_without_mmengine',
     'python dev/gpu_kernels.py *': 'tests/test_dev/test_gpu_kernels.py::test_the_command_writes_numbers_and_page',
     'python dev/swap_survey.py *': ('tests/test_dev/test_swap_survey.py::test_page_counts_outcomes_and_groups_reasons'),
     'python dev/trials/broken_data.py *': 'tests/test_tools/test_check_dataset.py::test_a_handful_of_the_trial',

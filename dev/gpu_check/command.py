@@ -12,6 +12,7 @@ import torch
 
 from dev.benchmark.cases import CASES
 from dev.benchmark.machine import describe
+from dev.benchmark.timing import MODES
 from mmext_backbones.ops.gpu_support import is_interpreted, no_triton
 from mmext_backbones.utils.errors import UserError
 
@@ -82,7 +83,7 @@ def run_all(steps: Steps, device: torch.device, dry: bool, only: Sequence[str] =
                 5,
             )
     compiler = 'eager' if dry else 'inductor'
-    for backend, mode, network in product((None, compiler), ('forward', 'forward+backward'), SIZES):
+    for backend, network, mode in product((None, compiler), SIZES, MODES):
         step(
             'networks' if backend is None else 'compiled networks',
             f'{network}, bf16, {mode}',

@@ -1,8 +1,13 @@
 """The check of the kernels in Triton at their first launch, with kernels that are wrong in one way each."""
 
+import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +16,9 @@ from mmext_backbones.ops import gpu_support, kernel_cache, self_check
 from mmext_backbones.ops.elsa import gpu as elsa_gpu
 from mmext_backbones.ops.self_check import Launcher, checked
 from mmext_backbones.ops.window_attention import gpu as windows_gpu
+from tests.torch_features import needs_interpreter
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device('cpu')
 X = torch.linspace(-1, 1, 12)
 
@@ -336,3 +343,39 @@ def test_a_wrong_gradient_alone_leaves_the_right_numbers(monkeypatch, caplog):
     [line] = warnings(caplog)
     assert 'the gradient of bias is off by' in line
     assert windows_gpu.KERNEL in line
+
+
+def test_what_is_compiled_anew_is_checked_anew():
+    pytest.importorskip('triton')
+    kinds = {}
+    for dtype, (shift, grid, padded), size, edge in itertools.product(
+        (torch.float16, torch.float32),
+        ((0, False, True), (3, False, True), (2, False, True), (0, False, False), (0, True, False)),
+        ((9, 11), (42, 42)),
+        ((7, 7), (6, 7), (3, 3), (14, 14)),
+    ):
+        qkv, bias, padding, heads, _, scale, _, _ = windows_args(dtype, 0, False, padded, size)
+        args = qkv, bias, padding, heads, edge, scale, min(shift, min(edge) - 1), grid
+        for backward in (False, True):
+            made = windows_gpu.options_of(qkv, padded, heads, edge, args[6], grid, backward)
+            kinds.setdefault((dtype, backward, windows_gpu._kind(*args)), set()).add(str(made))
+    assert len(kinds) > 40
+    assert all(len(options) == 1 for options in kinds.values())
+
+
+@needs_interpreter
+@pytest.mark.slow
+@pytest.mark.parametrize('name', CASES)
+def test_the_kernels_pass_in_the_interpreter(name):
+    pytest.importorskip('triton')
+    code = f"""
+import torch
+from tests.test_ops.test_self_check import CASES, CPU, of_direction, self_check
+module, make = CASES[{name!r}]
+for direction in ('forward', 'backward'):
+    launcher, args = of_direction(module, make(torch.float16), direction)
+    assert self_check._compare(launcher, CPU, args, False) == (None, True)
+"""
+    environment = os.environ | {'TRITON_INTERPRET': '1'}
+    done = subprocess.run([sys.executable, '-c', code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

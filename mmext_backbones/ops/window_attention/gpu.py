@@ -260,11 +260,12 @@ def _backward_in_torch(grad, qkv, bias, padding, *options):
 
 def _kind(qkv, bias, padding, num_heads, window_size, scale, shift_size, grid) -> tuple:
     """What of the arguments the kernels are compiled for."""
-    is_whole = qkv.shape[1] % window_size[0] == 0 and qkv.shape[2] % window_size[1] == 0
+    h, w = window_size
+    is_whole = qkv.shape[1] % h == 0 and qkv.shape[2] % w == 0
     precision = 'tf32' if qkv.dtype == torch.float32 and _tf32() else 'ieee'
-    block, head_dim = _block(window_size[0] * window_size[1]), qkv.shape[3] // 3 // num_heads
+    window = h if h == w and h in EDGES else 0, _block(h * w), qkv.shape[3] // 3 // num_heads
     types = bias.dtype, None if padding is None else padding.dtype
-    return block, head_dim, shift_size > 0, grid, is_whole, precision, *types
+    return *window, shift_size, grid, is_whole, precision, *types
 
 
 def _sample(qkv, bias, padding, num_heads, window_size, scale, shift_size, grid) -> tuple:
