@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     steps.end_in_time(SPARE)
     run_all(steps, device, args.dry, args.only)
     print(json.dumps(summary(steps.results), indent=1))
-    return int(bool(steps.results['errors']) or any(not row['right'] for row in steps.results.get('checks', ())))
+    return int(bool(steps.results['errors']) or any(row['right'] is False for row in steps.results.get('checks', ())))
 
 
 def run_all(steps: Steps, device: torch.device, dry: bool, only: Sequence[str] = ()) -> None:
@@ -108,8 +108,9 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     """What is wrong and what is missing."""
     checks = results.get('checks', [])
     return {
-        'right': sum(row['right'] for row in checks),
-        'wrong': [row for row in checks if not row['right']],
+        'right': sum(row['right'] is True for row in checks),
+        'wrong': [row for row in checks if row['right'] is False],
+        'refused': [row for row in checks if row['right'] is None],
         'timed': sum(len(results.get(kind, [])) for kind in ('operators', 'networks', 'compiled networks')),
         'errors': results['errors'],
         'left_out': results['left_out'],

@@ -1,7 +1,9 @@
 """The operators: what is compiled, and what is compared with the formula."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -31,6 +33,7 @@ class Case(NamedTuple):
         forms: that are compared with the formula.
         rounds: factor of the tolerance, where what was rounded is rounded again and again.
         options: of window attention.
+        why_not: from device and type, why the kernels in Triton refuse it, or None.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Case(NamedTuple):
     forms: Sequence[str]
     rounds: float = 1
     options: Mapping[str, Any] = MappingProxyType({})
+    why_not: Callable[[torch.device, torch.dtype], str | None] = lambda device, dtype: None
 
 
 def cases(dry: bool) -> list[Case]:
@@ -62,7 +66,13 @@ def cases(dry: bool) -> list[Case]:
     lstm = [(4 * 8, C), (4 * 8, 8), (4 * 8,), (4 * 8,)] * 4
     return [
         *windows,
-        Case('elsa', _elsa(k), [(B, C, H, W), (B, HEADS * k * k, H, W), (C, k, k)], ('gpu', 'torch')),
+        Case(
+            'elsa',
+            _elsa(k),
+            [(B, C, H, W), (B, HEADS * k * k, H, W), (C, k, k)],
+            ('gpu', 'torch'),
+            why_not=elsa_gpu.why_not,
+        ),
         Case(
             'product_conv',
             lambda form, *x: product_conv(*x, backend=form),
@@ -103,7 +113,7 @@ def windows_case(name, map_, d, window, shift, grid, padded, heads=HEADS) -> Cas
         return window_attention(qkv, bias, padding=padding, **options, backend=form)
 
     shapes = [(*map_, 3 * C), (heads, N, N), *([(3 * C,)] if padded else [])]
-    return Case(name, run, shapes, ('gpu', 'torch'), options=options)
+    return Case(name, run, shapes, ('gpu', 'torch'), 1, options, partial(windows_gpu.why_not, head_dim=d, tokens=N))
 
 
 def _elsa(k: int) -> Callable[..., Tensor]:
@@ -139,13 +149,20 @@ def with_gradients(case: Case, form: str, tensors: Sequence[Tensor]) -> list[Ten
 
 
 def check(case: Case, dtype: str, device: torch.device) -> list[dict[str, Any]]:
-    """A row for each form: largest errors of result and gradients, of the largest element of each."""
+    """A row for each form: largest errors of result and gradients, of the largest element of each.
+
+    A form that the GPU is refused is neither right nor wrong: its row says why.
+    """
     inputs = tensors_of(case, DTYPES[dtype], device)
     expected = with_gradients(case, 'reference', [x.cpu().double() for x in inputs])
     allowed = case.rounds * TOLERANCES[DTYPES[dtype]]
     rows = []
     for form in case.forms:
         row = {'operator': case.name, 'form': form, 'dtype': dtype, 'allowed': allowed}
+        refused = case.why_not(device, DTYPES[dtype]) if form == 'gpu' else None
+        if refused is not None:
+            rows.append({**row, 'right': None, 'refused': refused})
+            continue
         try:
             actual = with_gradients(case, form, inputs)
         except Exception as error:  # one form fails, the next is asked
@@ -169,6 +186,7 @@ def _error(actual: Tensor, expected: Tensor) -> float:
 def compile_all(chosen: Sequence[Case], dtypes: Sequence[str], device: torch.device) -> dict[str, Any]:
     """Compiles the kernels of all cases, side by side where Triton can."""
     errors: list[str] = []
+    began = time.monotonic()
 
     def run() -> None:
         for name, compile_one in _launches(chosen, dtypes, device):
@@ -178,7 +196,7 @@ def compile_all(chosen: Sequence[Case], dtypes: Sequence[str], device: torch.dev
                 errors.append(f'{name}: {type(error).__name__}: {error}'[:300])
 
     compile_ahead('gpu_check', (str(device), *dtypes), run)
-    return {'errors': errors}
+    return {'seconds': round(time.monotonic() - began, 1), 'errors': errors}
 
 
 def _launches(
@@ -186,7 +204,7 @@ def _launches(
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     """Forward and backward launches on maps of no images."""
     for case in (each for each in chosen if 'gpu' in each.forms):
-        for dtype in dtypes:
+        for dtype in (each for each in dtypes if case.why_not(device, DTYPES[each]) is None):
             inputs = tensors_of(case, DTYPES[dtype], device)
             empty = [x[:0] if i < (2 if case.name == 'elsa' else 1) else x for i, x in enumerate(inputs)]
             yield f'{case.name}, {dtype}', lambda case=case, empty=empty: _launch(case, empty)

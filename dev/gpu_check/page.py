@@ -43,6 +43,7 @@ def text(results: Mapping[str, Any] | None) -> str:
     versions = ', '.join(
         [f'torch {machine["torch"]}', *(f'{n} {packages[n]}' for n in ('triton', 'timm') if n in packages)]
     )
+    checks = [row for row in checks if row['right'] is not None]  # what the GPU is not refused
     wrong = [row for row in checks if not row['right']]
     lines = [
         f'Run on {machine["accelerator"]} ({machine["capability"]}), {versions}, in {results["seconds"]:.0f} s. '

@@ -177,6 +177,8 @@ def time_network(
         rounds: that count.
         warmup: before them.
     """
+    if device.type == 'cuda':
+        torch.cuda.empty_cache()  # of the network before
     arch, size = (TINY[case.name], (224, 224)) if dry else (next(iter(case.archs.values())), SIZES[case.name])
     setting = Setting(arch, size, 1 if dry else BATCH)
     timm = [peer for peer in case.peers if peer.name == 'timm' and absence(peer) is None and not peer.refuses(setting)]

@@ -95,6 +95,15 @@ def test_a_wrong_operator_is_found():
     assert 'no such kernel' in row['error']
 
 
+def test_what_a_gpu_is_refused_is_not_wrong():
+    case = next(case for case in cases(dry=True) if case.name == 'elsa')
+    rows = check(case._replace(why_not=lambda device, dtype: 'too old'), 'bf16', CPU)
+    assert [row['right'] for row in rows] == [None, True]
+    assert rows[0]['refused'] == 'too old'
+    told = summary({'checks': rows, 'errors': [], 'left_out': []})
+    assert [told['right'], len(told['wrong']), len(told['refused'])] == [1, 0, 1]
+
+
 def test_the_three_filter_convolutions_are_one():
     tensors = tensors_of(_filters((2, 5, 6), 8), torch.float32, CPU)
     first, *others = [function(*tensors) for function in CONVOLUTIONS.values()]
