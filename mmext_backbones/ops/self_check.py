@@ -93,20 +93,22 @@ def _verdict(launcher: Launcher, key: tuple, args: Sequence) -> bool:
         return True
     with _lock:
         if key not in _verdicts:
-            if refused(launcher.operator, dtype, device) is not None:
-                _verdicts[key] = False
-            else:
+            if refused(launcher.operator, dtype, device) is None:
                 fault = _fault(launcher, key, args)
-                _verdicts[key] = fault is None
                 if fault is not None and refuse(launcher.operator, dtype, device, fault):
                     logger.warning('%s %s', fault, ADVICE)
+            _verdicts[key] = refused(launcher.operator, dtype, device) is None
         return _verdicts[key]
 
 
 def _fault(launcher: Launcher, key: tuple, args: Sequence) -> str | None:
     """What is wrong with the kernels: as an earlier process found, or by the check; None for nothing."""
     device = args[0].device
-    facts = _facts(launcher, device)
+    try:
+        facts = _facts(launcher, device)
+    except Exception as error:  # of the driver, or where the package has no sources
+        logger.info('A kernel was not checked: %s', error)
+        return None
     stem = f'self_check_{_hash(repr((facts, key[:2], key[3:])))}'
     kept = _read(stem)
     if kept is not None:
@@ -116,7 +118,7 @@ def _fault(launcher: Launcher, key: tuple, args: Sequence) -> str | None:
     took = time.perf_counter() - began
     what = f'{launcher.operator} in {args[0].dtype} ({", ".join(launcher.results)}; {key[4:]})'
     if fault is not None:
-        fault = f'A kernel is wrong on this GPU, {what}: {fault} [{facts}; found in {took:.1f} s].'
+        fault = f'A kernel in Triton is given up, {what}: {fault} [{facts}; found in {took:.1f} s].'
     else:
         logger.info('%s: checked in %.2f s', what, took)
     if lasts:

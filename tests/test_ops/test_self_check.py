@@ -210,6 +210,15 @@ def test_another_driver_or_version_is_checked_anew(process, monkeypatch, tmp_pat
     assert len(verdicts(tmp_path)) == 3
 
 
+def test_a_driver_that_tells_nothing_ends_nothing(monkeypatch, caplog):
+    def facts(*_):
+        raise OSError('no sources')
+
+    monkeypatch.setattr(self_check, '_facts', facts)
+    assert is_right(toy(in_torch)(X, 3.0))
+    assert warnings(caplog) == []
+
+
 def test_what_is_not_the_kernels_fault_ends_nothing(caplog):
     def broken(x, factor):
         if x.dtype == torch.float64:
