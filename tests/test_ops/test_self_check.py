@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmext_backbones.ops import gpu_support, kernel_cache, self_check
+from mmext_backbones.ops import elsa, gpu_support, kernel_cache, self_check, window_attention
 from mmext_backbones.ops.elsa import gpu as elsa_gpu
 from mmext_backbones.ops.self_check import Launcher, checked
 from mmext_backbones.ops.window_attention import gpu as windows_gpu
-from tests.torch_features import needs_interpreter
+from tests.torch_features import needs_compile, needs_interpreter
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device('cpu')
@@ -352,6 +352,43 @@ def test_a_wrong_gradient_alone_leaves_the_right_numbers(monkeypatch, caplog):
     [line] = warnings(caplog)
     assert 'the gradient of bias is off by' in line
     assert windows_gpu.KERNEL in line
+
+
+def attend(backend, qkv, bias, padding):
+    options = {'num_heads': 2, 'window_size': (7, 7), 'scale': 0.2, 'shift_size': 3, 'padding': padding}
+    if backend == 'gpu':
+        return windows_gpu.window_attention_gpu(qkv, bias, **options)
+    return window_attention(qkv, bias, **options, backend=backend)
+
+
+def aggregate(backend, v, logits, add):
+    if backend == 'gpu':
+        return elsa_gpu.elsa_gpu(v, logits, add, 2, 3)
+    return elsa(v, logits, None, add, num_heads=2, kernel_size=3, backend=backend)
+
+
+@pytest.mark.skipif(os.environ.get('TRITON_INTERPRET') == '1', reason='there the kernels do not fail')
+@pytest.mark.parametrize('compiled', [False, pytest.param(True, marks=[pytest.mark.slow, needs_compile])])
+@pytest.mark.parametrize(
+    ('function', 'shapes'),
+    [(attend, [(1, 9, 11, 96), (2, 49, 49), (96,)]), (aggregate, [(1, 8, 5, 6), (1, 18, 5, 6), (8, 3, 3)])],
+)
+def test_a_training_step_goes_on_where_the_kernels_fail(function, shapes, compiled, caplog):
+    """On the CPU without the interpreter they fail at their launch, forward and backward."""
+    pytest.importorskip('triton')
+    tensors = [torch.randn(shape, generator=torch.Generator().manual_seed(1)) for shape in shapes]
+    results = []
+    for backend in ('gpu', 'torch', 'gpu'):
+        leaves = [x.clone().requires_grad_() for x in tensors]
+        run = torch.compile(function, backend='aot_eager') if compiled and backend == 'gpu' else function
+        out = run(backend, *leaves)
+        out.square().sum().backward()
+        results.append([out.detach(), *(x.grad for x in leaves)])
+    for other in results[::2]:
+        for actual, expected in zip(other, results[1], strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    [line] = warnings(caplog)
+    assert 'it fails, ' in line
 
 
 def test_what_is_compiled_anew_is_checked_anew():
