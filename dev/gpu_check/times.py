@@ -203,6 +203,7 @@ def time_network(
 
 def _sides(ours: nn.Module, theirs: nn.Module | None, mode: str, compiler: str | None) -> dict[str, nn.Module]:
     if compiler is not None:
+        torch.compiler.reset()  # or what was compiled before counts against the limit of recompilations
         sides = {'ours compiled': ours, 'timm compiled': theirs}
         return {side: torch.compile(module, backend=compiler) for side, module in sides.items() if module is not None}
     sides = {'ours': ours}
