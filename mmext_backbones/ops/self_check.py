@@ -3,11 +3,13 @@
 A kernel may be wrong with a GPU, a driver or a version of Triton that nobody has tried. What is about to be launched
 first runs on a small odd map with the same constants and type, and its results (of a forward pass the map, of a
 backward pass every gradient) are compared with those of PyTorch's form on the CPU in float64. Where they differ, or the
-kernel fails, one warning says what to report, and PyTorch's form runs from then on for this operator, type and device.
+kernel breaks the device, one warning says what to report, and PyTorch's form runs from then on for this operator, type
+and device. What fails before it runs, in the compiler or at the launch, is not told here: the launch meets it too, see
+`triton_start`.
 
 Verdicts are kept beside the kernels of `kernel_cache`, under the hash of all that they depend on: driver, GPU, torch,
-Triton and the source of the kernels. A failure is found anew by each process: what caused it may be mended. The
-environment variable MMEXT_SELF_CHECK=0 leaves the check out.
+Triton and the source of the kernels; but for a broken device, which the next process may find mended. The environment
+variable MMEXT_SELF_CHECK=0 leaves the check out.
 
 It runs in a thread of its own, which has neither the caller's autocast, gradients, modes and streams, nor its random
 numbers; and not while CUDA records a graph. It needs no other kernels than those that are launched anyway: beyond their
@@ -30,6 +32,7 @@ from torch import Tensor
 
 from . import kernel_cache
 from .gpu_support import refuse, refused
+from .triton_start import first_line, is_of_the_device
 
 ENVIRONMENT = 'MMEXT_SELF_CHECK'
 ADVICE = (
@@ -136,10 +139,10 @@ def _compare(launcher: Launcher, device: torch.device, args: Sequence, tf32: boo
         with torch.cuda.device_of(args[0]):
             actual = launcher.kernel(*(x.to(device) if isinstance(x, Tensor) else x for x in sample))
             actual = [x.cpu() for x in _tuple(actual)]
-    except torch.cuda.OutOfMemoryError:
-        raise
     except Exception as error:  # whatever compiler and driver raise
-        return f'it fails, {type(error).__name__}: {next(iter(str(error).strip().splitlines()), "")[:200]}', False
+        if not is_of_the_device(error) or 'out of memory' in str(error):
+            raise
+        return f'it fails, {first_line(error)}', False
     tolerance = TF32 if tf32 else TOLERANCES[args[0].dtype]
     for name, a, e in zip(launcher.results, actual, _tuple(expected), strict=True):
         if e.numel():

@@ -72,10 +72,10 @@ def or_in_torch(kernel: Callable[..., Results], in_torch: Callable[..., Results]
         except Refused:
             raise
         except Exception as error:  # whatever compiler, driver and file system raise
-            if _is_of_the_device(error):
+            if is_of_the_device(error):
                 raise
             if type(error).__module__.partition('.')[0] == 'triton':
-                reason = f'Triton refuses a kernel, please report it: {name}, {_first_line(error)}'
+                reason = f'Triton refuses a kernel, please report it: {name}, {first_line(error)}'
                 _give_up(_kind(name, args), reason, name)
             else:
                 _give_up(_ALL, _explain(error), _ALL)
@@ -116,7 +116,7 @@ def _nothing():
 
 
 def _explain(error: Exception) -> str:
-    return f'Triton cannot start: {_advice(error)} ({_first_line(error)})'
+    return f'Triton cannot start: {_advice(error)} ({first_line(error)})'
 
 
 def _advice(error: Exception) -> str:
@@ -141,12 +141,12 @@ def _advice(error: Exception) -> str:
     return 'do the versions of Triton, torch and the driver fit together?'
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     line = next(iter(str(error).strip().splitlines()), '')
     return f'{type(error).__name__}: {line[:200]}'
 
 
-def _is_of_the_device(error: Exception) -> bool:
+def is_of_the_device(error: Exception) -> bool:
     """Whether the GPU has no memory left, or a kernel before has failed on it."""
     text = str(error)
     signs = ('out of memory', 'CUDA error', 'HIP error', 'illegal memory access', 'device-side assert')
