@@ -100,6 +100,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'python dev/trials/broken_files.py *': 'tests/test_dev/test_broken_files.py::test_a_handful',
     'python dev/trials/forwards.py *': 'tests/test_dev/test_trials.py::test_random_forwards',
     'python dev/trials/kills.py *': 'tests/test_dev/forking_kills.py::test_a_few_kills',
+    'python dev/trials/outputs.py *': 'tests/test_tools/test_outputs.py::test_a_handful_of_the_trial',
     'python dev/trials/soak.py *': 'tests/test_dev/test_trials.py::test_training_is_sampled',
     'python tools/export.py *': 'tests/test_export/test_tool.py::test_backbone_and_neck_with_weights',
     'find *': 'tests/test_inference/test_infer.py::test_names_on_the_standard_input',
@@ -270,7 +271,8 @@ def parse(monkeypatch):
 def start(tool: str, arguments: list[str]) -> int | None:
     """Runs a tool in this process; its exit code."""
     if tool.startswith('-m '):
-        module = importlib.import_module(f'{tool[3:]}.__main__')
+        package = importlib.util.find_spec(tool[3:]).submodule_search_locations is not None
+        module = importlib.import_module(f'{tool[3:]}.__main__' if package else tool[3:])
     else:
         spec = importlib.util.spec_from_file_location(Path(tool).stem, ROOT / tool)
         module = importlib.util.module_from_spec(spec)

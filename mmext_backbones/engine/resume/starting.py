@@ -72,6 +72,8 @@ def _no_resume(path: str, why: str) -> UserError:
 class CheckedStart:
     """For a Runner class: looks at what a checkpoint gave."""
 
+    testing = False
+
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         if fn_name == 'after_load_checkpoint' and isinstance(kwargs['checkpoint'].get('meta'), Mapping):
             kwargs['checkpoint']['meta'].pop('config', None)  # mmengine would run it
@@ -105,7 +107,8 @@ class CheckedStart:
 
     def _warn_of_own_folder(self, path: str) -> None:
         """A training names its checkpoints as any other does: it would replace what it starts from."""
-        if not self.testing and os.path.samefile(Path(path).parent, self.work_dir) and is_main_process():
+        same = os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.work_dir)
+        if same and not self.testing and is_main_process():
             say(
                 f'load_from={path} lies in the work dir, whose checkpoints this training replaces. To go on with the '
                 'one before: --resume. To keep it: another --work-dir.'
