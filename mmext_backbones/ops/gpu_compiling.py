@@ -72,7 +72,7 @@ def compile_ahead(name: str, key: Hashable, run: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def _side_by_side() -> Iterator[None]:
-    """What is compiled inside takes a thread each, and is done at the end; before Triton 3.4, one after another."""
+    """What is compiled inside takes a thread each, and is done at the end; in older Tritons one after another."""
     import triton
 
     if not hasattr(triton, 'AsyncCompileMode'):

@@ -27,7 +27,7 @@ KIB = 1024
 MAX_BLOCK = 32 * KIB  # of keys; half of it on GPUs with less than SHARED memory for a program, whose backward holds 5
 SHARED = 160 * KIB
 LOGITS = 8192  # in registers at once; windows of more than 64 tokens take so many queries at a time
-SPILLED = 256  # bytes of stack of a thread that cost less than PyTorch's form
+SPILLED = 450  # bytes of stack of a thread, about 100 numbers; what has more has kilobytes
 EDGES = 7, 8, 12, 16  # of published networks' windows, each a constant of its own kernels; others share one for a block
 RUNS_PER_PROCESSOR = 8  # programs for each multiprocessor of the GPU, where there are windows enough
 
