@@ -138,8 +138,10 @@ class LocalAttention(nn.Module):
             logits.append(torch.einsum('hnmd,bwhmd->bwhnm', self.relative_queries[:, index], k))
         if self.relative_position_bias_table is not None:
             logits.append(self.relative_position_bias_table[:, index])
-        x = self.normalize(sum(logits), mask).to(v.dtype) @ v  # [B, windows, heads, N, d]
-        return x.transpose(2, 3).flatten(3)
+        attn = self.normalize(sum(logits), mask).to(v.dtype)
+        if is_compiling() and attn.dim() < v.dim():  # a product that broadcasts asks whether there is one image
+            attn = attn + attn.new_zeros(*v.shape[:2], 1, 1, 1)
+        return (attn @ v).transpose(2, 3).flatten(3)  # attn @ v: [B, windows, heads, N, d]
 
     def over_neighbours(self, qkv: Tensor) -> Tensor:
         q, k, v = self.split(qkv)

@@ -25,7 +25,7 @@ def kills(monkeypatch):
 @pytest.mark.slow
 def test_a_few_kills(kills, tmp_path):
     pytest.importorskip('mmdet')
-    assert kills.main(['--kills', '2', '--iterations', '10', '--work-dir', str(tmp_path)]) == 0
+    assert kills.main(['--kills', '3', '--iterations', '14', '--work-dir', str(tmp_path)]) == 0
     result = json.loads((tmp_path / 'result.json').read_text())
-    assert sum(result['kills'].values()) == 2
+    assert sum(result['kills'].values()) == 3
     assert result['equal'] == result['trainings'] > 0

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.structures import InstanceData, PixelData
 
@@ -165,7 +166,7 @@ def test_predictions_are_drawn_large(library, drawer, make, width, tmp_path):
     loader = type('Loader', (), {'dataset': loader.dataset, '__len__': lambda self: 5})()
     runner = SimpleNamespace(
         work_dir=str(tmp_path), iter=7, visualizer=visualizer(library, drawer), val_dataloader=loader,
-        test_dataloader=loader,
+        test_dataloader=loader, cfg=Config(),
     )  # fmt: skip
     hook = PredictionsHook(num_images=3, edge=200, show_dir=str(tmp_path / 'all'))
     sample = make(path, H, W)
