@@ -79,6 +79,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'python dev/model_zoo.py --check': [],
     'python dev/model_zoo.py --costs': 'tests/test_dev/test_model_zoo.py::test_written_costs_are_those_of_the_model',
     'python -m dev.components*': 'tests/test_dev/test_components.py::test_a_sample_by_both_runners',
+    'python -m dev.overhead*': 'for a person: it trains four times',
     'python -m dev.study*': 'tests/test_study.py::test_measured_and_drawn',
     'python -m dev.architecture --docs': (
         'tests/test_dev/test_tracing.py::test_the_pages_are_of_the_networks_as_they_are_now'
