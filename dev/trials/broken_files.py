@@ -30,7 +30,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -262,7 +262,33 @@ def forked(work: Callable[[], Any], folder: Path, limit: float) -> Any:
     return f'exit {status}: {log.read_text(errors="replace")[-1500:] if log.exists() else ""}'
 
 
-def prepare(folder: Path) -> None:
+@contextlib.contextmanager
+def base_folder(prefix: str, fill: Callable[[], None]) -> Iterator[Path]:
+    """A folder that `fill` has filled, as its working directory, in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix=prefix) as top:
+        base = Path(top) / 'base'
+        base.mkdir()
+        failure = forked(fill, base, 300)
+        if failure is not None:
+            raise RuntimeError(f'the good files cannot be made: {failure}')
+        (base / 'log.txt').unlink()
+        yield base
+
+
+def in_a_copy(base: Path, work: Callable[[], dict[str, Any]], limit: float) -> dict[str, Any]:
+    """What `work` finds in a copy of the folder, and its seconds; how it ended if it hangs or crashes."""
+    folder = base.with_name('case')
+    shutil.copytree(base, folder)
+    started = time.time()
+    result = forked(work, folder, limit)
+    seconds = time.time() - started
+    if isinstance(result, str):
+        result = {'end': 'hung' if seconds >= limit else 'crashed', 'message': result}
+    shutil.rmtree(folder)
+    return {**result, 'seconds': round(seconds, 1)}
+
+
+def prepare() -> None:
     """good.py, good.pth (a checkpoint of a training, to be resumed), its data, and outputs that are to stay."""
     from mmext_backbones.config.files import load_config
     from mmext_backbones.config.options import KNOWN_KEYS
@@ -271,7 +297,7 @@ def prepare(folder: Path) -> None:
     from mmext_backbones.utils.console import silence_libraries
 
     silence_libraries()
-    make_shapes(folder / 'made', size=32, num_train=4, num_val=2)
+    make_shapes(Path('made'), size=32, num_train=4, num_val=2)
     Path('source.py').write_text(CONFIG)
     cfg = load_config('source.py')
     use_shapes(cfg, Path('made'), iters=2)
@@ -292,26 +318,13 @@ def prepare(folder: Path) -> None:
 
 def run_all(chosen: list[Case], seed: int, limit: float, say: Callable[[str], None]) -> list[dict[str, Any]]:
     results = []
-    with tempfile.TemporaryDirectory(prefix='broken_files_') as top:
-        base = Path(top) / 'base'
-        base.mkdir()
-        failure = forked(lambda: prepare(base), base, 300)
-        if failure is not None:
-            raise RuntimeError(f'the good files cannot be made: {failure}')
+    with base_folder('broken_files_', prepare) as base:
         good = torch.load(base / 'good.pth')
         cfg = json.loads((base / 'good.json').read_text())
         for case in chosen:
-            folder = Path(top) / f'{case.number}'
-            shutil.copytree(base, folder)
-            (folder / 'log.txt').unlink()
-            started = time.time()
-            result = forked(lambda case=case: run(case, seed, good, cfg), folder, limit)
-            seconds = time.time() - started
-            if isinstance(result, str):
-                result = {'end': 'hung' if seconds >= limit else 'crashed', 'what': case.fault, 'message': result}
-            results.append({**case._asdict(), **result, 'seconds': round(seconds, 1)})
-            say(f'{len(results)}/{len(chosen)}  {case.consumer}: {result["what"]}: {result["end"]}')
-            shutil.rmtree(folder)
+            result = in_a_copy(base, lambda case=case: run(case, seed, good, cfg), limit)
+            results.append({**case._asdict(), 'what': case.fault, **result})
+            say(f'{len(results)}/{len(chosen)}  {case.consumer}: {results[-1]["what"]}: {result["end"]}')
     return results
 
 

@@ -19,8 +19,6 @@ import os
 import random
 import shutil
 import sys
-import tempfile
-import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,7 +27,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from broken_files import forked, tool
+from broken_files import base_folder, in_a_copy, tool
 from kills import CONFIG
 
 from mmext_backbones.utils.cli import run_cli
@@ -234,25 +232,14 @@ def prepare() -> None:
 
 def run_all(chosen: Sequence[Case]) -> list[dict[str, object]]:
     results = []
-    with tempfile.TemporaryDirectory(prefix='outputs_') as top:
-        base = Path(top) / 'base'
-        base.mkdir()
-        failure = forked(prepare, base, LIMIT)
-        if failure is not None:
-            raise RuntimeError(f'the inputs cannot be made: {failure}')
-        (base / 'log.txt').unlink()
+    with base_folder('outputs_', prepare) as base:
         for case in chosen:
-            folder = Path(top) / f'{case.number}'
-            shutil.copytree(base, folder)
-            started = time.time()
-            result = forked(lambda case=case: run(case), folder, LIMIT)
-            seconds = time.time() - started
-            if isinstance(result, str):
-                end = 'hung' if seconds >= LIMIT else 'crashed'
-                result = {'command': [case.command.tool, *case.command.arguments], 'end': end, 'message': result}
-            results.append({'number': case.number, 'target': case.target, 'name': case.name, **result})
-            print(f'{len(results)}/{len(chosen)}  {" ".join(result["command"])}: {result["end"]}', flush=True)
-            shutil.rmtree(folder)
+            command = [case.command.tool, *case.command.arguments]
+            result = in_a_copy(base, lambda case=case: run(case), LIMIT)
+            results.append(
+                {'number': case.number, 'target': case.target, 'name': case.name, 'command': command, **result}
+            )
+            print(f'{len(results)}/{len(chosen)}  {" ".join(results[-1]["command"])}: {result["end"]}', flush=True)
     return results
 
 

@@ -36,16 +36,21 @@ def keep_config_inputs(
     weights += [cfg['load_from']] if isinstance(cfg.get('load_from'), str) else []
     others = [other for other in others if other is not None]
     keep_inputs(option, targets, [*config_files(cfg), *_annotations(cfg), *weights, *others])
-    for target in targets:
-        folder = data_folder_of(target, cfg)
-        if folder is not None and os.path.isfile(target) and str(target).lower().endswith(PICTURES):
+    there = [target for target in targets if str(target).lower().endswith(PICTURES) and os.path.isfile(target)]
+    folders = _data_folders(cfg) if there else ()
+    for target in there:
+        if (folder := _holder(target, folders)) is not None:
             raise UserError(f'{option}: {str(target)!r} is a file of the data in {folder}. Name another place.')
 
 
 def data_folder_of(path: str | Path, cfg: Config) -> str | None:
     """The folder of images or maps, of any split, in which a path lies; None if it lies in none."""
-    folders = {os.path.realpath(os.path.join(root, prefix)) for root, prefix in _prefixes(cfg) if root or prefix}
-    return next((folder for folder in folders if Path(os.path.realpath(path)).is_relative_to(folder)), None)
+    return _holder(path, _data_folders(cfg))
+
+
+def _holder(path: str | Path, folders: Iterable[str]) -> str | None:
+    place = Path(os.path.realpath(path))
+    return next((folder for folder in folders if place.is_relative_to(folder)), None)
 
 
 def _nodes(cfg: Config) -> Iterator[dict]:
@@ -62,14 +67,17 @@ def _annotations(cfg: Config) -> Iterator[str]:
     yield from (os.path.join(root, file) for root in roots for file in files)
 
 
-def _prefixes(cfg: Config) -> Iterator[tuple[str, str]]:
-    """Root and folder of what data sets read."""
+def _data_folders(cfg: Config) -> set[str]:
+    """Where the pictures and maps of data sets lie, by their real names."""
+    found = set()
     for node in _nodes(cfg):
         if 'ann_file' not in node and 'data_prefix' not in node and 'data_root' not in node:
             continue
         root, prefix = node.get('data_root') or '', node.get('data_prefix')
         prefixes = prefix.values() if isinstance(prefix, dict) else [prefix or node.get('split') or '']
-        yield from ((root, each) for each in prefixes if isinstance(root, str) and isinstance(each, str))
+        names = [os.path.join(root, each) for each in prefixes if isinstance(root, str) and isinstance(each, str)]
+        found.update(os.path.realpath(name) for name in names if name)
+    return found
 
 
 def config_files(cfg: Config) -> list[str]:

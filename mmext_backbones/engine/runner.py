@@ -37,12 +37,12 @@ class _Run(GuardedData, ResumableRun, CheckedStart):
         return logger
 
     def dump_config(self) -> None:
-        if self.testing:
+        if self.testing or not is_main_process():
             return
         own = written_by_hand(self.cfg, self.work_dir)
         if own is None:
             super().dump_config()
-        elif is_main_process():
+        else:
             self.cfg.dump(own.with_name(f'{own.stem}_as_run{own.suffix}'))
 
     def build_strategy(self, *args: Any, **kwargs: Any) -> Any:
