@@ -1,13 +1,12 @@
 """What the kernels in Triton of all operators ask of a device before they run, and which of them a device is denied."""
 
 import threading
-from importlib.util import find_spec
 
 import torch
 
 from .caching import load_once
 from .dispatcher import constant_in_graphs
-from .triton_start import cannot_start
+from .triton_start import cannot_start, is_interpreted, no_triton
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 BFLOAT16 = (8, 0)  # the compute capability that multiplies it; Triton 3.0 to 3.2 fails below
@@ -36,30 +35,6 @@ def refuse(kernel: str, dtype: torch.dtype, device: torch.device, reason: str) -
 def refused(kernel: str, dtype: torch.dtype, device: torch.device) -> str | None:
     """The reason that `refuse` was given, or None."""
     return _refused.get((kernel, dtype, str(device)))
-
-
-@load_once
-def no_triton() -> str | None:
-    """Why Triton cannot be imported, or not compile the kernels; None where it can."""
-    try:
-        import triton
-    except ImportError as error:
-        return f'Triton cannot be imported: {error}'
-    if find_spec('triton.backends') is None:
-        return f'Triton {triton.__version__} is too old: the kernels are for 3.0 and newer'
-    return None
-
-
-@load_once
-def is_interpreted() -> bool:
-    """Whether TRITON_INTERPRET=1 was set when Triton was imported: kernels run as NumPy code, on any device."""
-    import triton
-
-    return not isinstance(triton.jit(_nothing), triton.JITFunction)
-
-
-def _nothing():
-    pass
 
 
 @constant_in_graphs

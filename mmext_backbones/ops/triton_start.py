@@ -20,6 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .caching import load_once
 from .kernel_cache import logger
 
 Results = TypeVar('Results')
@@ -94,15 +95,35 @@ def _give_up(kind: Hashable, reason: str, topic: Hashable) -> None:
         logger.warning('No kernels on the GPU: the operators run in PyTorch, slower. %s', reason)
 
 
+@load_once
+def no_triton() -> str | None:
+    """Why Triton cannot be imported, or not compile the kernels; None where it can."""
+    try:
+        import triton
+    except ImportError as error:
+        return f'Triton cannot be imported: {error} (pip install triton, in the version that torch asks for)'
+    if find_spec('triton.backends') is None:
+        return f'Triton {triton.__version__} is too old: the kernels are for 3.0 and newer'
+    return None
+
+
+@load_once
+def is_interpreted() -> bool:
+    """Whether TRITON_INTERPRET=1 was set when Triton was imported: kernels run as NumPy code, on any device."""
+    import triton
+
+    return not isinstance(triton.jit(_nothing), triton.JITFunction)
+
+
 @functools.cache
 def _start_failure(device: torch.device) -> str | None:
     """Why Triton cannot be imported, or not build what its launches need; None if it can."""
     try:
-        import triton
+        if (problem := no_triton()) is not None:
+            return problem
+        if not is_interpreted():  # which needs nothing
+            import triton
 
-        if find_spec('triton.backends') is None:
-            return f'Triton {triton.__version__} is too old: the kernels are for 3.0 and newer'
-        if isinstance(triton.jit(_nothing), triton.JITFunction):  # else the interpreter, which needs nothing
             triton.runtime.driver.active.get_current_target()
     except ImportError as error:
         return f'Triton cannot be imported: {error} (pip install triton, in the version that torch asks for)'

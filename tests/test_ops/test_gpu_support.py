@@ -11,7 +11,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmext_backbones.ops import gpu_compiling, gpu_support, kernel_cache, window_attention
+from mmext_backbones.ops import gpu_compiling, gpu_support, kernel_cache, triton_start, window_attention
 from mmext_backbones.ops.caching import load_once
 from mmext_backbones.ops.elsa import gpu as elsa_gpu
 from mmext_backbones.ops.window_attention import gpu as windows_gpu
@@ -120,7 +120,7 @@ def test_missing_and_old_triton_are_named(monkeypatch):
     assert 'Triton cannot be imported' in no_triton()
     monkeypatch.setitem(sys.modules, 'triton', type(sys)('triton'))
     sys.modules['triton'].__version__ = '2.1.0'
-    monkeypatch.setattr(gpu_support, 'find_spec', lambda name: None)
+    monkeypatch.setattr(triton_start, 'find_spec', lambda name: None)
     assert no_triton() == 'Triton 2.1.0 is too old: the kernels are for 3.0 and newer'
 
 

@@ -34,9 +34,12 @@ def _anew(monkeypatch):
     monkeypatch.setattr(start, '_given_up', {})
     monkeypatch.setattr(start, '_told', set())
     monkeypatch.setattr(start, 'DEVICES', ('cuda', 'cpu'))
-    start._start_failure.cache_clear()
+    asked = (start._start_failure, start.no_triton, start.is_interpreted)
+    for function in asked:
+        function.cache_clear()
     yield
-    start._start_failure.cache_clear()
+    for function in asked:
+        function.cache_clear()
 
 
 def lines(caplog):
