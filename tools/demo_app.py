@@ -3,7 +3,7 @@
 import os
 import sys
 
-os.environ.setdefault('GOMP_SPINCOUNT', '5000')  # see tools/train.py
+os.environ.setdefault('GOMP_SPINCOUNT', '20000')  # see tools/train.py
 
 from mmext_backbones.app.serving import main
 from mmext_backbones.utils.cli import run_cli

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ.setdefault('GOMP_SPINCOUNT', '5000')  # as in train.py
+os.environ.setdefault('GOMP_SPINCOUNT', '20000')  # as in train.py
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -14,7 +14,7 @@ import argparse
 import os
 import sys
 
-os.environ.setdefault('GOMP_SPINCOUNT', '5000')  # see tools/test.py
+os.environ.setdefault('GOMP_SPINCOUNT', '20000')  # see tools/test.py
 
 try:
     from mmext_backbones.config.options import add_config_options

@@ -12,7 +12,7 @@ import sys
 
 # Read by GNU OpenMP when torch loads it: threads wait for each other awake only briefly. With the default, a second
 # busy process on a small machine slows the many short operations of a CPU training down tens of times.
-os.environ.setdefault('GOMP_SPINCOUNT', '5000')
+os.environ.setdefault('GOMP_SPINCOUNT', '20000')
 
 try:
     from mmext_backbones.engine.options import TrainOptions, add_arguments, options_of

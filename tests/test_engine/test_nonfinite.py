@@ -333,6 +333,11 @@ def test_find_fault():
     assert find_fault([torch.ones(())], [good, large]) is None
     assert find_fault([torch.ones(())], [good, nan]) == 'gradient'
     assert find_fault([torch.ones(())], [good, inf, torch.ones(2, dtype=torch.float16)]) == 'gradient'
+    for dtype in (torch.float64, torch.bfloat16):
+        kinds = [torch.ones((), dtype=dtype), torch.ones(2, 3, 4, 5, dtype=dtype).to(memory_format=torch.channels_last)]
+        assert find_fault([torch.ones(())], [good, *kinds]) is None
+        kinds[1][1, 2, 3, 4] = math.nan
+        assert find_fault([torch.ones(())], [good, *kinds]) == 'gradient'
     assert find_fault([torch.tensor(math.inf)], [good]) == 'loss'
     assert find_fault([torch.tensor(math.nan)], [nan]) == 'loss'
     assert find_fault([], []) is None
