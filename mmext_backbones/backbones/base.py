@@ -52,8 +52,8 @@ class DenseBackbone(BaseModule):
         with_cp: recompute each block in the backward pass instead of keeping its activations: True for all stages, or
             the stages, counted from 0, e.g. ``(0, 1)`` for the two that hold most of the memory.
         recompute: whether norms, GELUs and gates are computed again in the backward pass instead of kept: a third to
-            six tenths less memory for a fifth to a third more traffic, and the same numbers. 'auto': on the CPU, and
-            on a GPU that has not the memory to keep them (`recomputation`).
+            six tenths less memory for a fifth to a third more traffic, and the same numbers. 'auto': where they take
+            more than 128 MiB on the CPU or a quarter of the GPU's memory (`recomputation`).
         autocast_dtype: 'bfloat16' computes `forward_features` in it, also where the rest of the model does not (on the
             CPU as well); the maps are float32 then, for heads that make boxes in the type of the maps. None leaves it
             to the caller.

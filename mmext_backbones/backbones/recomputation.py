@@ -1,17 +1,20 @@
 """Whether a training step computes its norms, GELUs and gates again (`recompute` of every backbone).
 
     True or False   as the argument says
-    'auto'          on CUDA where the maps would take more than a quarter of the GPU's memory, elsewhere always
+    'auto'          on CUDA where the maps would take more than a quarter of the GPU's memory, on the CPU where they
+                    would take more than 128 MiB, elsewhere always
 
-On the CPU recomputing is the faster form as well: it works in parts that stay in the cache. On a GPU it passes over the
-maps once more, which costs time where the memory to keep them is there. What they take follows from the shapes: equal
-GPUs come to the same answer for the same batch, before it runs. Without a gradient nothing is kept in any case.
+On the CPU recomputing large maps takes no longer than keeping them: it works in parts that stay in the cache. Small maps
+are there anyway. On a GPU it passes over the maps once more, which costs time where the memory to keep them is there.
+What they take follows from the shapes: equal GPUs come to the same answer for the same batch, before it runs. Without a
+gradient nothing is kept in any case.
 """
 
 from torch import Tensor, cuda, nn
 
 from mmext_backbones.ops.torch_versions import is_autocast_enabled
 
+ON_CPU = 2**27  # bytes; about an image of 224 x 224 pixels in a tiny network
 SHARE = 0.25  # of the memory of a GPU; the rest is for necks, heads, weights and the state of their optimizer
 
 
@@ -19,6 +22,8 @@ def recomputes(backbone: nn.Module, x: Tensor) -> bool:
     """The answer for a `DenseBackbone` and an image batch, by the table above."""
     if backbone.recompute != 'auto':
         return bool(backbone.recompute)
+    if x.device.type == 'cpu':
+        return kept_bytes(backbone, x) > ON_CPU
     if x.device.type != 'cuda' or not cuda.is_available():
         return True
     return kept_bytes(backbone, x) > SHARE * cuda.get_device_properties(x.device).total_memory
