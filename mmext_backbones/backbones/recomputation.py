@@ -4,10 +4,10 @@
     'auto'          on CUDA where the maps would take more than a quarter of the GPU's memory, on the CPU where they
                     would take more than 128 MiB, elsewhere always
 
-On the CPU recomputing large maps takes no longer than keeping them: it works in parts that stay in the cache. Small maps
-are there anyway. On a GPU it passes over the maps once more, which costs time where the memory to keep them is there.
-What they take follows from the shapes: equal GPUs come to the same answer for the same batch, before it runs. Without a
-gradient nothing is kept in any case.
+On the CPU recomputing large maps takes no longer than keeping them: it works in parts that stay in the cache. Small
+maps are there anyway. On a GPU it passes over the maps once more, which costs time where the memory to keep them is
+there. What they take follows from the shapes: equal GPUs come to the same answer for the same batch, before it runs.
+Without a gradient nothing is kept in any case.
 """
 
 from torch import Tensor, cuda, nn
