@@ -86,6 +86,7 @@ def draw(seed: int, index: int) -> Case:
         'out_indices': tuple(sorted(rng.sample(range(4), rng.randint(1, 4)))),
         'drop_path_rate': rng.choice((0.0, 0.1, 0.5)),
         'with_cp': rng.random() < 0.4,
+        'recompute': rng.choice((True, False, 'auto')),
     }
     if rng.random() < 0.2:
         options['frozen_stages'] = rng.randint(0, 1)
