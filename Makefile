@@ -39,7 +39,7 @@ $(STAMP): $(REQS) requirements/install.sh setup.py
 
 $(EXTRAS): $(STAMP) requirements/extras.txt
 	@echo "==> optional parts (log: $(VENV)/install.log)"
-	@$(PIP) --no-input install -q -r requirements/extras.txt -c $(PINS)/torch.txt -c $(VENV)/libraries.txt >>$(VENV)/install.log 2>&1 \
+	@$(PIP) --no-input install -q --no-compile -r requirements/extras.txt -c $(PINS)/torch.txt -c $(VENV)/libraries.txt >>$(VENV)/install.log 2>&1 \
 	    || { tail -n 25 $(VENV)/install.log; exit 1; }
 	@touch $@
 

@@ -6,6 +6,7 @@
 #                 with mmcv instead of mmcv-lite in its openmmlab.txt, mmcv is compiled
 #   JOBS=n        compiler processes for that
 set -euo pipefail
+export PIP_NO_COMPILE=1 # Python compiles what it imports, a small part of what is installed
 here=$(cd "$(dirname "$0")" && pwd)
 pins=${PINS:-$here}
 python=$VENV/bin/python
