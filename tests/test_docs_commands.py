@@ -103,6 +103,9 @@ COMMANDS: dict[str, str | list[str]] = {
     'python dev/trials/kills.py *': 'tests/test_dev/forking_kills.py::test_a_few_kills',
     'python dev/trials/outputs.py *': 'tests/test_tools/test_outputs.py::test_a_handful_of_the_trial',
     'python dev/trials/soak.py *': 'tests/test_dev/test_trials.py::test_training_is_sampled',
+    'python predict.py *': (
+        'tests/test_runtime/test_predict.py::test_a_detector_draws_and_writes_what_pycocotools_reads'
+    ),
     'python tools/export.py *': 'tests/test_export/test_tool.py::test_backbone_and_neck_with_weights',
     'find *': 'tests/test_inference/test_infer.py::test_names_on_the_standard_input',
     'mmext --help': 'tests/test_tools/test_command.py::test_help_lists_the_verbs',
@@ -149,6 +152,12 @@ PYTHON = {
     'docs/migration.md: _base_ = *': 'tests/test_guides.py::test_the_worked_example_is_our_recipe',
     'docs/export.md: from mmext_backbones.backbones import *': (
         'tests/test_export/test_onnx.py::test_three_sizes_were_run'
+    ),
+    'docs/deployment.md: from pycocotools*': (
+        'tests/test_runtime/test_predict.py::test_a_detector_draws_and_writes_what_pycocotools_reads'
+    ),
+    'docs/deployment.md: from predict import Model*': (
+        'tests/test_runtime/test_predict.py::test_boxes_and_masks_at_the_size_of_the_picture'
     ),
     'docs/inference.md: from pycocotools*': (
         'tests/test_inference/test_infer.py::test_results_are_what_pycocotools_reads'

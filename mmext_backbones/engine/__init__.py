@@ -1,6 +1,7 @@
 """What plugs into mmengine beside the models."""
 
 from .batch_norm import BatchNormMomentumHook
+from .evaluation.exported import ExportedModel
 from .evaluation.instance_tta import InstanceTTAModel
 from .evaluation.predictions import DumpSmallResults
 from .evaluation.robustness import CorruptionError, SubsetAccuracy
@@ -19,6 +20,7 @@ __all__ = [
     'CorruptionError',
     'CurvesHook',
     'DumpSmallResults',
+    'ExportedModel',
     'FSDPStrategy',
     'HookStateHook',
     'InstanceTTAModel',

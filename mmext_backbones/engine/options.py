@@ -12,6 +12,8 @@ from ..utils.cli import add_traceback_option, check_threshold
 from ..utils.errors import UserError
 from .config_edits import STRATEGY_NAMES, TRACKERS
 
+RUNTIMES = ('onnxruntime', 'openvino')
+
 __all__ = ['RunOptions', 'TestOptions', 'TrainOptions', 'add_arguments', 'options_of']
 
 # of a training: options, and the config keys that say the same
@@ -104,6 +106,8 @@ class TestOptions(RunOptions):
 
     __test__ = False  # pytest takes it for a test of ours
 
+    onnx: str | None = _option('test this file of tools/export.py --whole in place of a checkpoint', metavar='FILE')
+    runtime: str | None = _option('what runs the file of --onnx (default: onnxruntime)', choices=RUNTIMES)
     predictions: str | None = _option(
         'evaluate these instead: what --out wrote, or COCO results (.pkl, .json)', metavar='FILE'
     )

@@ -1,4 +1,4 @@
-"""A test: of a checkpoint, or of predictions that an earlier test saved."""
+"""A test: of a checkpoint, of an exported file, or of predictions that an earlier test saved."""
 
 import contextlib
 import shutil
@@ -19,11 +19,12 @@ from ..utils.console import QuietStdout, say, shorten_console
 from ..utils.errors import UserError
 from ..weights.checkpoints import check_checkpoint, check_match
 from .config_edits import PREDICTIONS_HOOK, fit_strategy, use_hooks
+from .evaluation.exported import check_classes, use_file
 from .evaluation.per_class import PerClass, record_classes
 from .evaluation.predictions import evaluate_predictions, find_predictions, save_predictions
 from .evaluation.results import describe, results_name, write_results
 from .evaluation.tta import use_tta
-from .options import TestOptions
+from .options import RUNTIMES, TestOptions
 from .processes import on_device
 from .runner import build_runner
 from .setup import make_work_dir, prepare, watched
@@ -43,10 +44,10 @@ TRAINING_KEYS = (
     'log_processor',
     'model.train_cfg',
 )
-# Changes that do not matter where predictions are given.
+# Changes that do not matter where a file is run, or predictions are given.
+MODEL_KEYS = ('model', 'data_preprocessor')
 PREDICTING_KEYS = (
-    'model',
-    'data_preprocessor',
+    *MODEL_KEYS,
     'test_cfg',
     'tta_',
     'custom_hooks',
@@ -56,7 +57,7 @@ PREDICTING_KEYS = (
 
 @on_device
 def test(config: str, checkpoint: str | None = None, **options: Any) -> dict[str, float]:
-    """Evaluates a checkpoint, or predictions that an earlier test saved.
+    """Evaluates a checkpoint, an exported file, or predictions that an earlier test saved.
 
     Args:
         config: Path of a config, or a name such as ``'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'``.
@@ -82,13 +83,14 @@ def test(config: str, checkpoint: str | None = None, **options: Any) -> dict[str
     given = find_predictions(cfg, asked.predictions) if asked.predictions is not None else None
     state = check_checkpoint(checkpoint) if checkpoint is not None else None
     saved = save_predictions(cfg, asked.out) if asked.out is not None else []
-    say_changes(editor.changes, asked.shapes, skip=TRAINING_KEYS if given is None else TRAINING_KEYS + PREDICTING_KEYS)
+    unused = PREDICTING_KEYS if given is not None else MODEL_KEYS if asked.onnx is not None else ()
+    say_changes(editor.changes, asked.shapes, skip=TRAINING_KEYS + unused)
     if given is not None:
         _log_to_file(cfg)
         with contextlib.redirect_stdout(QuietStdout(sys.stdout)):
             metrics, per_class, num_images = evaluate_predictions(cfg, given)
     else:
-        metrics, per_class, num_images = _run(cfg, checkpoint, state, asked.shapes)
+        metrics, per_class, num_images = _run(cfg, checkpoint, state, asked)
 
     files = [('saved', path) for path in saved if path.exists()]
     if is_main_process():
@@ -99,14 +101,16 @@ def test(config: str, checkpoint: str | None = None, **options: Any) -> dict[str
                 metrics=metrics,
                 per_class=per_class,
                 num_images=num_images,
-                checkpoint=checkpoint,
+                checkpoint=checkpoint or asked.onnx,
+                runtime=runtime_of(asked),
                 predictions=list(given.values()) if given is not None else None,
                 options=asked.cfg_options,
                 shapes=asked.shapes,
                 tta=asked.tta,
             )
-            name = results_name(checkpoint or asked.predictions, cfg, shapes=asked.shapes, tta=asked.tta)
-            results = _write_results(record, checkpoint or asked.predictions, cfg.work_dir, name)
+            source = checkpoint or asked.onnx or asked.predictions
+            name = results_name(source, cfg, shapes=asked.shapes, tta=asked.tta)
+            results = _write_results(record, source, cfg.work_dir, name)
             files += [*_pictures(Path(cfg.work_dir) / SHEET, results, started), ('results', results)]
     say_summary(cfg, metrics, started, config, asked, per_class=per_class, files=files)
     return metrics
@@ -126,6 +130,8 @@ def _edit(editor: ConfigEditor, checkpoint: str | None, asked: TestOptions) -> N
         use_tta(cfg)
     cfg.load_from = checkpoint
     cfg.resume = False
+    if asked.onnx is not None:
+        use_file(cfg, asked.onnx, runtime_of(asked))
     drawing = {} if asked.threshold is None else {'score_thr': asked.threshold}
     if asked.show_dir:
         drawing['show_dir'] = asked.show_dir
@@ -134,36 +140,52 @@ def _edit(editor: ConfigEditor, checkpoint: str | None, asked: TestOptions) -> N
 
 
 def _run(
-    cfg: Config, checkpoint: str | None, state: dict | None, shapes: bool
+    cfg: Config, checkpoint: str | None, state: dict | None, asked: TestOptions
 ) -> tuple[dict[str, float], PerClass | None, int]:
     """Predicts and evaluates: the metrics, those of each class, and the number of images."""
     with contextlib.redirect_stdout(QuietStdout(sys.stdout)):
         runner = build_runner(cfg, train=False)
     if state is not None:
-        check_match(runner.model, state, checkpoint, shapes)
+        check_match(runner.model, state, checkpoint, asked.shapes)
     with watched(cfg, 'test'), report_bad_data(runner):
         per_class = record_classes(runner.test_evaluator)
         num_images = len(runner.test_dataloader.dataset)
+        if asked.onnx is not None:
+            check_classes(asked.onnx, runtime_of(asked), runner.test_dataloader.dataset)
         return runner.test(), per_class, num_images
 
 
 def _check_sources(checkpoint: str | None, asked: TestOptions) -> None:
-    """A test has a checkpoint or given predictions; the latter leave nothing to predict."""
-    if checkpoint is None and asked.predictions is None:
-        raise UserError('what is to be tested? Name a checkpoint, or saved predictions with --predictions.')
-    if checkpoint is not None and asked.predictions is not None:
+    """A test has a checkpoint, a file or given predictions; the latter leave nothing to predict."""
+    named = {'a checkpoint': checkpoint, '--onnx': asked.onnx, '--predictions': asked.predictions}
+    named = {name: value for name, value in named.items() if value is not None}
+    if not named:
         raise UserError(
-            f'a checkpoint ({checkpoint}) and --predictions {asked.predictions}: only one of the two can be tested. '
-            'Leave one out.'
+            'what is to be tested? Name a checkpoint, an exported file with --onnx, or saved predictions with '
+            '--predictions.'
         )
-    if asked.predictions is None:
+    if len(named) > 1:
+        told = ' and '.join(f'{name} {value}' for name, value in named.items())
+        raise UserError(f'{told}: only one of them can be tested. Leave the others out.')
+    if asked.runtime is not None and asked.onnx is None:
+        raise UserError(f'--runtime {asked.runtime} is for a file named with --onnx. Leave it out.')
+    if checkpoint is not None:
         return
-    unused = {'--out': asked.out is not None, '--tta': asked.tta, '--show-dir': asked.show_dir is not None}
-    unused['--threshold'] = asked.threshold is not None
-    unused['--launcher'] = asked.launcher != 'none'
+    unused = {'--tta': asked.tta, '--launcher': asked.launcher != 'none', '--bf16': asked.bf16}
+    why = 'a file runs as it was exported, in one process'
+    if asked.predictions is not None:
+        del unused['--bf16']
+        unused |= {'--out': asked.out is not None, '--show-dir': asked.show_dir is not None}
+        unused['--threshold'] = asked.threshold is not None
+        why = 'with --predictions no model runs'
     for option, used in unused.items():
         if used:
-            raise UserError(f'{option} needs a checkpoint: with --predictions no model runs. Leave it out.')
+            raise UserError(f'{option} needs a checkpoint: {why}. Leave it out.')
+
+
+def runtime_of(asked: TestOptions) -> str | None:
+    """What runs the file of a test; None where there is none."""
+    return None if asked.onnx is None else asked.runtime or RUNTIMES[0]
 
 
 def _write_results(record: dict[str, Any], source: str, work_dir: str, name: str) -> Path:

@@ -368,8 +368,8 @@ def test_results_of_a_checkpoint_of_somebody_else(folder):
 @pytest.mark.parametrize(
     ('task', 'options', 'expected'),
     [
-        ('detection', {}, 'Name a checkpoint, or saved predictions'),
-        ('detection', {'checkpoint': 'x.pth', 'predictions': 'p.pkl'}, 'only one of the two'),
+        ('detection', {}, 'Name a checkpoint, an exported file .* or saved predictions'),
+        ('detection', {'checkpoint': 'x.pth', 'predictions': 'p.pkl'}, 'only one of them'),
         ('detection', {'predictions': 'p.pkl', 'tta': True}, '--tta needs a checkpoint'),
         ('detection', {'predictions': 'p.pkl', 'out': 'q.pkl'}, '--out needs a checkpoint'),
         ('detection', {'predictions': 'p.pkl', 'launcher': 'pytorch'}, '--launcher needs a checkpoint'),

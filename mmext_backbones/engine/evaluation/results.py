@@ -7,6 +7,7 @@ checkpoint, on other data say, has left one already) holds one object:
     config       the path or name of the config
     options      what --cfg-options changed, by dotted key
     checkpoint   {path, bytes, sha256}; the last two null for an address; null if predictions were given
+    runtime      what ran an exported file, which stands as the checkpoint then; else null
     predictions  [path, ...] of the given predictions; null if a checkpoint was
     date         when the test ended, ISO 8601 with the offset from UTC
     versions     {package: version}
@@ -44,7 +45,15 @@ from .per_class import PerClass
 
 __all__ = ['describe', 'results_name', 'write_results']
 
-SAME = ('config', 'options', 'shapes', 'dataset', 'num_images', 'tta')  # what makes two tests of a checkpoint the same
+SAME = (
+    'config',
+    'options',
+    'runtime',
+    'shapes',
+    'dataset',
+    'num_images',
+    'tta',
+)  # what makes two tests of a checkpoint the same
 
 
 def describe(
@@ -55,6 +64,7 @@ def describe(
     per_class: PerClass,
     num_images: int,
     checkpoint: str | None = None,
+    runtime: str | None = None,
     predictions: Sequence[Path] | None = None,
     options: dict[str, Any] | None = None,
     shapes: bool = False,
@@ -68,8 +78,9 @@ def describe(
         metrics: From the evaluators.
         per_class: From `record_classes`.
         num_images: Images in the test data.
-        checkpoint: The checkpoint, or
+        checkpoint: The checkpoint or the exported file, or
         predictions: the files that were evaluated.
+        runtime: What ran the exported file.
         options: What the user overrode in the config.
         shapes: Whether the data are Shapes.
         tta: Whether views were merged.
@@ -93,6 +104,7 @@ def describe(
             'config': config,
             'options': dict(options or {}),
             'checkpoint': _file(checkpoint) if checkpoint is not None else None,
+            'runtime': runtime,
             'predictions': [str(path) for path in predictions] if predictions is not None else None,
             'date': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
             'versions': versions,
@@ -156,8 +168,8 @@ def _free_path(folder: Path, name: str, record: dict[str, Any]) -> Path:
 def _is_same_test(path: Path, record: dict[str, Any]) -> bool:
     try:
         earlier = json.loads(path.read_text(encoding='utf-8'))
-        return all(earlier[key] == record[key] for key in SAME)
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return all(earlier.get(key) == record[key] for key in SAME)  # versions before the last key have it not
+    except (OSError, ValueError, RecursionError, AttributeError):
         return False  # of somebody else
 
 
