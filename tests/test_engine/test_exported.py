@@ -30,6 +30,7 @@ MAKE = {
 CONFIGS = {
     'detection': "default_scope = 'mmdet'\n"
     "model = dict(type='MaskRCNN')\n"
+    "visualizer = dict(type='DetLocalVisualizer')\n"
     "val_evaluator = dict(type='CocoMetric', metric=['bbox', 'segm'])\n",
     'segmentation': "default_scope = 'mmseg'\nmodel = dict(type='EncoderDecoder')\n",
     'classification': "default_scope = 'mmpretrain'\nmodel = dict(type='ImageClassifier')\n",
@@ -153,6 +154,6 @@ def test_pictures_of_several_sizes_in_a_batch(folder, monkeypatch):
 def test_refused(task, arguments, expected, tool):
     pytest.importorskip(LIBRARY[task])
     whole_files.segmentor(Path('few.onnx'))
-    done = tool(f'{task}.py', '--shapes', *arguments)
+    done = tool(f'{task}.py', *arguments, '--shapes')
     assert done.returncode == 2
     assert expected in done.stderr

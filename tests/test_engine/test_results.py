@@ -298,7 +298,10 @@ def test_the_screen(folder, capsys):
 
 def test_what_the_file_says(folder, made):
     _, file = run('detection', 'x.pth', cfg_options={'test_dataloader.batch_size': 2})
-    keys = 'format config options checkpoint predictions date versions shapes dataset num_images tta metrics per_class'
+    keys = (
+        'format config options checkpoint runtime predictions date versions shapes dataset num_images tta '
+        'metrics per_class'
+    )
     assert list(file) == keys.split()
     assert file['config'] == 'detection.py'
     assert file['options'] == {'test_dataloader.batch_size': 2}
@@ -461,6 +464,10 @@ def test_tests_on_other_data_keep_their_files(tmp_path):
     paths = [write_results(each, [tmp_path], 'x.a.json') for each in (record, other, {**record, 'metrics': {}}, other)]
     assert [path.name for path in paths] == ['x.a.json', 'x.a.2.json', 'x.a.json', 'x.a.2.json']
     assert json.loads(paths[0].read_text())['metrics'] == {}
+    names = [
+        write_results({**record, 'runtime': runtime}, [tmp_path], 'x.a.json').name for runtime in (None, 'openvino')
+    ]
+    assert names == ['x.a.json', 'x.a.3.json']
     for content in ('', '[' * 10**5, '[]', '{"config": 5}'):
         (tmp_path / 'mine.json').write_text(content)
         assert write_results(record, [tmp_path], 'mine.json').name == 'mine.2.json'

@@ -168,7 +168,7 @@ def _free_path(folder: Path, name: str, record: dict[str, Any]) -> Path:
 def _is_same_test(path: Path, record: dict[str, Any]) -> bool:
     try:
         earlier = json.loads(path.read_text(encoding='utf-8'))
-        return all(earlier.get(key) == record[key] for key in SAME)  # versions before the last key have it not
+        return all(earlier.get(key) == record.get(key) for key in SAME)  # `runtime` is younger than others
     except (OSError, ValueError, RecursionError, AttributeError):
         return False  # of somebody else
 
