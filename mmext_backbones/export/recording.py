@@ -4,6 +4,7 @@ import contextlib
 import copy
 import threading
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ except ImportError as error:  # before 2.2
 
 SMALLEST = 33  # pixels: all levels have two rows and columns; PyTorch takes an axis of size 1 for another case
 _RECORDED = (1056, 1120)  # 33 x 35 tokens of stride 32: more than one window, which would be another case too
+Module = TypeVar('Module', bound=nn.Module)
 _LOCK = threading.Lock()  # PyTorch's switches of a recording are those of the process
 
 
@@ -45,6 +47,16 @@ class BackboneWithNeck(nn.Module):
         maps = self.backbone(x)
         return tuple(maps if self.neck is None else self.neck(maps))
 
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return self.backbone.in_channels
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return ' with '.join(type(part).__name__ for part in (self.backbone, self.neck) if part is not None)
+
 
 def prepare(backbone: nn.Module, neck: nn.Module | None = None) -> BackboneWithNeck:
     """A copy in eval mode that shares all tensors: the modules themselves stay as they are, in any thread.
@@ -56,25 +68,33 @@ def prepare(backbone: nn.Module, neck: nn.Module | None = None) -> BackboneWithN
     if not isinstance(backbone, DenseBackbone):
         raise TypeError(f'{type(backbone).__name__} is no backbone of mmext_backbones: only those are exported')
     network = shared_copy(BackboneWithNeck(backbone, neck))
-    for name in ('autocast_dtype', 'out_dtype'):
-        value = getattr(backbone, name)
-        if value not in (None, 'float32'):
-            raise ValueError(f'{name}={value!r}: a file computes in float32, build the backbone with {name}=None')
+    check_float32(network)
+    return network
+
+
+def check_float32(network: nn.Module) -> None:
+    """Whether all is float32 and on the CPU.
+
+    Raises:
+        ValueError: if not.
+    """
+    for backbone in (module for module in network.modules() if isinstance(module, DenseBackbone)):
+        for name in ('autocast_dtype', 'out_dtype'):
+            value = getattr(backbone, name)
+            if value not in (None, 'float32'):
+                raise ValueError(f'{name}={value!r}: a file computes in float32, build the backbone with {name}=None')
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ValueError(f'{name} is {tensor.dtype}: a file computes in float32, convert the model with .float()')
         if tensor.device.type != 'cpu':
             raise ValueError(f'{name} is on {tensor.device}: move the model with .cpu()')
-    return network
 
 
-def record(
-    network: BackboneWithNeck, size: tuple[int, int] | None, batch: int | None, *, onnx: bool
-) -> ExportedProgram:
+def record(network: nn.Module, size: tuple[int, int] | None, batch: int | None, *, onnx: bool) -> ExportedProgram:
     """The graph of a network in inference, for one size or for all.
 
     Args:
-        network: Made by `prepare`; it stays as it is.
+        network: Made by `prepare`, or another module of images with `in_channels` and a `title`; it stays as it is.
         size: (H, W) in pixels; None for any from `SMALLEST` on.
         batch: Images of a batch; None for any number.
         onnx: With the operators of `translations`, instead of PyTorch's own alone.
@@ -85,7 +105,7 @@ def record(
     """
     if not hasattr(fx_config, 'backed_size_oblivious'):
         raise RuntimeError(TOO_OLD)
-    x = torch.empty(batch or 2, network.backbone.in_channels, *(size or _RECORDED))
+    x = torch.empty(batch or 2, network.in_channels, *(size or _RECORDED))
     axes = {}
     if batch is None:
         axes[0] = Dim('batch', min=1)
@@ -97,18 +117,18 @@ def record(
             return export(network, (x,), dynamic_shapes=(axes,) if axes else None, strict=False)
     except TorchUserError as error:
         raise ValueError(
-            f'{_named(network)} decides by the size of the image, so that one graph does not serve all sizes: '
+            f'{network.title} decides by the size of the image, so that one graph does not serve all sizes: '
             f'{_reason(error)}\nExport it for one size (dynamic=False, --static).'
         ) from error
 
 
-def shared_copy(network: BackboneWithNeck) -> BackboneWithNeck:
+def shared_copy(network: Module) -> Module:
     """Other modules over the same tensors, in eval mode."""
     tensors = [*network.parameters(), *network.buffers()]
     return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}).eval()
 
 
-def _in_recordable_forms(network: BackboneWithNeck, onnx: bool) -> BackboneWithNeck:
+def _in_recordable_forms(network: Module, onnx: bool) -> Module:
     for parent in list(network.modules()):
         for name, module in parent.named_children():
             if isinstance(module, (WindowAttention, PartitionAttention, GlobalAttention, OutlookAttention)):
@@ -126,11 +146,6 @@ def _in_recordable_forms(network: BackboneWithNeck, onnx: bool) -> BackboneWithN
     return network
 
 
-def _named(network: BackboneWithNeck) -> str:
-    parts = [network.backbone] if network.neck is None else [network.backbone, network.neck]
-    return ' with '.join(type(part).__name__ for part in parts)
-
-
 def _reason(error: TorchUserError) -> str:
     """The first condition that PyTorch names, or its first line."""
     lines = str(error).splitlines()
@@ -138,7 +153,7 @@ def _reason(error: TorchUserError) -> str:
 
 
 @contextlib.contextmanager
-def _loops(network: BackboneWithNeck, onnx: bool) -> Iterator[None]:
+def _loops(network: nn.Module, onnx: bool) -> Iterator[None]:
     """Keeps an LSTM of PyTorch a loop, which is unrolled otherwise to the length it was recorded with."""
     if onnx or not any(isinstance(module, BiLSTM2D) for module in network.modules()):
         yield

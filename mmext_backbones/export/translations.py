@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..layers import BiLSTM2D
 from ..layers.bilstm import LSTMParameters
 from ..ops.dispatcher import register
+from .box_translations import box_translations
 
 OPSET = 18
 _DOMAIN = Opset('mmext_backbones', 1)  # of functions that are inlined before the file is written
@@ -109,4 +110,5 @@ def _floor_div(a, b):
 def translation_table() -> dict[Callable, Callable]:
     """For the argument of that name of `torch.onnx.export`."""
     operators = torch.ops.mmext_backbones
-    return {operators.onnx_lstm.default: _lstm, operators.elsa.default: _elsa, operator.floordiv: _floor_div}
+    own = {operators.onnx_lstm.default: _lstm, operators.elsa.default: _elsa, operator.floordiv: _floor_div}
+    return own | box_translations()

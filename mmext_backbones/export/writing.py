@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from .recording import BackboneWithNeck, prepare, record
 ONNX_LIMIT = 2**31 - 2**26  # bytes of weights in a file: protobuf ends at 2 GiB
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 INPUT = 'image'
+Result = TypeVar('Result')
 
 
 @dataclass(frozen=True)
@@ -76,28 +77,12 @@ def export_onnx(
     """
     check_packages()
     network = prepare(backbone, neck)
-    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    if weights > ONNX_LIMIT:
-        raise ValueError(f'the weights take {weights / 2**30:.1f} GiB: an ONNX file holds 2 GiB, export to torch')
+    check_bytes(network)
 
     def write(partial: Path, facts: dict[str, str]) -> int:
-        from .translations import OPSET, translation_table
-
         program = record(network, None if dynamic else size, None, onnx=True)
         names = [f'map{n}' for n in range(len(program.graph_signature.user_outputs))]
-        onnx = torch.onnx.export(
-            program,
-            dynamo=True,
-            input_names=[INPUT],
-            output_names=names,
-            opset_version=OPSET,
-            custom_translation_table=translation_table(),
-            verbose=False,
-        )
-        _name_axes(onnx.model.graph, dynamic)
-        onnx.model.metadata_props.update(facts)
-        onnx.save(str(partial), external_data=False)
-        return sum(1 for _ in onnx.model.graph.all_nodes())
+        return write_onnx(program, partial, INPUT, names, facts)
 
     return _export(network, Path(path), write, run_onnx, size, dynamic, sizes, (1, 2), metadata, tolerance)
 
@@ -149,6 +134,42 @@ def check_packages() -> None:
         raise ImportError(f'ONNX needs {", ".join(missing)}: pip install "mmext_backbones[export]"')
 
 
+def check_bytes(network: nn.Module) -> None:
+    """Raises ValueError where the weights are more than an ONNX file holds."""
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    if weights > ONNX_LIMIT:
+        raise ValueError(f'the weights take {weights / 2**30:.1f} GiB: an ONNX file holds 2 GiB, export to torch')
+
+
+def write_onnx(
+    program: torch.export.ExportedProgram, path: Path, image: str, names: Sequence[str], facts: Mapping[str, str]
+) -> int:
+    """Writes a graph that `recording.record` made as ONNX, and answers how many nodes it has.
+
+    Args:
+        program: The graph.
+        path: The file.
+        image: Name of the input.
+        names: Of the outputs.
+        facts: What the file says about itself.
+    """
+    from .translations import OPSET, translation_table
+
+    onnx = torch.onnx.export(
+        program,
+        dynamo=True,
+        input_names=[image],
+        output_names=list(names),
+        opset_version=OPSET,
+        custom_translation_table=translation_table(),
+        verbose=False,
+    )
+    _name_axes(onnx.model.graph)
+    onnx.model.metadata_props.update(facts)
+    onnx.save(str(path), external_data=False)
+    return sum(1 for _ in onnx.model.graph.all_nodes())
+
+
 def run_onnx(path: Path) -> Run:
     """An ONNX file as a function of images, in onnxruntime with as many threads as PyTorch has."""
     import onnxruntime
@@ -156,7 +177,8 @@ def run_onnx(path: Path) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    return lambda x: [torch.from_numpy(out) for out in session.run(None, {INPUT: x.numpy()})]
+    name = session.get_inputs()[0].name
+    return lambda x: [torch.from_numpy(out) for out in session.run(None, {name: x.numpy()})]
 
 
 def run_torch(path: Path) -> Run:
@@ -183,18 +205,49 @@ def _export(
     tolerance: float,
 ) -> Exported:
     """Writes a file beside its place, runs it, and puts it there."""
+    size = checked_size(size)
+    facts = describe(network, None if dynamic else size, metadata)
+
+    def check(partial: Path) -> tuple[Run, list[Difference]]:
+        run = load(partial)
+        rows = differences(network, run, sizes or sizes_to_check(size, dynamic), network.in_channels, batches)
+        check_parity(rows, tolerance)
+        return run, rows
+
+    nodes, seconds, (run, rows) = keep_if_right(path, lambda partial: write(partial, facts), check)
+    return Exported(path, nodes, seconds, rows, facts, run, network)
+
+
+def checked_size(size: tuple[int, int]) -> tuple[int, int]:
+    """A height and a width as integers of Python; ValueError for what is none."""
     size = (int(size[0]), int(size[1]))
     if min(size) < 1:
         raise ValueError(f'size={size}: expected a height and a width of at least 1 pixel')
-    facts = describe(network, None if dynamic else size, metadata)
+    return size
+
+
+def keep_if_right(
+    path: Path, write: Callable[[Path], int], check: Callable[[Path], Result]
+) -> tuple[int, float, Result]:
+    """Writes a file beside its place, has it checked, and puts it there, or as ``NAME.differs`` beside it.
+
+    Args:
+        path: The place.
+        write: Writes the file, and answers how many nodes it has.
+        check: Runs it.
+
+    Returns:
+        The nodes, the seconds that the writing took, and what `check` answered.
+
+    Raises:
+        ParityError: of `check`, with the place of the file.
+    """
     partial = path.with_name(f'{path.stem}{PARTIAL}{path.suffix}')
     try:
         start = time.perf_counter()
-        nodes = write(partial, facts)
+        nodes = write(partial)
         seconds = time.perf_counter() - start
-        run = load(partial)
-        rows = differences(network, run, sizes or sizes_to_check(size, dynamic), network.backbone.in_channels, batches)
-        check_parity(rows, tolerance)
+        result = check(partial)
         move_into_place(partial, path)
     except ParityError as error:
         aside = path.with_name(f'{path.stem}.differs{path.suffix}')
@@ -202,14 +255,18 @@ def _export(
         raise ParityError(f'{error}. The file is kept as {aside}, for a look at it.') from None
     finally:
         remove(partial)
-    return Exported(path, nodes, seconds, rows, facts, run, network)
+    return nodes, seconds, result
 
 
-def _name_axes(graph: Any, dynamic: bool) -> None:
-    """Names for the axes of an ONNX graph in place of symbols; the edges of maps have those of their map."""
+def _name_axes(graph: Any) -> None:
+    """Names for the axes of an ONNX graph in place of symbols: those of the input, or of an output and its edges."""
     from onnxscript import ir
 
-    for value in (*graph.inputs, *graph.outputs):
-        prefix = '' if value.name == INPUT else f'{value.name}_'
-        H, W = (f'{prefix}height', f'{prefix}width') if dynamic else value.shape[2:]
-        value.shape = ir.Shape(['batch', value.shape[1], H, W])
+    (image,) = graph.inputs
+    known = dict(zip(map(str, image.shape), ('batch', image.shape[1], 'height', 'width'), strict=True))
+    for value in (image, *graph.outputs):
+        edges = {0: 'batch', len(value.shape) - 2: f'{value.name}_height', len(value.shape) - 1: f'{value.name}_width'}
+        value.shape = ir.Shape(
+            dim if isinstance(dim, int) else known.get(str(dim), edges.get(axis))
+            for axis, dim in enumerate(value.shape)
+        )
