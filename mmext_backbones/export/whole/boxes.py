@@ -100,8 +100,8 @@ class Suppression(NamedTuple):
         Args:
             boxes: [B, G, N, 4].
             scores: [B, G, N].
-            groups: Numbers of classes or levels, to be broadcast with `scores`. Rows of different G never meet; those of
-                one G meet where their groups are the same, or none are told apart.
+            groups: Numbers of classes or levels, to be broadcast with `scores`. Rows of different G never meet, and
+                those of one G where their groups are the same.
         """
         B, G, N = scores.shape
         if self.agnostic:

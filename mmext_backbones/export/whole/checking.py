@@ -108,7 +108,7 @@ def row_table(rows: Sequence[Row]) -> list[str]:
     """Lines for a person."""
     lines = [f'{"images":>16}  {"results":>7}  {"of":12}{"difference":>12}{"limit":>10}']
     lines += [
-        f'{"x".join(map(str, (row.images, *row.size))):>16}  {row.results:>7}  {row.name:12}{row.value:>12.1e}'
+        f'{"x".join(map(str, (row.images, *row.size))):>16}  {row.results or "":>7}  {row.name:12}{row.value:>12.1e}'
         f'{row.limit:>10.1e}'
         for row in rows
     ]

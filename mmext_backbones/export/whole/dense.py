@@ -96,7 +96,7 @@ class Proposals(_Dense):
         return self.suppression.most
 
     def forward(self, maps: tuple[Tensor, ...], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Maps of an image of size (H, W) -> boxes [B, count, 4], scores [B, count], `ABSENT` for rows without a box."""
+        """Maps of images of size (H, W) -> boxes [B, count, 4], scores [B, count]; `ABSENT` for rows without a box."""
         scores, _, anchors, deltas = (torch.stack(parts, dim=1) for parts in zip(*self.levels(maps, None), strict=True))
         boxes = self.decoder(anchors, deltas, size)  # [B, levels, K, 4]
         B, L, K = scores.shape

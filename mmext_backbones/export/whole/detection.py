@@ -1,4 +1,4 @@
-"""Detectors of mmdet: of one stage with a RetinaHead, of two with an RPNHead and a StandardRoIHead or CascadeRoIHead."""
+"""Detectors of mmdet: with a RetinaHead, or with an RPNHead and a StandardRoIHead or CascadeRoIHead."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,9 +20,9 @@ __all__ = ['Detection', 'build']
 class Detection(Task):
     """A detector of one or of two stages.
 
-    Outputs are ``dets`` [B, N, 5], x1, y1, x2, y2 in pixels of the image before padding and the score, by falling score;
-    ``labels`` [B, N] int64, -1 for rows without an object, whose box is zeros; where the detector has masks also ``masks``
-    [B, N, 28, 28], probabilities inside of the box.
+    Outputs are ``dets`` [B, N, 5], x1, y1, x2, y2 in pixels of the image before padding and the score, by falling
+    score; ``labels`` [B, N] int64, -1 for rows without an object, whose det is zeros; where the detector has masks also
+    ``masks`` [B, N, 28, 28], probabilities inside of the box.
 
     Args:
         model: The detector.

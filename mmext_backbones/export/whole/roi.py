@@ -1,7 +1,7 @@
 """Heads that look at proposals: mmdet's StandardRoIHead and CascadeRoIHead, with boxes and masks.
 
-Their networks are called; pooling, refinement, choice and suppression are expressed anew for batches. Every image has as
-many rows; a row that holds nothing is computed with, as a box of one pixel, and left out by its score.
+Their networks are called; pooling, refinement, choice and suppression are expressed anew for batches. Every image has
+as many rows; a row that holds nothing is computed with, as a box of one pixel, and left out by its score.
 """
 
 from collections.abc import Sequence
@@ -180,7 +180,7 @@ class RoIDetector(nn.Module):
 
 
 def roi_detector(head: nn.Module) -> RoIDetector:
-    """Of a RoI head, which is refused by name where it does not predict as mmdet's StandardRoIHead or CascadeRoIHead."""
+    """Of a RoI head, which is refused by name unless it predicts as mmdet's StandardRoIHead or CascadeRoIHead."""
     from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 
     if not (behaves_as(head, StandardRoIHead, STANDARD) or behaves_as(head, CascadeRoIHead, CASCADE)):

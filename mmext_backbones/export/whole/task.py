@@ -33,8 +33,8 @@ class Row(NamedTuple):
 class Task(nn.Module):
     """What a model computes from images that are normalised and padded.
 
-    A family of heads derives from it, and is built by a function `build(model) -> Task` that stands in `kinds.KINDS`. It
-    calls the modules of the model and expresses anew what its `predict` does with their maps, without a size that
+    A family of heads derives from it, and is built by a function `build(model) -> Task` that stands in `kinds.KINDS`.
+    It calls the modules of the model and expresses anew what its `predict` does with their maps, without a size that
     depends on values, so that one graph serves all images.
 
     Attributes:

@@ -1,0 +1,63 @@
+"""Builds the model of a config, fills it from a file of weights, and gathers what its file is to say of it."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ...inference.network import build, read_config, test_dataset
+from .resizing import describe_resize
+
+__all__ = ['Loaded', 'load_model']
+
+
+class Loaded(NamedTuple):
+    """A model that is ready to be exported.
+
+    Attributes:
+        model: In eval mode, on the CPU.
+        metadata: ``classes``, ``palette``, ``resize`` and ``weights_sha256`` of it, and ``arch`` of its backbone.
+        notes: What a person should know of it, in sentences.
+    """
+
+    model: nn.Module
+    metadata: dict[str, Any]
+    notes: list[str]
+
+
+def load_model(config: str, weights: str | None, options: Mapping[str, Any] | None = None) -> Loaded:
+    """Builds and fills it.
+
+    Args:
+        config: A config file, or a name such as ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
+        weights: A checkpoint of the whole model, or an address of one; None for random ones.
+        options: Dotted keys of the config, with values.
+
+    Raises:
+        UserError: if the config or the weights cannot be read, or do not fit each other.
+    """
+    cfg = read_config(config, shapes=False, options=options)
+    network = build(cfg, weights, device=torch.device('cpu'), tta=False, shapes=False)
+    resize = describe_resize(test_dataset(cfg).pipeline)
+    metadata = {
+        'classes': network.classes,
+        'palette': network.palette,
+        'resize': resize.entry,
+        'weights_sha256': _checksum(weights),
+    }
+    arch = getattr(cfg.model.get('backbone'), 'arch', None)
+    notes = [] if resize.note is None else [resize.note]
+    if weights is None:
+        notes.append('no weights were named, so the file holds random ones')
+    return Loaded(network.model, metadata | ({} if arch is None else {'arch': arch}), notes)
+
+
+def _checksum(weights: str | None) -> str | None:
+    """Of a file; None for an address."""
+    if weights is None or not Path(weights).is_file():
+        return None
+    with Path(weights).open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
