@@ -1,18 +1,23 @@
-"""Writes a backbone, or a backbone and its neck, as ONNX or by torch.export, and runs the file beside the network.
+"""Writes a backbone, a backbone and its neck, or a whole model as a file, and runs the file beside the network.
 
     python tools/export.py swin_t timm://swin_tiny_patch4_window7_224.ms_in1k --format onnx
     python tools/export.py configs/elsa_swin_t_maskrcnn_1x.py work_dirs/.../epoch_12.pth --format onnx --neck
     python tools/export.py configs/maxvit_t_maskrcnn_1x.py --format torch --size 800 1344 --static --out maxvit_t.pt2
+    python tools/export.py configs/swin_t_maskrcnn_1x.py work_dirs/.../epoch_12.pth --whole
 
 A file is for images of any size, unless --static. It is run at three sizes, two of which no window divides, and refused
-(exit code 1, kept as NAME.differs) where a map differs by more than 1e-4 of its largest value. What is exported, what
-is not, and what was measured: docs/export.md.
+(exit code 1, kept as NAME.differs) where a map differs by more than 1e-4 of its largest value. With --whole it takes
+pictures, answers with boxes, masks, segments or scores, and is compared with the model's own predictions. What is
+exported, what is not, and what was measured: docs/export.md.
 """
 
 import argparse
 import os
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -25,9 +30,11 @@ from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.words import plural
 
 try:
-    from mmext_backbones.export import ParityError, export_onnx, export_torch
+    from mmext_backbones.export import Exported, ExportedWhole, ParityError, export_onnx, export_torch, export_whole
     from mmext_backbones.export.building import build_parts, load_weights
     from mmext_backbones.export.checking import speed, table
+    from mmext_backbones.export.whole.building import load_model
+    from mmext_backbones.export.whole.checking import row_table
     from mmext_backbones.export.writing import check_packages
 except ImportError as error:
     if '--traceback' in sys.argv:
@@ -44,7 +51,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         'weights', nargs='?', help='a checkpoint of the whole model, or published weights of the backbone'
     )
-    parser.add_argument('--format', choices=SUFFIXES, required=True)
+    parser.add_argument('--format', choices=SUFFIXES, help='of the file; with --whole it is onnx')
+    parser.add_argument('--whole', action='store_true', help='from the picture to boxes, masks, segments or scores')
+    parser.add_argument('--raw', action='store_true', help='with --whole: the file takes images that are normalised')
+    parser.add_argument('--check', choices=['openvino'], help='with --whole: run the file there, too')
     parser.add_argument('--neck', action='store_true', help="with the config's neck, such as an FPN")
     parser.add_argument(
         '--size',
@@ -68,31 +78,24 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(square(argv))
     silence_libraries()
     warnings.filterwarnings('ignore', category=FutureWarning)  # torch's exporters warn of torch
-    out = args.out or Path(Path(args.network.rpartition('::')[2]).stem + SUFFIXES[args.format])
+    args.format = args.format or ('onnx' if args.whole else None)
+    out = args.out or Path(Path(args.network.rpartition('::')[2]).stem + SUFFIXES.get(args.format, ''))
     check_arguments(args, out)
-    parts = build_parts(args.network, neck=args.neck, options=args.cfg_options)
-    if args.weights:
-        say(load_weights(parts, args.weights))
-    else:
-        say('note: no weights were named, so the file holds random ones.')
-    options = {'neck': parts.neck, 'size': tuple(args.size), 'dynamic': not args.static, 'metadata': parts.metadata}
+    export = load_whole(args) if args.whole else load_parts(args)
     try:
         with Console(stderr=True).status('recording, writing and running the file; minutes for the largest networks'):
-            if args.format == 'onnx':
-                made = export_onnx(parts.backbone, out, **options)
-            else:
-                made = export_torch(parts.backbone, out, batch=args.batch or 1, **options)
+            made = export(out, size=tuple(args.size), dynamic=not args.static)
     except ParityError as error:
         print(f'Error: {error}', file=sys.stderr)
         return 1
     except RuntimeError as error:
         raise UserError(f'{args.network} cannot be exported here: {error}') from error
-    say('\n'.join(table(made.differences)))
+    say('\n'.join(row_table(made.rows) if args.whole else table(made.differences)))
     for key, value in made.metadata.items():
         say(f'{key} = {value}')
     say(f'{out}: {out.stat().st_size / 2**20:.1f} MiB, {made.nodes} nodes, written in {made.seconds:.0f} s')
     if args.speed:
-        x = torch.randn(args.batch or 1, parts.backbone.in_channels, *args.size)
+        x = torch.randn(args.batch or 1, made.network.in_channels, *args.size)
         ours, theirs = speed(made.network, made.run, x)
         say(
             f'{"x".join(map(str, x.shape))}, {plural(torch.get_num_threads(), "thread")}: eager {ours * 1e3:.0f} ms, '
@@ -101,8 +104,38 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def load_parts(args: argparse.Namespace) -> Callable[..., Exported]:
+    """What exports a backbone, or one with its neck."""
+    parts = build_parts(args.network, neck=args.neck, options=args.cfg_options)
+    if args.weights:
+        say(load_weights(parts, args.weights))
+    else:
+        say('note: no weights were named, so the file holds random ones.')
+    export = export_onnx if args.format == 'onnx' else partial(export_torch, batch=args.batch or 1)
+    return partial(export, parts.backbone, neck=parts.neck, metadata=parts.metadata)
+
+
+def load_whole(args: argparse.Namespace) -> Callable[..., ExportedWhole]:
+    """What exports a whole model."""
+    loaded = load_model(args.network, args.weights, args.cfg_options)
+    for note in loaded.notes:
+        say(f'note: {note}.')
+    return partial(
+        export_whole, loaded.model, raw=args.raw, openvino=args.check == 'openvino', metadata=loaded.metadata
+    )
+
+
 def check_arguments(args: argparse.Namespace, out: Path) -> None:
     """What can be told before anything is built."""
+    of_parts = [name for name in ('neck', 'batch', 'speed') if getattr(args, name)]
+    if args.whole and (of_parts or args.format != 'onnx'):
+        raise UserError(f'--{of_parts[0] if of_parts else "format torch"} is for backbones, not for --whole.')
+    if not args.whole and (args.raw or args.check):
+        raise UserError(f'--{"raw" if args.raw else "check"} is for --whole.')
+    if args.format is None:
+        raise UserError('--format is missing: onnx or torch, or --whole.')
+    if args.check and find_spec('openvino') is None:
+        raise UserError('--check openvino needs openvino: pip install openvino')
     if args.format == 'onnx':
         try:
             check_packages()

@@ -28,7 +28,7 @@ from ..weights.fitting import check_values, unwrap
 from ..weights.loading import check_address, read
 from .images import ImageReader
 
-__all__ = ['TASKS', 'Network', 'build', 'class_names', 'read_config', 'test_dataset']
+__all__ = ['TASKS', 'Network', 'build', 'class_names', 'dataset_of_test', 'read_config']
 
 WHOSE = {  # parts of a network that tell what it is for
     'segmentation': r'(decode_head|auxiliary_head)\.',
@@ -104,12 +104,12 @@ def build(cfg: Config, weights: str | None, *, device: torch.device, tta: bool, 
     if kind == 'classification':
         cfg.model.pop('train_cfg', None)  # mixing of pictures, which changes and tells how they are prepared
     state, meta = ({}, {}) if weights is None else _read_weights(weights)
-    has_views = _makes_views(test_dataset(cfg).pipeline)  # a test with --tta leaves such a config in its work dir
+    has_views = _makes_views(dataset_of_test(cfg).pipeline)  # a test with --tta leaves such a config in its work dir
     if tta and not has_views:
         use_tta(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
-        read_image, pipeline = _pipeline(test_dataset(cfg).pipeline)
+        read_image, pipeline = _pipeline(dataset_of_test(cfg).pipeline)
         classes, palette = class_names(cfg, meta)
     unused = [] if weights is None else _fill(model, state, weights, kind, shapes)
     return Network(kind, model.to(device).eval(), read_image, pipeline, tta or has_views, classes, palette, unused)
@@ -156,7 +156,7 @@ def _made_for(state: Mapping[str, Tensor], kind: str) -> str | None:
 # The pipeline
 
 
-def test_dataset(cfg: Config) -> Any:
+def dataset_of_test(cfg: Config) -> Any:
     """The test data set inside its wrappers."""
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset or 'datasets' in dataset:
@@ -206,7 +206,7 @@ def class_names(cfg: Config, meta: Mapping[str, Any]) -> tuple[tuple[str, ...], 
     Raises:
         UserError: if there are no names.
     """
-    dataset = test_dataset(cfg)
+    dataset = dataset_of_test(cfg)
     with DATASETS.switch_scope_and_registry(dataset.get('_scope_') or cfg.default_scope) as registry:
         known = dict(getattr(registry.get(dataset['type']), 'METAINFO', None) or {})
     known |= {key: dataset[key] for key in ('classes', 'palette') if key in dataset}  # of mmpretrain

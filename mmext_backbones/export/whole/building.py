@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ...inference.network import build, read_config, test_dataset
+from ...inference.network import build, dataset_of_test, read_config
 from .resizing import describe_resize
 
 __all__ = ['Loaded', 'load_model']
@@ -41,14 +41,14 @@ def load_model(config: str, weights: str | None, options: Mapping[str, Any] | No
     """
     cfg = read_config(config, shapes=False, options=options)
     network = build(cfg, weights, device=torch.device('cpu'), tta=False, shapes=False)
-    resize = describe_resize(test_dataset(cfg).pipeline)
+    resize = describe_resize(dataset_of_test(cfg).pipeline)
     metadata = {
         'classes': network.classes,
         'palette': network.palette,
         'resize': resize.entry,
         'weights_sha256': _checksum(weights),
     }
-    arch = getattr(cfg.model.get('backbone'), 'arch', None)
+    arch = (cfg.model.get('backbone') or {}).get('arch')
     notes = [] if resize.note is None else [resize.note]
     if weights is None:
         notes.append('no weights were named, so the file holds random ones')
