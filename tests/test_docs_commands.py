@@ -106,6 +106,7 @@ COMMANDS: dict[str, str | list[str]] = {
     'python predict.py *': (
         'tests/test_runtime/test_predict.py::test_a_detector_draws_and_writes_what_pycocotools_reads'
     ),
+    'python tools/export.py * --whole*': 'tests/test_export/test_whole/test_tool.py::test_a_detector_with_weights',
     'python tools/export.py *': 'tests/test_export/test_tool.py::test_backbone_and_neck_with_weights',
     'find *': 'tests/test_inference/test_infer.py::test_names_on_the_standard_input',
     'mmext --help': 'tests/test_tools/test_command.py::test_help_lists_the_verbs',
@@ -158,6 +159,9 @@ PYTHON = {
     ),
     'docs/deployment.md: from predict import Model*': (
         'tests/test_runtime/test_predict.py::test_boxes_and_masks_at_the_size_of_the_picture'
+    ),
+    'docs/export.md: from mmext_backbones.export import export_whole': (
+        'tests/test_export/test_whole/test_detection_onnx.py::test_what_was_compared'
     ),
     'docs/inference.md: from pycocotools*': (
         'tests/test_inference/test_infer.py::test_results_are_what_pycocotools_reads'

@@ -207,7 +207,7 @@ def test_other_heads_are_named():
     atss = detector('retina')
     head = {'type': 'ATSSHead', 'num_classes': 5, 'in_channels': 16, 'stacked_convs': 1, 'feat_channels': 32}
     atss.bbox_head = MODELS.build({**head, 'test_cfg': atss.bbox_head.test_cfg})
-    with pytest.raises(UserError, match='bbox_head is a ATSSHead: .* There is RetinaHead'):
+    with pytest.raises(UserError, match=r'bbox_head is a ATSSHead: .* There is RetinaHead'):
         whole_network(atss)
     with pytest.raises(UserError, match='Linear is no model of mmdet'):
         whole_network(torch.nn.Linear(1, 1))
