@@ -64,25 +64,25 @@ class Decoder(nn.Module):
 
 
 class Suppression(NamedTuple):
-    """Non-maximum suppression with the settings of a config.
+    """Non-maximum suppression with the settings of a config, as mmcv's `batched_nms`.
 
     Attributes:
         iou_threshold: Overlap above which the worse of two boxes is dropped.
-        split: Boxes of an image from which on mmcv does not shift them by group.
-        agnostic: Boxes of different groups suppress each other.
+        agnostic: Boxes of different groups suppress each other, too.
+        split: Boxes of an image from which on they do not.
         most: Boxes that are kept of an image.
     """
 
     iou_threshold: float
-    split: int
     agnostic: bool
+    split: int
     most: int
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], where: str) -> 'Suppression':
         """From the ``test_cfg`` of a head."""
         nms = dict(settings.get('nms') or {'type': None})
-        refuse_settings(f'nms of the {where}', {'type': 'nms', **nms}, {'type': 'nms'})
+        refuse_settings(f'nms of the {where}', nms, {'type': 'nms'})
         threshold = nms.get('iou_threshold', nms.get('iou_thr'))
         others = sorted(nms.keys() - {'type', 'iou_threshold', 'iou_thr', 'split_thr', 'class_agnostic'})
         if threshold is None or others:
@@ -90,12 +90,13 @@ class Suppression(NamedTuple):
         most = settings.get('max_per_img', -1)
         if most <= 0:
             raise Unsupported(f'test_cfg of the {where} has max_per_img={most}', ['a number of boxes'])
-        return cls(float(threshold), int(nms.get('split_thr', 10000)), bool(nms.get('class_agnostic')), int(most))
+        split = int(nms.get('split_thr', 10000))
+        return cls(float(threshold), bool(nms.get('class_agnostic')), split, int(most))
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> Tensor:
         """The scores of boxes that are kept, `ABSENT` elsewhere.
 
-        Boxes are shifted apart by their group as mmcv does it, which rounds them the same way.
+        Boxes are shifted apart by their group as mmcv does it, whose rounding decides which of them overlap enough.
 
         Args:
             boxes: [B, G, N, 4].
@@ -103,14 +104,22 @@ class Suppression(NamedTuple):
             groups: Numbers of classes or levels, to be broadcast with `scores`. Rows of different G never meet, and
                 those of one G where their groups are the same.
         """
-        B, G, N = scores.shape
-        if self.agnostic:
-            together = nms_keep(boxes.reshape(B, -1, 4), scores.reshape(B, -1), self.most, self.iou_threshold)
-            return together.reshape(B, G, N)
-        present = is_present(scores)
-        furthest = torch.where(present[..., None], boxes, torch.zeros_like(boxes)).amax(dim=(1, 2, 3))  # [B]
-        few = present.sum(dim=(1, 2)) < self.split
-        step = torch.where(few, furthest + 1, torch.zeros_like(furthest))
+        N = scores.shape[2]
+        present = torch.where(is_present(scores)[..., None], boxes, torch.zeros_like(boxes))
+        step = present.amax(dim=(1, 2, 3)) + 1  # [B], further than any box reaches
         apart = boxes + (groups.to(boxes) * step[:, None, None])[..., None]
         kept = nms_keep(apart.reshape(-1, N, 4), scores.reshape(-1, N), self.most, self.iou_threshold)
-        return kept.reshape(B, G, N)
+        return kept.reshape(scores.shape)
+
+    def over_groups(self, boxes: Tensor, scores: Tensor, kept: Tensor) -> Tensor:
+        """What is kept with `agnostic`; as `kept` without it, and for images with too many boxes.
+
+        Args:
+            boxes: [B, N, 4].
+            scores: [B, N].
+            kept: [B, N], with groups told apart.
+        """
+        if not self.agnostic:
+            return kept
+        few = is_present(scores).sum(dim=1, keepdim=True) < self.split
+        return torch.where(few, nms_keep(boxes, scores, self.most, self.iou_threshold), kept)

@@ -76,7 +76,8 @@ def check_file(
         run = load(path)
         for images in (pictures(1, sizes[0]), pictures(1, sizes[0]) * 0 + 114):
             rows += compare(model, network, run, images)
-    batches = [pictures(BATCHES[n % len(BATCHES)], size, seed=n) for n, size in enumerate(sizes)]
+    turns = range(max(len(sizes), len(BATCHES)))
+    batches = [pictures(BATCHES[n % len(BATCHES)], sizes[n % len(sizes)], seed=n) for n in turns]
     opened = path.with_name(f'{path.stem}.opened{path.suffix}')
     bare = shared_copy(model)
     values = {f'task.{name}': value for name, value in network.task.without_thresholds(bare).items()}

@@ -100,9 +100,11 @@ class Proposals(_Dense):
         scores, _, anchors, deltas = (torch.stack(parts, dim=1) for parts in zip(*self.levels(maps, None), strict=True))
         boxes = self.decoder(anchors, deltas, size)  # [B, levels, K, 4]
         B, L, K = scores.shape
-        scores = self.suppression(boxes, self.large(boxes, scores), torch.arange(L)[:, None])
-        scores, rows = best(scores.reshape(B, L * K), self.count)
-        return rows_of(boxes.reshape(B, L * K, 4), rows), scores
+        scores, boxes_in_order = self.large(boxes, scores), boxes.reshape(B, L * K, 4)
+        kept = self.suppression(boxes, scores, torch.arange(L)[:, None]).reshape(B, L * K)
+        kept = self.suppression.over_groups(boxes_in_order, scores.reshape(B, L * K), kept)
+        scores, rows = best(kept, self.count)
+        return rows_of(boxes_in_order, rows), scores
 
 
 class DenseDetector(_Dense):
@@ -118,16 +120,8 @@ class DenseDetector(_Dense):
         scores, labels, anchors, deltas = found
         boxes = self.decoder(anchors, deltas, size)
         scores = self.large(boxes, scores)
-        if scores.shape[1] < self.suppression.split or self.suppression.agnostic:  # shifted apart by label
-            scores = self.suppression(boxes[:, None], scores[:, None], labels[:, None])[:, 0]
-        else:
-            classes = torch.arange(self.head.num_classes)[:, None]
-            of_class = torch.where(
-                labels[:, None] == classes, scores[:, None], torch.full_like(scores[:, None], ABSENT)
-            )
-            spread = boxes[:, None].expand(-1, self.head.num_classes, -1, -1)
-            scores = self.suppression(spread, of_class, classes).amax(1)
-        scores, rows = best(scores, self.suppression.most)
+        kept = self.suppression(boxes[:, None], scores[:, None], labels[:, None])[:, 0]
+        scores, rows = best(self.suppression.over_groups(boxes, scores, kept), self.suppression.most)
         return rows_of(boxes, rows), scores, labels.gather(1, rows)
 
 

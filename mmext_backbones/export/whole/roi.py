@@ -161,22 +161,22 @@ class RoIDetector(nn.Module):
             if n + 1 < len(self.boxes):
                 boxes = stage.refined(boxes, logits, deltas, size)
         likely = (total / float(len(self.boxes))).softmax(-1)[..., :-1]  # [B, P, C]
-        likely = torch.where(is_present(scores)[..., None] & (likely > self.score_thr), likely, self._nothing(likely))
+        likely = torch.where(
+            is_present(scores)[..., None] & (likely > self.score_thr), likely, torch.full_like(likely, ABSENT)
+        )
         B, P, C = likely.shape
         boxes = stage.decoder(boxes[:, :, None].expand(-1, -1, deltas.shape[2], -1), deltas, size)
         boxes = boxes.expand(-1, -1, C, -1)
         kept = self.suppression(boxes.transpose(1, 2), likely.transpose(1, 2), torch.arange(C)[:, None])
-        scores, rows = best(kept.transpose(1, 2).reshape(B, P * C), self.suppression.most)
-        return rows_of(boxes.reshape(B, P * C, 4), rows), scores, rows % C
+        boxes, likely, kept = boxes.reshape(B, P * C, 4), likely.reshape(B, P * C), kept.transpose(1, 2)
+        kept = self.suppression.over_groups(boxes, likely, kept.reshape(B, P * C))
+        scores, rows = best(kept, self.suppression.most)
+        return rows_of(boxes, rows), scores, rows % C
 
     def mask(self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
         """Masks [B, N, height, width] of objects."""
         masks = [stage(maps, boxes, labels) for stage in self.masks]
         return masks[0] if len(masks) == 1 else torch.stack(masks).mean(0)
-
-    @staticmethod
-    def _nothing(x: Tensor) -> Tensor:
-        return torch.full_like(x, ABSENT)
 
 
 def roi_detector(head: nn.Module) -> RoIDetector:
