@@ -265,7 +265,8 @@ def _name_axes(graph: Any) -> None:
     (image,) = graph.inputs
     known = dict(zip(map(str, image.shape), ('batch', image.shape[1], 'height', 'width'), strict=True))
     for value in (image, *graph.outputs):
-        edges = {0: 'batch', len(value.shape) - 2: f'{value.name}_height', len(value.shape) - 1: f'{value.name}_width'}
+        rank = len(value.shape)
+        edges = {rank - 2: f'{value.name}_height', rank - 1: f'{value.name}_width', 0: 'batch'}
         value.shape = ir.Shape(
             dim if isinstance(dim, int) else known.get(str(dim), edges.get(axis))
             for axis, dim in enumerate(value.shape)
