@@ -83,7 +83,7 @@ class Everything(nn.Module):
             nms_keep(b, s, 5, 0.5),
             roi_levels([first, second, third], r, levels, SCALES, (7, 5), 0),
             roi_levels([first, second, third], *few, SCALES, (7, 7), 2),
-            roi_levels([second], r, levels, SCALES[1:2], (2, 2), 0),
+            roi_levels([second], *few, SCALES[1:2], (2, 2), 0),
         )
 
 

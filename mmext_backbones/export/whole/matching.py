@@ -16,7 +16,7 @@ __all__ = ['compare_detections']
 
 SAME_IOU = 0.99  # boxes that overlap by less are of different objects
 SAME_SCORE = 1e-3
-AT_EDGE = 1e-4  # scores this close to the least that is kept are there or not
+AT_EDGE = 1e-4  # of scores this close to the least that is kept a few may be missing
 UNMATCHED = 0.02  # share of detections that may have no counterpart: near-ties of the suppression
 BOX = 0.01  # of the longer edge of the image
 MASK = 0.01  # share of pixels
@@ -47,12 +47,13 @@ def compare_detections(
         ours = boxes, scores, labels
         pairs = _pairs((theirs.bboxes, theirs.scores, theirs.labels), ours)
         every = torch.cat((scores, theirs.scores))
-        edge = min(scores.min(), theirs.scores.min()) if len(rows) and len(theirs) == full else score_thr
+        edge = min(scores.min(), theirs.scores.min()) if len(scores) and len(theirs) == full else score_thr
         total += len(every)
         for scored, taken in ((theirs.scores, pairs[:, 0]), (scores, pairs[:, 1])):
             left = torch.ones(len(scored), dtype=torch.bool)
             left[taken] = False
-            alone += int((scored[left] > edge + AT_EDGE).sum())
+            at_edge = int((scored[left] <= edge + AT_EDGE).sum())
+            alone += int(left.sum()) - min(at_edge, 1 + len(scored) // 20)
         if not len(pairs):
             continue
         i, j = pairs.T

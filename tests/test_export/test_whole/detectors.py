@@ -79,7 +79,7 @@ DENSE = {
     'loss_cls': {'type': 'FocalLoss', 'use_sigmoid': True},
 }
 COMMON = {'data_preprocessor': PREPROCESSOR, 'backbone': BACKBONE, 'neck': NECK}
-TWO_STAGES = {**COMMON, 'rpn_head': RPN, 'test_cfg': {'rpn': RPN_TEST, 'rcnn': RCNN_TEST}}
+TWO_STAGES = {**COMMON, 'train_cfg': None, 'rpn_head': RPN, 'test_cfg': {'rpn': RPN_TEST, 'rcnn': RCNN_TEST}}
 DETECTORS = {
     'mask': {'type': 'MaskRCNN', **TWO_STAGES, 'roi_head': STANDARD},
     'cascade': {'type': 'CascadeRCNN', **TWO_STAGES, 'roi_head': CASCADE},
@@ -121,17 +121,23 @@ def below(edits, key):
     return {name.partition('.')[2]: value for name, value in edits.items() if name.startswith(f'{key}.')}
 
 
+GAINS = {'fc_reg': 0.3, 'rpn_reg': 0.1, 'retina_reg': 0.1, 'conv_logits': 2.0, 'lateral_convs': 0.5}
+
+
 def randomised(model):
-    """Weights that keep the size of maps, and scores that spread from near 0 to near 1."""
+    """Weights that keep the size of maps, so that scores spread and boxes differ from their anchors."""
     generator = torch.Generator().manual_seed(1)
     for name, tensor in model.named_parameters():
-        if tensor.ndim < 2:
-            continue
-        spread = (2 / tensor[0].numel()) ** 0.5
-        last = name.split('.')[-2]
-        spread *= {'fc_reg': 0.5, 'rpn_reg': 0.2, 'retina_reg': 0.2, 'fc_cls': 2, 'conv_logits': 2}.get(last, 1)
-        tensor.data = torch.randn(tensor.shape, generator=generator) * spread
-    return model
+        if tensor.ndim > 1:
+            gain = next((gain for part, gain in GAINS.items() if f'.{part}.' in name), 1.0)
+            tensor.data = gain * torch.randn(tensor.shape, generator=generator) / tensor[0].numel() ** 0.5
+    model.backbone.train()
+    for module in model.backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.train().momentum = 1.0  # the statistics of one batch
+    with torch.no_grad():
+        model.backbone(model.data_preprocessor({'inputs': list(pictures(2, (96, 128)))})['inputs'])
+    return model.eval()
 
 
 def rows_of(model, network, run, batches=BATCHES):
