@@ -11,6 +11,7 @@ from ...backbones.base import DenseBackbone
 from ...version import __version__
 from ..describing import PREFIX
 from .network import WholeNetwork
+from .task import as_written
 
 __all__ = ['describe_whole']
 
@@ -67,8 +68,8 @@ def _input(network: WholeNetwork, image: str) -> dict[str, Any]:
         'channels': 'RGB' if preprocessing.raw and preprocessing.to_rgb else 'BGR',
         'range': None if preprocessing.raw else [0, 255],
         'raw': preprocessing.raw,
-        'mean': [round(value, 6) for value in preprocessing.mean.flatten().tolist()],
-        'std': [round(value, 6) for value in preprocessing.std.flatten().tolist()],
+        'mean': as_written(preprocessing.mean),
+        'std': as_written(preprocessing.std),
         'to_rgb': preprocessing.to_rgb,
         'size_divisor': preprocessing.divisor,
     }

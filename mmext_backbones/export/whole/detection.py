@@ -12,7 +12,7 @@ from .dense import dense_detector, proposals
 from .matching import compare_detections
 from .refusing import Unsupported, behaves_as
 from .roi import roi_detector
-from .task import Row, Task
+from .task import Row, Task, as_written
 
 __all__ = ['Detection', 'build']
 
@@ -57,7 +57,7 @@ class Detection(Task):
     def settings(self) -> dict[str, Any]:
         suppression = self.detector.suppression
         settings = {
-            'score_thr': round(self.detector.score_thr.item(), 7),
+            'score_thr': as_written(self.detector.score_thr)[0],
             'iou_thr': suppression.iou_threshold,
             'max_per_img': suppression.most,
         }

@@ -7,7 +7,12 @@ from torch import Tensor, nn
 
 from ..recording import BackboneWithNeck
 
-__all__ = ['Row', 'Task']
+__all__ = ['Row', 'Task', 'as_written']
+
+
+def as_written(numbers: Tensor) -> list[float]:
+    """Numbers of float32 as a config had them: 0.05, not 0.05000000074505806."""
+    return [float(f'{number:.7g}') for number in numbers.flatten().tolist()]
 
 
 class Row(NamedTuple):

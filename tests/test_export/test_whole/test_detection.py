@@ -113,7 +113,7 @@ def test_images_without_proposals():
 
 @pytest.mark.parametrize('kind', ['faster', 'cascade', 'retina'])
 def test_equal_scores(kind, monkeypatch):
-    """Of equal scores the first is taken: what mmdet does where its sort keeps their order, which PyTorch's need not."""
+    """Of equal scores the first is taken: what mmdet does where its sort keeps their order, as PyTorch's need not."""
     sort = torch.Tensor.sort
     monkeypatch.setattr(
         torch.Tensor, 'sort', lambda x, dim=-1, **options: sort(x, dim=dim, **{**options, 'stable': True})
