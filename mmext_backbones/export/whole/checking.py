@@ -106,14 +106,15 @@ def check_rows(rows: Sequence[Row]) -> None:
 
 
 def row_table(rows: Sequence[Row]) -> list[str]:
-    """Lines for a person."""
-    lines = [f'{"images":>16}  {"results":>7}  {"of":12}{"difference":>12}{"limit":>10}']
-    lines += [
-        f'{"x".join(map(str, (row.images, *row.size))):>16}  {row.results or "":>7}  {row.name:12}{row.value:>12.1e}'
-        f'{row.limit:>10.1e}'
-        for row in rows
-    ]
-    return lines
+    """Lines for a person: one a batch."""
+    lines = []
+    for row in rows:
+        if row.name == rows[0].name:
+            found = f', {row.results} results' if row.results else ''
+            lines.append(f'{"x".join(map(str, (row.images, *row.size))):>12}{found}:')
+        lines[-1] += f'  {row.name} {row.value:.1e}'
+    limits = {row.name: row.limit for row in rows}
+    return [*lines, 'allowed:  ' + '  '.join(f'{name} {limit:.1e}' for name, limit in limits.items())]
 
 
 def run_openvino(path: Path) -> Run:

@@ -68,7 +68,8 @@ def test_a_detector_with_weights(tmp_path, checkpoint, capsys):
     arguments = [str(written(tmp_path)), str(checkpoint), '--whole', '--size', '64', '96', '--out', str(out)]
     assert run_cli(tool.main, arguments) == 0
     printed = capsys.readouterr().out
-    assert printed.count('unmatched') == 5
+    assert printed.count('unmatched') == 6  # of five batches, and what is allowed
+    assert '3x41x109, 60 results:  unmatched 0.0e+00' in printed
     session = onnxruntime.InferenceSession(str(out), providers=['CPUExecutionProvider'])
     whole = json.loads(session.get_modelmeta().custom_metadata_map['mmext_backbones.whole'])
     assert (whole['task'], whole['classes']) == ('detection', NAMES)
