@@ -16,6 +16,11 @@ from .task import Row, Task, as_written
 
 __all__ = ['Detection', 'build']
 
+KINDS = (
+    'SingleStageDetector with a RetinaHead',
+    'TwoStageDetector with an RPNHead and a StandardRoIHead or CascadeRoIHead',
+)
+
 
 class Detection(Task):
     """A detector of one or of two stages.
@@ -87,12 +92,8 @@ def build(model: nn.Module) -> Detection:
     from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 
     methods = ('predict', 'extract_feat')
-    if not any(behaves_as(model, kind, methods) for kind in (SingleStageDetector, TwoStageDetector)):
-        raise Unsupported(
-            f'model is a {type(model).__name__}',
-            [
-                'SingleStageDetector with a RetinaHead',
-                'TwoStageDetector with an RPNHead and a StandardRoIHead or CascadeRoIHead',
-            ],
-        )
+    one_stage = behaves_as(model, SingleStageDetector, methods)
+    two_stages = behaves_as(model, TwoStageDetector, methods) and model.with_rpn and model.with_roi_head
+    if not one_stage and not two_stages:
+        raise Unsupported(f'model is a {type(model).__name__}', KINDS)
     return Detection(model)

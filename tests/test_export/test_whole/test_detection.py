@@ -218,6 +218,10 @@ def test_other_heads_are_named():
         whole_network(torch.nn.Linear(1, 1))
     with pytest.raises(UserError, match='model is a FasterRCNN'):
         whole_network(changed(detector('faster')))
+    without = detector('faster')
+    without.rpn_head = None
+    with pytest.raises(UserError, match=r'model is a FasterRCNN: .* with an RPNHead'):
+        whole_network(without)
 
 
 def changed(model):

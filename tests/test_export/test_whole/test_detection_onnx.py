@@ -160,3 +160,24 @@ def test_images_without_objects(exported):
     for ours, theirs in zip(run(images), run(images[:1]), strict=True):
         torch.testing.assert_close(ours[:1], theirs, rtol=0, atol=1e-3)
         assert ours.isfinite().all()
+
+
+@slow
+def test_images_without_proposals(tmp_path):
+    model = detector('mask', test_cfg__rpn__min_bbox_size=1000)
+    made = export_whole(model, tmp_path / 'net.onnx', size=(64, 96))
+    assert not any(row.results for row in made.rows)
+    outputs = run_onnx(made.path)(pictures(2, (65, 97)))
+    assert [tuple(out.shape) for out in outputs] == [(2, 20, 5), (2, 20), (2, 20, 28, 28)]
+    assert (outputs[1] == -1).all()
+    assert not outputs[0].any()
+    assert not outputs[2].any()
+
+
+@each_kind
+def test_in_openvino(exported):
+    pytest.importorskip('openvino', reason='a runtime that no stack here needs')
+    model, made = exported
+    rows = rows_of(model, made.network, checking.run_openvino(made.path))
+    limits = {'unmatched': 0.0, 'boxes': 1e-2, 'scores': 1e-4, 'masks': 1e-3}
+    assert [row for row in rows if not row.value <= limits[row.name]] == []

@@ -3,19 +3,23 @@
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 
 from mmext_backbones.export import ParityError
+from mmext_backbones.export.whole import whole_network
 from mmext_backbones.export.whole.building import load_model
 from mmext_backbones.utils.cli import run_cli
+from mmext_backbones.utils.errors import UserError
 
 from ..test_tool import tool
 from .detectors import DETECTORS, detector, edited
 
 pytest.importorskip('mmdet')
+CONFIGS = Path(__file__).parents[3] / 'configs'
 PIPELINE = [
     {'type': 'LoadImageFromFile'},
     {'type': 'Resize', 'scale': (96, 64), 'keep_ratio': True},
@@ -120,3 +124,41 @@ def test_exit_code_of_a_file_that_differs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_cli(tool.main, [str(written(tmp_path)), '--whole']) == 1
     assert '3 of 9 comparisons differ' in capsys.readouterr().err
+
+
+def test_several_views_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = Config.fromfile(written(tmp_path))
+    resize = {'type': 'Resize', 'scale': (96, 64), 'keep_ratio': True}
+    views = {'type': 'TestTimeAug', 'transforms': [[resize], [{'type': 'PackDetInputs'}]]}
+    config.test_dataloader.dataset.pipeline = [{'type': 'LoadImageFromFile'}, views]
+    config.model = {
+        'type': 'DetTTAModel',
+        'tta_cfg': {'nms': {'type': 'nms', 'iou_threshold': 0.5}},
+        'module': config.model,
+    }
+    config.dump(tmp_path / 'views.py')
+    assert run_cli(tool.main, ['views.py', '--whole']) == 2
+    assert 'model is a DetTTAModel' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('name', 'found'),
+    [
+        ('swin_t_maskrcnn_1x', ('dets', 'labels', 'masks')),
+        ('swin_t_cascade_3x', ('dets', 'labels', 'masks')),
+        ('maxvit_t_cascade_lsj', ('dets', 'labels', 'masks')),
+        ('sequencer_s_retinanet_1x', ('dets', 'labels')),
+        ('swin_t_atss_3x', 'bbox_head is a ATSSHead'),
+        ('swin_t_sparsercnn_3x', 'rpn_head is a EmbeddingRPNHead'),
+        ('swin_b_htc_6x', 'roi_head is a HybridTaskCascadeRoIHead'),
+    ],
+)
+def test_our_recipes(name, found):
+    model = load_model(str(CONFIGS / f'{name}.py'), None).model
+    if isinstance(found, tuple):
+        assert whole_network(model).outputs == found
+    else:
+        with pytest.raises(UserError, match=found):
+            whole_network(model)
