@@ -13,7 +13,7 @@ from ..writing import run_onnx
 from .network import WholeNetwork
 from .task import Row
 
-__all__ = ['check_file', 'check_rows', 'compare', 'pictures', 'predict', 'row_table', 'run_openvino']
+__all__ = ['check_file', 'check_rows', 'compare', 'pictures', 'plain', 'predict', 'row_table', 'run_openvino']
 
 BATCHES = (1, 3, 2)  # images of a batch, in turn with the sizes
 
@@ -26,6 +26,11 @@ def pictures(batch: int, size: tuple[int, int], seed: int = 0) -> Tensor:
         coarse = torch.randn(batch, 3, cells, cells, generator=generator)
         x = x + 40 * F.interpolate(coarse, size, mode='bilinear', align_corners=False)
     return (x + 128).clamp(0, 255).round()
+
+
+def plain(size: tuple[int, int]) -> Tensor:
+    """A picture of grey with a little noise, without which scores would be equal all over: [1, 3, H, W]."""
+    return (114 + torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))).round()
 
 
 def predict(model: nn.Module, network: WholeNetwork, images: Tensor) -> list:
@@ -57,7 +62,7 @@ def check_file(
     """Runs a file at all sizes beside its model.
 
     Where a threshold decides what is an object, the batches are run in a copy of the file without it, where every image
-    has results; the file itself on a picture and on one of a single colour, in which a model rarely finds anything.
+    has results; the file itself on a picture and on one of grey, in which a model rarely finds anything.
 
     Args:
         model: What the file was made from.
@@ -74,7 +79,7 @@ def check_file(
     rows = []
     for load in runtimes:
         run = load(path)
-        for images in (pictures(1, sizes[0]), pictures(1, sizes[0]) * 0 + 114):
+        for images in (pictures(1, sizes[0]), plain(sizes[0])):
             rows += compare(model, network, run, images)
     turns = range(max(len(sizes), len(BATCHES)))
     batches = [pictures(BATCHES[n % len(BATCHES)], sizes[n % len(sizes)], seed=n) for n in turns]
