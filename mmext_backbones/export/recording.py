@@ -15,6 +15,7 @@ from ..layers import (
     BiLSTM2D,
     ELSAAttention,
     GlobalAttention,
+    Involution,
     LocalAttention,
     OutlookAttention,
     PartitionAttention,
@@ -32,6 +33,15 @@ except ImportError as error:  # before 2.2
 SMALLEST = 33  # pixels: all levels have two rows and columns; PyTorch takes an axis of size 1 for another case
 _RECORDED = (1056, 1120)  # 33 x 35 tokens of stride 32: more than one window, which would be another case too
 Module = TypeVar('Module', bound=nn.Module)
+EXPORTED = (  # modules with a form of that name
+    ELSAAttention,
+    GlobalAttention,
+    Involution,
+    LocalAttention,
+    OutlookAttention,
+    PartitionAttention,
+    WindowAttention,
+)
 _LOCK = threading.Lock()  # PyTorch's switches of a recording are those of the process
 
 
@@ -131,12 +141,8 @@ def shared_copy(network: Module) -> Module:
 def _in_recordable_forms(network: Module, onnx: bool) -> Module:
     for parent in list(network.modules()):
         for name, module in parent.named_children():
-            if isinstance(module, (WindowAttention, PartitionAttention, GlobalAttention, OutlookAttention)):
+            if isinstance(module, EXPORTED):
                 module.backend = 'export'
-            elif isinstance(module, ELSAAttention):
-                module.backend = 'operator' if onnx and module.lam == 0 else 'export'  # the former has no factors
-            elif isinstance(module, LocalAttention):
-                module.backend = 'operator' if onnx and module.normalization == 'softmax' else 'export'
             elif isinstance(module, BiLSTM2D) and onnx:
                 from .translations import RecordedBiLSTM2D
 

@@ -1,7 +1,6 @@
-"""ONNX operators for what the exporter does not know: recurrences as LSTM, ELSA as a Loop.
+"""ONNX operators for what the exporter does not know: recurrences as LSTM.
 
-PyTorch's exporters unroll an LSTM to the length it was recorded with, and ELSA's sum over kernel_size**2 taps would be
-as many slices, products and sums. In ONNX the first is one operator, the second a Loop with a body of seven.
+PyTorch's exporters unroll one to the length it was recorded with.
 """
 
 import operator
@@ -9,9 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from onnxscript import FLOAT, INT64, ir, script
 from onnxscript import opset18 as op
-from onnxscript.values import Opset
 from torch import Tensor, nn
 
 from ..layers import BiLSTM2D
@@ -20,7 +17,6 @@ from ..ops.dispatcher import register
 from .box_translations import box_translations
 
 OPSET = 18
-_DOMAIN = Opset('mmext_backbones', 1)  # of functions that are inlined before the file is written
 
 
 class RecordedBiLSTM2D(nn.Module):
@@ -71,37 +67,6 @@ def _lstm(x, W, R, B):
     return op.LSTM(x, W, R, B, direction='bidirectional', hidden_size=W.shape[1] // 4)[0]
 
 
-@script(_DOMAIN, default_opset=op)
-def _add_taps(out: FLOAT, padded: FLOAT, filters: FLOAT, offsets: INT64) -> FLOAT:
-    """out [B, heads, d, H, W] + sum_j filters[j] * (padded, from offsets[j] on); filters [taps, B, heads, 1, H, W]."""
-    size = op.Shape(out, start=3)
-    axes = op.Constant(value_ints=[3, 4])
-    taps = op.Squeeze(op.Shape(filters, start=0, end=1))
-    for j in range(taps):
-        start = op.Gather(offsets, j, axis=0)
-        window = op.Slice(padded, start, start + size, axes)
-        out = out + op.Gather(filters, j, axis=0) * window
-    return out
-
-
-def _elsa(v, attn, add, kernel_size: int):
-    """`mmext_backbones::elsa`: v [B, H, W, C], attn [B, H, W, heads, k * k], add [k * k, C] -> [B, H, W, C]."""
-    C, heads, pad = v.shape[3], attn.shape[3], kernel_size // 2
-    v = op.Pad(op.Transpose(v, perm=[0, 3, 1, 2]), [0, 0, pad, pad, 0, 0, pad, pad])
-    weight = op.Reshape(op.Transpose(add, perm=[1, 0]), [C, 1, kernel_size, kernel_size])
-    out = op.Conv(v, weight, group=C, kernel_shape=[kernel_size, kernel_size])
-    filters = op.Unsqueeze(op.Transpose(attn, perm=[4, 0, 3, 1, 2]), [3])  # [k * k, B, heads, 1, H, W]
-    B, HW = op.Shape(out, start=0, end=1), op.Shape(out, start=2)
-    split, whole = op.Constant(value_ints=[heads, C // heads]), op.Constant(value_ints=[C])
-    by_heads = op.Concat(B, split, HW, axis=0)
-    padded = op.Reshape(v, op.Concat(B, split, op.Shape(v, start=2), axis=0))
-    places = torch.arange(kernel_size)
-    offsets = op.Constant(value=ir.tensor(torch.cartesian_prod(places, places).numpy()))  # [taps, 2]
-    summed = _add_taps(op.Reshape(out, by_heads), padded, filters, offsets)
-    summed = op.Reshape(summed, op.Concat(B, whole, HW, axis=0))
-    return op.Transpose(summed, perm=[0, 2, 3, 1])
-
-
 def _floor_div(a, b):
     """Python's //, which rounds down. ONNX divides towards zero, and so does PyTorch's exporter (2.13): -(-H // 4)."""
     return op.Div(op.Sub(a, op.Mod(a, b)), b)
@@ -110,5 +75,5 @@ def _floor_div(a, b):
 def translation_table() -> dict[Callable, Callable]:
     """For the argument of that name of `torch.onnx.export`."""
     operators = torch.ops.mmext_backbones
-    own = {operators.onnx_lstm.default: _lstm, operators.elsa.default: _elsa, operator.floordiv: _floor_div}
+    own = {operators.onnx_lstm.default: _lstm, operator.floordiv: _floor_div}
     return own | box_translations()

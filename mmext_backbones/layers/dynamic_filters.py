@@ -38,6 +38,7 @@ class Involution(nn.Module):
         super().__init__()
         self.kernel_size, self.stride = kernel_size, stride
         self.num_heads = embed_dims // GROUP
+        self.backend = 'auto'  # of the ELSA operator
         self.reduce = nn.Conv2d(embed_dims, embed_dims // 4, 1, bias=False)
         self.norm = BatchNorm2d(embed_dims // 4)
         self.expand = nn.Conv2d(embed_dims // 4, kernel_size**2 * self.num_heads, 1)
@@ -47,7 +48,13 @@ class Involution(nn.Module):
         if self.stride == 1:
             filters = self.filters(x)
             x = elsa(
-                x, filters, num_heads=self.num_heads, kernel_size=self.kernel_size, gamma=0, softmax=False
+                x,
+                filters,
+                num_heads=self.num_heads,
+                kernel_size=self.kernel_size,
+                gamma=0,
+                softmax=False,
+                backend=self.backend,
             )  # [B, C, H, W]
         else:
             x = self.strided(x)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from mmext_backbones.ops import (
+    banded_products,
+    banded_shifts,
     elsa,
     filter_norm,
     neighbour_products,
@@ -105,19 +107,19 @@ class LocalAttention(nn.Module):
     def in_windows(self, qkv: Tensor) -> Tensor:
         H, W = qkv.shape[1:3]
         window = (self.size, self.size)
-        shift = self.shift_size if self.shift_single_window or max(H, W) > self.size else 0
         if is_compiling():
-            return self.in_gathered_windows(qkv, window, shift)
+            return self.in_gathered_windows(qkv, window)
+        shift = self.shift_size if self.shift_single_window or max(H, W) > self.size else 0
         qkv = fill_up(qkv, self.qkv.bias.to(qkv.dtype), window)
         windows, padded_size = window_partition(qkv, window, shift)  # [B, windows, N, (1 to 3) * C]
         mask = shifted_window_mask(padded_size, window, shift, qkv.device)[:, None] if shift else None
         x = self.among(windows, window, mask)
         return window_merge(x, window, padded_size, shift)[:, :H, :W].contiguous()
 
-    def in_gathered_windows(self, qkv: Tensor, window: tuple[int, int], shift: int) -> Tensor:
+    def in_gathered_windows(self, qkv: Tensor, window: tuple[int, int]) -> Tensor:
         """`in_windows` without a question about the size: recorded once for all."""
         H, W = qkv.shape[1:3]
-        plan = window_plan((H, W), window, shift, False, qkv.device)
+        plan = window_plan((H, W), window, self.shift_size, False, qkv.device, self.shift_single_window)
         windows = qkv.flatten(1, 2).index_select(1, plan.token)  # [B, windows * N, (1 to 3) * C]
         windows = torch.where(plan.inside.view(-1, 1), windows, self.qkv.bias.to(qkv.dtype))
         mask = None if plan.apart is None else (plan.apart * MASKED)[:, None]
@@ -147,12 +149,15 @@ class LocalAttention(nn.Module):
         q, k, v = self.split(qkv)
         values = v.flatten(3).permute(0, 3, 1, 2)  # [B, C, H, W]
         logits = []  # [B, H, W, heads, K], or [heads, K] where nothing depends on the image
+        recorded = self.backend == 'export'
+        products = banded_products if recorded else neighbour_products
+        shifts = banded_shifts if recorded else shift_taps
         if self.scaled:
-            logits.append(self.scale * neighbour_products(q, k, self.size))
+            logits.append(self.scale * products(q, k, self.size))
         if self.relative_keys is not None:
             logits.append(torch.einsum('bywhd,hod->bywho', q, self.relative_keys))
         if self.relative_queries is not None:
-            logits.append(shift_taps(torch.einsum('bywhd,hod->bywho', k, self.relative_queries), self.size))
+            logits.append(shifts(torch.einsum('bywhd,hod->bywho', k, self.relative_queries), self.size))
         if self.relative_position_bias_table is not None:
             logits.append(self.relative_position_bias_table)
         logits = sum(logits)

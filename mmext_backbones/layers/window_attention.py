@@ -62,15 +62,14 @@ class WindowAttention(nn.Module):
 
     def attend(self, qkv: Tensor) -> Tensor:
         """The attention of every token in its window: [B, H, W, 3 * C] -> [B, H, W, C]."""
-        H, W = qkv.shape[1:3]
-        shift_size = self.shift_size if self.shift_single_window or max(H, W) > self.window_size else 0
         return window_attention(
             qkv,
             self.bias(),
             num_heads=self.num_heads,
             window_size=(self.window_size, self.window_size),
             scale=self.scale,
-            shift_size=shift_size,
+            shift_size=self.shift_size,
+            shift_single_window=self.shift_single_window,
             padding=self.qkv.bias,
             dropout=self.attn_drop_rate if self.training else 0.0,
             backend=self.backend,

@@ -1,5 +1,6 @@
 """Functions on tensors: no parameters, no modules."""
 
+from .banded import banded_products, banded_shifts, banded_sum
 from .bilstm2d import bilstm2d
 from .elsa import elsa, elsa_reference
 from .global_attention import global_attention
@@ -10,6 +11,9 @@ from .product_conv import product_conv, product_conv_reference
 from .window_attention import relative_position_index, shifted_window_mask, window_attention
 
 __all__ = [
+    'banded_products',
+    'banded_shifts',
+    'banded_sum',
     'bilstm2d',
     'elsa',
     'elsa_reference',

@@ -7,7 +7,6 @@ An operator has some of these forms, which compute the same but for roundings:
     cpu         a kernel in C; needs a C compiler at its first use on a machine
     gpu         a kernel in Triton
     export      operators that exporters know, at sizes they need not know
-    operator    the kernel's node of the dispatcher, for exporters that translate it
 
 The argument `backend` names one. With 'auto' it is the one that the environment variable MMEXT_BACKEND names, for the
 operators that have it, else the fastest that can run.
@@ -22,14 +21,15 @@ from .derivatives import is_transformed
 from .dispatcher import constant_in_graphs
 
 ENVIRONMENT = 'MMEXT_BACKEND'
-FORMS = ('reference', 'torch', 'cpu', 'gpu', 'export', 'operator')
+FORMS = ('reference', 'torch', 'cpu', 'gpu', 'export')
 ALIASES = {  # of earlier versions
     'compiled': 'cpu',
     'triton': 'gpu',
     'taps': 'torch',
     'gathered': 'export',
     'shifts': 'export',
-    'node': 'operator',
+    'node': 'export',
+    'operator': 'export',
 }
 
 

@@ -60,7 +60,7 @@ OPERATORS = WITH_REFERENCE | {
 }
 FORMS = {
     'window_attention': 'cpu, gpu, torch, reference, export',
-    'elsa': 'cpu, torch, reference, export, operator, gpu',
+    'elsa': 'cpu, torch, reference, export, gpu',
     'product_conv': 'cpu, torch, reference',
     'bilstm2d': 'cpu, torch, reference',
     'outlook': 'cpu, torch, reference, export',
@@ -160,7 +160,7 @@ def gradchecked():
         for form in FORMS[name.partition(',')[0]].split(', '):
             static = 'lam=' in name and 'lam=0' not in name  # which kernels have not
             twin = name.startswith('product_conv') and form == 'reference'  # which is the form 'torch'
-            if form in ('gpu', 'operator') or twin or (form == 'cpu' and static):
+            if form == 'gpu' or twin or (form == 'cpu' and static):
                 continue
             yield pytest.param(*case, form, id=f'{name}, {form}', marks=needs_kernels if form == 'cpu' else ())
 

@@ -198,17 +198,11 @@ def test_bad_arguments_are_named(changes, message):
         elsa(**(arguments | changes))
 
 
-def test_the_node_is_for_recorded_networks():
-    v, logits, _, add = random_inputs(1, 1, 2, 3, 3, 3)
-    with pytest.raises(RuntimeError, match="backend='operator': it is for recorded networks"):
-        elsa(v, logits, ghost_add=add, num_heads=1, kernel_size=3, backend='operator')
-
-
 @pytest.mark.parametrize('options', [{'lam': 1}, {'dilation': 2}])
 def test_kernels_are_without_static_factors_and_dilation_and_auto_takes_the_taps(options):
     v, logits, mul, add = random_inputs(1, 2, 3, 4, 5, 3)
     arguments = {'num_heads': 2, 'kernel_size': 3, **options}
-    for backend in ('cpu', 'gpu', 'operator'):
+    for backend in ('cpu', 'gpu'):
         with pytest.raises(RuntimeError, match=f"backend='{backend}': it has no static factors"):
             elsa(v, logits, mul, add, backend=backend, **arguments)
     assert torch.equal(elsa(v, logits, mul, add, **arguments), elsa(v, logits, mul, add, backend='torch', **arguments))

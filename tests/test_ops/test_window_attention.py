@@ -125,6 +125,16 @@ def test_agrees_with_the_reference_in_output_and_all_gradients(case, backend, dt
     )
 
 
+@pytest.mark.parametrize('backend', [*FAST, 'reference'])
+@pytest.mark.parametrize(('size', 'shift'), [((3, 5), 0), ((7, 7), 0), ((3, 8), 3), ((8, 3), 3), ((9, 20), 3)])
+def test_a_map_within_one_window_stays_where_it_is_if_asked_to(size, shift, backend):
+    case = (2, 4, (7, 7), size, 3, False, True)
+    leaves = inputs(case, requires_grad=False)
+    out = attend(case, *leaves, shift_single_window=False, backend=backend)
+    expected = attend((*case[:4], shift, *case[5:]), *leaves, backend='reference')
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+
+
 def sliced(x):
     """As a part of a wider projection."""
     return torch.cat([x, x], dim=3)[..., : x.shape[3]]

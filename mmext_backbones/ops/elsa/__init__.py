@@ -26,8 +26,8 @@ from .taps import ELSATaps
 
 __all__ = ['elsa', 'elsa_reference']
 
-FORMS = ('cpu', 'torch', 'reference', 'export', 'operator', 'gpu')  # on the CPU, the last one in the interpreter
-FORMS_ON_GPU = ('gpu', 'torch', 'reference', 'export', 'operator', 'cpu')
+FORMS = ('cpu', 'torch', 'reference', 'export', 'gpu')  # on the CPU, the last one in the interpreter
+FORMS_ON_GPU = ('gpu', 'torch', 'reference', 'export', 'cpu')
 
 
 def elsa(
@@ -62,8 +62,7 @@ def elsa(
             the CPU in Triton's interpreter, that is with TRITON_INTERPRET=1 set before Triton is imported), 'torch' (a
             loop over the taps on shifted views, any device; like the first two it keeps no more than values, filters
             and static halves), 'reference' (the formula over an unfolded `v`: kernel_size**2 times the memory),
-            'export' (the loop in operators that exporters know, for inference), 'operator', or 'auto', see
-            `ops.backends`.
+            'export' (operators that exporters know, for inference), or 'auto', see `ops.backends`.
 
     Returns:
         [B, C, H, W] in the dtype of `v`. float16 and bfloat16 are accumulated in float32.
@@ -78,12 +77,13 @@ def elsa(
     plain = mul is None and dilation == 1 and softmax
     form = choose('elsa', backend, FORMS_ON_GPU if v.is_cuda else FORMS, _why_not, v, plain)
     # the meta device has shapes only, the same from every form: one node
-    if form in ('cpu', 'operator') or v.is_meta:
+    if form == 'cpu' or v.is_meta:
         return elsa_cpu(v, logits, add, num_heads, kernel_size)
     if form == 'gpu':
         return elsa_gpu(v, logits, add, num_heads, kernel_size)
-    if form == 'export' or (form == 'torch' and not plain and is_compiling()):  # its bands of rows ask for the size
-        return elsa_export(v, logits, mul, add, num_heads, kernel_size, dilation, softmax)
+    # compiled for a training, tap by tap; bands of rows as of the form in PyTorch ask for the size
+    if form == 'export' or (form == 'torch' and not plain and is_compiling()):
+        return elsa_export(v, logits, mul, add, num_heads, kernel_size, dilation, softmax, banded=form == 'export')
     if form == 'reference':
         mul, add = (None if x is None else x.to(v.dtype) for x in (mul, add))
         options = {'num_heads': num_heads, 'kernel_size': kernel_size, 'dilation': dilation, 'softmax': softmax}
@@ -106,8 +106,6 @@ def _why_not(form: str, v: Tensor, plain: bool) -> str | None:
         return None
     if is_transformed():
         return TRANSFORMED
-    if form == 'operator':
-        return None if is_compiling() else 'it is for recorded networks'
     if form == 'gpu':
         return gpu_why_not(v.device, v.dtype)
     if form == 'cpu':

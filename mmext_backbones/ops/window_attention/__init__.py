@@ -38,6 +38,7 @@ def window_attention(
     window_size: Size,
     scale: float,
     shift_size: int = 0,
+    shift_single_window: bool = True,
     grid: bool = False,
     padding: Tensor | None = None,
     dropout: float = 0.0,
@@ -52,6 +53,7 @@ def window_attention(
         window_size: (window_h, window_w) in tokens; with `grid` the numbers of cells along the axes.
         scale: factor of q . k.
         shift_size: roll of the map in tokens before it is cut, less than a window; 0 for plain windows.
+        shift_single_window: roll also a map that is no larger than a window.
         grid: attend inside grid groups (`partition.grid_partition`) instead of windows.
         padding: [3 * C], what a token of the padding has as q, k and v: it takes part. None: nobody attends to it.
         dropout: probability of dropping an attention weight; 'torch' and 'reference' only.
@@ -70,14 +72,13 @@ def window_attention(
     if bias is None:
         bias = qkv.new_zeros(num_heads, 1, window_size[0] * window_size[1])  # one row for every query
     form = choose('window_attention', backend, _forms(qkv, bias, padding), _why_not, qkv, bias, padding, dropout)
-    options = {
-        'num_heads': num_heads,
-        'window_size': window_size,
-        'scale': scale,
-        'shift_size': shift_size,
-        'grid': grid,
-        'padding': padding,
-    }
+    options = {'num_heads': num_heads, 'window_size': window_size, 'scale': scale, 'grid': grid, 'padding': padding}
+    if form == 'export' and not qkv.is_meta:  # which does not ask for the size
+        options |= {'shift_size': shift_size, 'shift_single_window': shift_single_window}
+        return window_attention_export(qkv, bias, **options)
+    if not (shift_single_window or qkv.shape[1] > window_size[0] or qkv.shape[2] > window_size[1]):
+        shift_size = 0
+    options['shift_size'] = shift_size
     if qkv.is_meta or form == 'cpu':  # the meta device has shapes only, the same from every form: one node
         return window_attention_cpu(qkv, bias, **options)
     if form == 'gpu':
@@ -85,8 +86,6 @@ def window_attention(
 
         N = bias.shape[2]
         return window_attention_gpu(qkv, bias.expand(num_heads, N, N), **options)
-    if form == 'export':
-        return window_attention_export(qkv, bias, **options)
     return attend_in_windows(qkv, bias, **options, dropout=dropout, fused=form == 'torch')
 
 

@@ -56,12 +56,13 @@ def window_attention_export(
     window_size: Size,
     scale: float,
     shift_size: int,
+    shift_single_window: bool,
     grid: bool,
     padding: Tensor | None,
 ) -> Tensor:
     """`ops.window_attention` after its checks."""
     (B, H, W, C3), N = qkv.shape, window_size[0] * window_size[1]
-    plan = window_plan((H, W), window_size, shift_size, grid, qkv.device)
+    plan = window_plan((H, W), window_size, shift_size, grid, qkv.device, shift_single_window)
     windows = qkv.reshape(B, H * W, C3).index_select(1, plan.token)
     mask = None if plan.apart is None else plan.apart.to(qkv.dtype) * MASKED
     if padding is not None:
@@ -79,25 +80,37 @@ def window_attention_export(
     return out.index_select(1, plan.place).view(B, H, W, C3 // 3)
 
 
-def window_plan(size: Size, window_size: Size, shift_size: int, grid: bool, device: torch.device) -> Plan:
-    """Of a map of `size` tokens; made anew, or shared (`shared_plans`)."""
+def window_plan(
+    size: Size,
+    window_size: Size,
+    shift_size: int,
+    grid: bool,
+    device: torch.device,
+    shift_single_window: bool = True,
+) -> Plan:
+    """Of a map of `size` tokens; made anew, or shared (`shared_plans`). Arguments as of `ops.window_attention`."""
     shared = _SHARED.get()
     if shared is None:
-        return _make_plan(size, window_size, shift_size, grid, device)
-    key = (*map(str, (*size, *window_size)), shift_size, grid, device)  # of symbols: as they are written
+        return _make_plan(size, window_size, shift_size, grid, device, shift_single_window)
+    key = (*map(str, (*size, *window_size)), shift_size, grid, device, shift_single_window)  # symbols: as written
     if key not in shared:
-        shared[key] = _make_plan(size, window_size, shift_size, grid, device)
+        shared[key] = _make_plan(size, window_size, shift_size, grid, device, shift_single_window)
     return shared[key]
 
 
-def _make_plan(size: Size, window_size: Size, shift_size: int, grid: bool, device: torch.device) -> Plan:
+def _make_plan(
+    size: Size, window_size: Size, shift_size: int, grid: bool, device: torch.device, shift_single_window: bool
+) -> Plan:
     (H, W), (h, w) = size, window_size
+    if shift_size and not shift_single_window:  # a tensor, since the size may be unknown: 0 within one window
+        zero = torch.arange(1, device=device)
+        shift_size = shift_size * ((zero + H > h) | (zero + W > w)).long()
     rows, cols, N = -(-H // h), -(-W // w), h * w
     y, x = (_tokens(n, edge, shift_size, grid, device) for n, edge in ((rows, h), (cols, w)))
     inside = _pairs(y < H, x < W, torch.logical_and)
     token = torch.where(inside, _pairs(y * W, x, torch.add), 0).flatten()
     apart = None
-    if shift_size:
+    if _rolls(shift_size):
         vertical, horizontal = (_regions(n, edge, shift_size, device) for n, edge in ((rows, h), (cols, w)))
         region = _pairs(3 * vertical, horizontal, torch.add)
         apart = region[:, :, None] != region[:, None, :]
@@ -106,28 +119,35 @@ def _make_plan(size: Size, window_size: Size, shift_size: int, grid: bool, devic
     return Plan(rows * cols, token, inside, apart, place)
 
 
-def _tokens(windows: int, edge: int, shift_size: int, grid: bool, device: torch.device) -> Tensor:
+def _rolls(shift_size: int | Tensor) -> bool:
+    """Whether the map may be rolled; which a tensor says at other sizes."""
+    return isinstance(shift_size, Tensor) or shift_size != 0
+
+
+def _tokens(windows: int, edge: int, shift_size: int | Tensor, grid: bool, device: torch.device) -> Tensor:
     """Of every window along one axis: which tokens of the padded map stand in it, [windows, edge]."""
     window, inside = torch.arange(windows, device=device)[:, None], torch.arange(edge, device=device)
     if grid:
         return inside * windows + window
     token = window * edge + inside + shift_size
-    return torch.where(token < windows * edge, token, token - windows * edge) if shift_size else token
+    return torch.where(token < windows * edge, token, token - windows * edge) if _rolls(shift_size) else token
 
 
 def _places(
-    size: int, windows: int, edge: int, shift_size: int, grid: bool, device: torch.device
+    size: int, windows: int, edge: int, shift_size: int | Tensor, grid: bool, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The inverse of `_tokens`: for the tokens of the map along one axis, their window and the place in it, [size]."""
     window, inside = torch.arange(windows, device=device), torch.arange(edge, device=device)
     window, inside = (window, inside[:, None]) if grid else (window[:, None], inside)
     both = (window + 0 * inside).flatten(), (0 * window + inside).flatten()
-    if shift_size:
-        both = (torch.cat((each[-shift_size:], each[:-shift_size])) for each in both)
+    if _rolls(shift_size):
+        before = torch.arange(windows * edge, device=device) - shift_size
+        before = torch.where(before < 0, before + windows * edge, before)
+        both = (each.index_select(0, before) for each in both)
     return tuple(each[:size] for each in both)
 
 
-def _regions(windows: int, edge: int, shift_size: int, device: torch.device) -> Tensor:
+def _regions(windows: int, edge: int, shift_size: int | Tensor, device: torch.device) -> Tensor:
     """0 before the last window, 1 for what of it stays, 2 for what was rolled in: [windows, edge]."""
     last = (torch.arange(windows, device=device) == windows - 1)[:, None]
     return last * (1 + (torch.arange(edge, device=device) >= edge - shift_size).long())
