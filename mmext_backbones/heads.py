@@ -96,7 +96,7 @@ class VOLOClsHead(LinearClsHead):
     def pre_logits(self, feats: Sequence[Tensor]) -> Tensor:
         """The normed class token and tokens, [B, 1 + H * W, C]."""
         tokens = feats[-1].flatten(2).transpose(1, 2)
-        x = torch.cat((self.cls_token.expand(len(tokens), -1, -1), tokens), dim=1)
+        x = torch.cat((self.cls_token.expand(tokens.shape[0], -1, -1), tokens), dim=1)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
