@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from . import detection
+from . import classification, detection, segmentation
 from .refusing import Unsupported
 from .task import Task
 
@@ -13,6 +13,8 @@ __all__ = ['KINDS', 'build_task']
 # by library: what makes a `Task` of a model of it, or refuses it by name
 KINDS: dict[str, Callable[[nn.Module], Task]] = {
     'mmdet': detection.build,
+    'mmpretrain': classification.build,
+    'mmseg': segmentation.build,
 }
 
 
