@@ -7,8 +7,8 @@
 
 A file is for images of any size, unless --static. It is run at three sizes, two of which no window divides, and refused
 (exit code 1, kept as NAME.differs) where a map differs by more than 1e-4 of its largest value. With --whole it takes
-pictures, answers with boxes, masks, segments or scores, and is compared with the model's own predictions. What is
-exported, what is not, and what was measured: docs/export.md.
+pictures, answers with boxes, masks, segments or scores, and is compared with the model's own predictions; predict.py,
+copied beside it, runs it without PyTorch. What is exported, what is not, and what was measured: docs/export.md.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 
 from mmext_backbones.config.options import add_config_options
-from mmext_backbones.utils.cli import add_traceback_option, run_cli, square
+from mmext_backbones.utils.cli import add_traceback_option, command_line, run_cli, square
 from mmext_backbones.utils.console import say, silence_libraries
 from mmext_backbones.utils.errors import UserError
 from mmext_backbones.utils.words import plural
@@ -36,6 +36,7 @@ try:
     from mmext_backbones.export.whole.building import load_model
     from mmext_backbones.export.whole.checking import row_table
     from mmext_backbones.export.writing import check_packages
+    from mmext_backbones.runtime import copy_runtime
 except ImportError as error:
     if '--traceback' in sys.argv:
         raise
@@ -94,6 +95,8 @@ def main(argv: list[str]) -> int:
     for key, value in made.metadata.items():
         say(f'{key} = {value}')
     say(f'{out}: {out.stat().st_size / 2**20:.1f} MiB, {made.nodes} nodes, written in {made.seconds:.0f} s')
+    if args.whole:
+        say(runtime_beside(out))
     if args.speed:
         x = torch.randn(args.batch or 1, made.network.in_channels, *args.size)
         ours, theirs = speed(made.network, made.run, x)
@@ -123,6 +126,15 @@ def load_whole(args: argparse.Namespace) -> Callable[..., ExportedWhole]:
     return partial(
         export_whole, loaded.model, raw=args.raw, openvino=args.check == 'openvino', metadata=loaded.metadata
     )
+
+
+def runtime_beside(out: Path) -> str:
+    """Puts `predict.py` beside a file that is written already: whatever fails here ends nothing."""
+    try:
+        script = copy_runtime(out.resolve().parent)
+    except (UserError, OSError) as error:
+        return f'note: predict.py, which runs the file without PyTorch, was not copied: {error}'
+    return f'{command_line(os.path.relpath(script), out, "PICTURES")} runs it without PyTorch'
 
 
 def check_arguments(args: argparse.Namespace, out: Path) -> None:

@@ -12,6 +12,9 @@ from mmengine.config import Config
 from mmext_backbones.export import ParityError
 from mmext_backbones.export.whole import whole_network
 from mmext_backbones.export.whole.building import load_model
+from mmext_backbones.export.whole.checking import pictures
+from mmext_backbones.export.whole.checking import predict as predictions
+from mmext_backbones.runtime import predict
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.utils.errors import UserError
 
@@ -78,6 +81,18 @@ def test_a_detector_with_weights(tmp_path, checkpoint, capsys):
     whole = json.loads(session.get_modelmeta().custom_metadata_map['mmext_backbones.whole'])
     assert (whole['task'], whole['classes']) == ('detection', NAMES)
     assert [each.name for each in session.get_outputs()] == ['dets', 'labels']
+    assert re.search(r'python \S*predict\.py \S*net\.onnx PICTURES runs it without PyTorch', printed)
+    picture = pictures(1, (64, 96))[0].permute(1, 2, 0).numpy().astype('uint8')
+    found = predict.Model(tmp_path / 'net.onnx').predict(picture)
+    model = load_model(str(arguments[0]), str(checkpoint)).model
+    (expected,) = (
+        each.pred_instances
+        for each in predictions(model, whole_network(model, False), torch.from_numpy(picture).permute(2, 0, 1)[None])
+    )
+    assert len(found['boxes']) == len(expected)
+    torch.testing.assert_close(torch.from_numpy(found['scores']), expected.scores)
+    torch.testing.assert_close(torch.from_numpy(found['boxes']), expected.bboxes, rtol=0, atol=1e-3)
+    assert (tmp_path / 'predict.py').read_bytes() == Path(predict.__file__).read_bytes()
     assert run_cli(tool.main, arguments) == 2
     assert 'exists already' in capsys.readouterr().err
 
