@@ -33,9 +33,9 @@ try:
     from mmext_backbones.export import Exported, ExportedWhole, ParityError, export_onnx, export_torch, export_whole
     from mmext_backbones.export.building import build_parts, load_weights
     from mmext_backbones.export.checking import speed, table
-    from mmext_backbones.export.whole.building import load_model
     from mmext_backbones.export.whole.checking import row_table
     from mmext_backbones.export.writing import check_packages
+    from mmext_backbones.inference.loading import load_model
     from mmext_backbones.runtime import copy_runtime
 except ImportError as error:
     if '--traceback' in sys.argv:

@@ -19,6 +19,7 @@ os.environ.setdefault('GOMP_SPINCOUNT', '20000')  # see tools/test.py
 try:
     from mmext_backbones.config.options import add_config_options
     from mmext_backbones.inference.command import infer
+    from mmext_backbones.runtime import RUNTIMES
     from mmext_backbones.utils.cli import add_traceback_option, run_cli
 except ImportError as error:
     if '--traceback' in sys.argv:
@@ -39,6 +40,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--out', metavar='DIR', help='folder of results (default: predictions/<config>)')
     parser.add_argument('--video', action='store_true', help='predict videos frame by frame and write MP4')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
+    parser.add_argument(
+        '--runtime',
+        choices=['torch', *RUNTIMES],
+        default='torch',
+        help='what computes: for the others, on the CPU, the model is exported at the first use (default: torch)',
+    )
     parser.add_argument('--tta', action='store_true', help='predict several views of each picture and merge them')
     parser.add_argument(
         '--threshold',
@@ -72,6 +79,7 @@ def main(argv: list[str]) -> int:
         batch_size=args.batch_size,
         only=args.classes,
         save_crop=args.save_crop,
+        runtime=args.runtime,
     )
 
 

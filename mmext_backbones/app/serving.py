@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..runtime import RUNTIMES
 from ..utils.cli import add_traceback_option
 from ..utils.errors import UserError
 from .finding import find_runs, models_of
@@ -52,6 +53,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--host', default='127.0.0.1', help='address to listen at (default: 127.0.0.1, this machine)')
     parser.add_argument('--port', type=int, default=7860, help='port to listen at (default: 7860)')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU where there is one)')
+    parser.add_argument(
+        '--runtime',
+        choices=['torch', *RUNTIMES],
+        default='torch',
+        help='what computes: for the others, on the CPU, a model is exported when it is first used (default: torch)',
+    )
     parser.add_argument('--keep', type=int, default=2, metavar='N', help='models kept in memory (default: 2)')
     parser.add_argument(
         '--share', action='store_true', help='also at a public address of gradio.live, for everybody who has the link'
@@ -86,6 +93,7 @@ def main(argv: Sequence[str]) -> None:
         host=args.host,
         port=args.port,
         device=args.device,
+        runtime=args.runtime,
         keep=args.keep,
         share=args.share,
         typed=args.typed_paths,
@@ -109,6 +117,7 @@ def serve(
     host: str = '127.0.0.1',
     port: int = 7860,
     device: str | None = None,
+    runtime: str = 'torch',
     keep: int = 2,
     share: bool = False,
     typed: bool = False,
@@ -126,6 +135,7 @@ def serve(
         host: Address to listen at.
         port: Port to listen at.
         device: Of the models.
+        runtime: What computes, as for `Predictor`.
         keep: Models kept in memory.
         share: Whether gradio.live gives the page a public address.
         typed: Whether models can be added by their paths: a config that is named is run.
@@ -147,7 +157,7 @@ def serve(
 
         from .page import CSS, build_page, theme
 
-        models = LoadedModels(load or _loader(device), keep)
+        models = LoadedModels(load or _loader(device, runtime), keep)
         handlers = Handlers(lambda: named or find_runs(work_dirs), models, typed=typed, uploads=folder)
         guard = Middleware(
             Guard,
@@ -221,11 +231,11 @@ def _import_gradio() -> None:
         raise UserError(f'the web page needs gradio 6 or later, and {gradio.__version__} is installed: {EXTRA}')
 
 
-def _loader(device: str | None) -> Callable[[str, str, bool], Any]:
+def _loader(device: str | None, runtime: str = 'torch') -> Callable[[str, str, bool], Any]:
     def load(config: str, weights: str, tta: bool) -> Any:
         from ..inference import Predictor
 
-        return Predictor(config, weights, device=device, tta=tta)
+        return Predictor(config, weights, device=device, tta=tta, runtime=runtime)
 
     return load
 

@@ -42,6 +42,7 @@ def infer(
     batch_size: int = 1,
     only: Sequence[str] | None = None,
     save_crop: bool = False,
+    runtime: str = 'torch',
 ) -> int:
     """Predicts pictures or videos and leaves a folder of results, see `results`.
 
@@ -61,6 +62,7 @@ def infer(
         batch_size: Pictures that are predicted at once, see `Predictor.predict`.
         only: As for `Predictor`.
         save_crop: Also write the box of each object, cut out.
+        runtime: As for `Predictor`.
 
     Returns:
         The exit code: 1 if a file could not be read, else 0.
@@ -84,17 +86,18 @@ def infer(
         'video': video,
         'only': None if only is None else list(only),
         'threshold': threshold,
+        'runtime': runtime,
         'sources': [str(source.path) for source in sources],
     }
     names = [f'videos/{source.name}.mp4' if video else f'pictures/{_picture(source)}' for source in sources]
     results = Results(folder, run, names, overwrite=overwrite)
-    predictor = Predictor(config, weights, device, tta, shapes=shapes, options=options, only=only)
+    predictor = Predictor(config, weights, device, tta, shapes=shapes, options=options, only=only, runtime=runtime)
     if save_crop and predictor.task != 'detection':
         raise UserError(f'--save-crop cuts out the boxes of a detector, and this model is for {predictor.task}.')
     views = ', several views of each' if predictor.tta else ''
     what = plural(len(sources), 'video' if video else 'picture')
-    model = getattr(predictor.model, 'module', predictor.model)  # of test-time augmentation
-    say(f'{type(model).__name__}: {predictor.task} of {what} on {predictor.device}{views}')
+    place = f'on {predictor.device}' if runtime == 'torch' else f'by {runtime}'
+    say(f'{predictor.name}: {predictor.task} of {what} {place}{views}')
     if results.replaces:
         say(f'Results in {folder} are replaced.')
 

@@ -18,6 +18,7 @@ from ..drawing.pixels import to_rgb
 from ..utils.devices import find_device
 from ..utils.errors import UserError, did_you_mean, first_line
 from ..utils.words import plural
+from .exported import check_runtime, run_exported
 from .images import ImageError, Picture
 from .network import build, read_config
 from .prediction import Prediction
@@ -45,15 +46,19 @@ class Predictor:
         options: Dotted config keys with values, applied after everything else.
         only: Classes that predictions are limited to, by name or by number; all when None. Pixels of a segmentation
             that are of another class are -1.
+        runtime: What computes: ``'torch'``, or ``'onnxruntime'`` or ``'openvino'`` on the CPU, for which the model is
+            exported at the first use (docs/export.md) and kept beside the weights.
 
     Attributes:
         task: ``'detection'``, ``'segmentation'`` or ``'classification'``.
         classes: Names of the classes: as the weights were trained, or else of the config's data.
+        name: Of the class of the model.
+        runtime: What computes.
         tta: Whether several views are merged; a config that a test with ``--tta`` left in a work dir does it unasked.
 
     Raises:
-        UserError: if the config or the weights cannot be read, do not fit each other, or there is no such device or
-            class.
+        UserError: if the config or the weights cannot be read, do not fit each other, there is no such device or
+            class, or the model cannot be exported for the runtime.
     """
 
     def __init__(
@@ -66,8 +71,9 @@ class Predictor:
         shapes: bool = False,
         options: Mapping[str, Any] | None = None,
         only: Sequence[str | int] | None = None,
+        runtime: str = 'torch',
     ) -> None:
-        self.device = find_device(device)
+        self.device = find_device(check_runtime(runtime, device, tta))
         cfg = read_config(config, shapes=shapes, options=options)
         network = build(cfg, os.fspath(weights), device=self.device, tta=tta, shapes=shapes)
         self.scope = cfg.get('default_scope')
@@ -75,7 +81,12 @@ class Predictor:
         self.classes = network.classes
         self.palette = network.palette
         self.tta = network.tta
+        self.name = type(getattr(network.model, 'module', network.model)).__name__  # inside of what merges views
+        self.runtime = runtime
         self.model = network.model
+        if runtime != 'torch':
+            check_runtime(runtime, None, network.tta)
+            self.model = run_exported(network, cfg, os.fspath(weights), runtime)
         self._only = None if only is None else _labels_of(only, network.classes)
         self._read = network.read
         self._pipeline = network.pipeline

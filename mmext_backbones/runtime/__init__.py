@@ -5,8 +5,9 @@ from pathlib import Path
 from ..utils.errors import UserError
 from ..utils.files import write_whole
 
-__all__ = ['copy_runtime']
+__all__ = ['RUNTIMES', 'copy_runtime']
 
+RUNTIMES = ('onnxruntime', 'openvino')
 NAME = 'predict.py'
 
 

@@ -67,7 +67,7 @@ def check_classes(file: str, runtime: str, dataset: Any) -> None:
         )
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)
 def load_file(file: str, runtime: str) -> Model:
     """The file, ready to run; it is no part of a network, which hooks may copy.
 
@@ -113,7 +113,7 @@ class ExportedModel(BaseModel):
         for picture in data['inputs']:
             if not isinstance(picture, torch.Tensor) or picture.ndim != 3 or picture.shape[0] != 3:
                 raise UserError(
-                    '--onnx: the test pipeline of the config has to give one picture of three channels each.'
+                    f'{self.file}: the test pipeline of the config has to give one picture of three channels each.'
                 )
         pairs = zip(data['inputs'], samples, strict=True)
         for _, group in itertools.groupby(pairs, key=lambda pair: pair[0].shape):
@@ -139,7 +139,7 @@ def _predict(model: Model, pictures: Sequence, samples: Sequence) -> None:
     try:
         results = model.predict_resized(pictures, sizes, scales=[tuple(scale)[:2] for scale in scales])
     except PictureError as error:
-        raise UserError(f'--onnx: image {samples[0].metainfo.get("img_path")} {error}.') from error
+        raise UserError(f'image {samples[0].metainfo.get("img_path")} {error}.') from error
     for sample, result in zip(samples, results, strict=True):
         tensors = {key: torch.from_numpy(value) for key, value in result.items() if key != 'size'}
         if 'segmentation' in tensors:

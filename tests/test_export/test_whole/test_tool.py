@@ -11,9 +11,9 @@ from mmengine.config import Config
 
 from mmext_backbones.export import ParityError
 from mmext_backbones.export.whole import whole_network
-from mmext_backbones.export.whole.building import load_model
 from mmext_backbones.export.whole.checking import pictures
 from mmext_backbones.export.whole.checking import predict as predictions
+from mmext_backbones.inference.loading import load_model
 from mmext_backbones.runtime import predict
 from mmext_backbones.utils.cli import run_cli
 from mmext_backbones.utils.errors import UserError

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.config import Config
 from torch import nn
 
-from ...inference.network import build, dataset_of_test, read_config
-from .resizing import describe_resize
+from ..export.whole.resizing import describe_resize
+from .network import Network, build, dataset_of_test, read_config
 
-__all__ = ['Loaded', 'load_model']
+__all__ = ['Loaded', 'described', 'load_model']
 
 
 class Loaded(NamedTuple):
@@ -41,6 +42,14 @@ def load_model(config: str, weights: str | None, options: Mapping[str, Any] | No
     """
     cfg = read_config(config, shapes=False, options=options)
     network = build(cfg, weights, device=torch.device('cpu'), tta=False, shapes=False)
+    loaded = described(network, cfg, weights)
+    if weights is None:
+        loaded.notes.append('no weights were named, so the file holds random ones')
+    return loaded
+
+
+def described(network: Network, cfg: Config, weights: str | None) -> Loaded:
+    """A network that was built from a config, with what its file is to say."""
     resize = describe_resize(dataset_of_test(cfg).pipeline)
     metadata = {
         'classes': network.classes,
@@ -50,8 +59,6 @@ def load_model(config: str, weights: str | None, options: Mapping[str, Any] | No
     }
     arch = (cfg.model.get('backbone') or {}).get('arch')
     notes = [] if resize.note is None else [resize.note]
-    if weights is None:
-        notes.append('no weights were named, so the file holds random ones')
     return Loaded(network.model, metadata | ({} if arch is None else {'arch': arch}), notes)
 
 
