@@ -139,6 +139,20 @@ def test_names_that_are_numbers_number_the_pictures(photos):
     assert [image['id'] for image in json.loads((photos / 'r.images.json').read_text())['images']] == [7, 12]
 
 
+def test_a_file_that_does_not_know_its_classes(photos, capsys):
+    model = whole_files.detector(photos / 'x.onnx', classes=[], palette=[])
+    assert run(model, photos / 'b', '--out', photos / 'out', '--json', photos / 'r.json') == 0
+    assert '7.png: 1 class 2, 1 class 0' in capsys.readouterr().out
+    assert [entry['category_id'] for entry in json.loads((photos / 'r.json').read_text())] == [3, 1, 2]
+
+
+def test_classes_of_coco_have_its_numbers():
+    classes = ['person', *map(str, range(78)), 'toothbrush']
+    numbers = [predict.category_id(classes, label) for label in range(80)]
+    assert (numbers[0], numbers[11], numbers[79], len(set(numbers))) == (1, 13, 90, 80)
+    assert [predict.category_id(['a', 'b'], label) for label in (0, 1)] == [1, 2]
+
+
 def test_a_batch_changes_nothing(photos):
     model = whole_files.detector(photos / 'x.onnx')
     for size in (1, 2, 8):
