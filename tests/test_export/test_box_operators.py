@@ -112,7 +112,7 @@ def in_onnxruntime(path):
 
 
 def in_openvino(path):
-    openvino = pytest.importorskip('openvino', reason='a runtime that no stack here needs')
+    openvino = pytest.importorskip('openvino', reason='requirements/extras.txt is not installed')
     compiled = openvino.Core().compile_model(str(path), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     return lambda *given: list(compiled([x.numpy() for x in given]).values())
 

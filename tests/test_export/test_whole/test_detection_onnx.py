@@ -176,7 +176,7 @@ def test_images_without_proposals(tmp_path):
 
 @each_kind
 def test_in_openvino(exported):
-    pytest.importorskip('openvino', reason='a runtime that no stack here needs')
+    pytest.importorskip('openvino', reason='requirements/extras.txt is not installed')
     model, made = exported
     rows = rows_of(model, made.network, checking.run_openvino(made.path))
     limits = {'unmatched': 0.0, 'boxes': 1e-2, 'scores': 1e-4, 'masks': 1e-3}
