@@ -25,6 +25,9 @@ import torch
 from mmext_backbones.analysis.estimate_table import replace_table
 from mmext_backbones.ops.elsa import gpu as elsa
 from mmext_backbones.ops.gpu_support import BFLOAT16
+from mmext_backbones.ops.gpu_support import CAPABILITY as OF_ROWS
+from mmext_backbones.ops.layer_norm import gpu as layer_norm
+from mmext_backbones.ops.norm_gelu import gpu as gelu
 from mmext_backbones.ops.window_attention import gpu as windows
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
 from mmext_backbones.utils.errors import UserError
@@ -44,6 +47,7 @@ WINDOWS = (
 )  # one for each block of tokens, 64, 128 and 256: 8 x 8 takes the kernel of 7 x 7, 16 x 16 that of 12 x 12
 HEAD_DIMS = 32, 64, 128
 KERNEL_SIZE = 7  # of ELSA
+CHANNELS = 96, 1536  # of norms; GELU takes 128 at a time of any
 
 
 class Kernel(NamedTuple):
@@ -52,8 +56,8 @@ class Kernel(NamedTuple):
     Attributes:
         name: operator and direction.
         dtype: of the maps.
-        edge: of the window or the neighbourhood.
-        head_dim: channels of a head.
+        edge: of the window or the neighbourhood; 1 for norms and GELU, which look at each token alone.
+        head_dim: channels of a head, or of a token.
     """
 
     name: str
@@ -88,11 +92,16 @@ def kernels() -> Iterator[Kernel]:
     for dtype in TYPES:
         for direction in ('forward', 'backward_values', 'backward_logits', 'backward_static'):
             yield Kernel(f'elsa {direction}', dtype, KERNEL_SIZE, 32)
+    for dtype in TYPES:
+        for channels in CHANNELS:
+            yield Kernel('layer_norm forward', dtype, 1, channels)
+            yield Kernel('layer_norm backward', dtype, 1, channels)
+        yield Kernel('gelu backward', dtype, 1, 4 * CHANNELS[0])
 
 
 def is_compiled(kernel: Kernel, capability: int) -> bool:
     """Whether a GPU of this compute capability is one that the kernel is for."""
-    least = (elsa if kernel.name.startswith('elsa') else windows).CAPABILITY
+    least = {'elsa': elsa.CAPABILITY, 'window_attention': windows.CAPABILITY}.get(kernel.name.split()[0], OF_ROWS)
     return divmod(capability, 10) >= (max(least, BFLOAT16) if kernel.dtype == torch.bfloat16 else least)
 
 
@@ -101,7 +110,7 @@ def taken(kernel: Kernel, capability: int) -> bool:
     if not is_compiled(kernel, capability):
         return False
     operator, direction = kernel.name.split()
-    if operator == 'elsa':
+    if operator != 'window_attention':
         return True
     size = kernel.dtype, kernel.head_dim, kernel.edge**2
     fits = windows.does_not_fit(*size, windows.largest_block(SHARED[capability] * KIB)) is None
@@ -111,8 +120,9 @@ def taken(kernel: Kernel, capability: int) -> bool:
 def compiled(kernel: Kernel, capability: int) -> tuple[Usage, Any]:
     """What a kernel takes on a GPU that need not be there, and what Triton made."""
     operator, direction = kernel.name.split()
-    function, types, options = (_of_elsa if operator == 'elsa' else _of_windows)(kernel, direction)
+    function, types, options = OPERATORS[operator](kernel, direction)
     types |= dict.fromkeys(('bias', 'padding', 'sums_bias', 'sums_padding', 'lse', 'add', 'sums_add'), '*fp32')
+    types |= dict.fromkeys(('weight', 'sums', 'skip', 'grad_x'), '*fp32') | {'eps': 'fp32'}
     constants = {name: options[name] for name in function.arg_names if name in options}
     compiler = {name: options[name] for name in ('num_warps', 'num_stages') if name in options}
     began = time.monotonic()
@@ -137,6 +147,20 @@ def _of_elsa(kernel: Kernel, direction: str) -> tuple[Any, dict, dict]:
     return getattr(elsa.kernels(), direction), types, options
 
 
+def _of_layer_norm(kernel: Kernel, direction: str) -> tuple[Any, dict, dict]:
+    """As under autocast: of a map in float32."""
+    types = dict.fromkeys(('grad', 'y'), TYPES[kernel.dtype]) | {'x': '*fp32'}
+    return getattr(layer_norm.kernels(), direction), types, layer_norm.options_of(kernel.head_dim)
+
+
+def _of_gelu(kernel: Kernel, direction: str) -> tuple[Any, dict, dict]:
+    types = dict.fromkeys(('grad', 'x', 'y'), TYPES[kernel.dtype])
+    return getattr(gelu.kernels(), direction), types, gelu.OPTIONS | {'TANH': False}
+
+
+OPERATORS = {'window_attention': _of_windows, 'elsa': _of_elsa, 'layer_norm': _of_layer_norm, 'gelu': _of_gelu}
+
+
 def compiled_kernel(function, types, constants, capability, pointers=None, **options):
     """A kernel of Triton compiled for a GPU that need not be there.
 
@@ -145,7 +169,7 @@ def compiled_kernel(function, types, constants, capability, pointers=None, **opt
         types: of its arguments; what is missing is a 32-bit integer.
         constants: values of those that are constants.
         capability: of the GPU, 80 for 8.0.
-        pointers: what to know of pointers, from Triton 3.2 on.
+        pointers: what to know of pointers, and of the number of channels `C`, from Triton 3.2 on.
         options: of the compiler.
     """
     import triton
@@ -159,7 +183,9 @@ def compiled_kernel(function, types, constants, capability, pointers=None, **opt
     else:
         signature = {name: 'constexpr' if name in constants else types.get(name, 'i32') for name in names}
         places = {(i,): constants[name] for i, name in enumerate(names) if name in constants}
-        attributes = pointers and {(i,): pointers for i, name in enumerate(names) if signature[name][0] == '*'}
+        attributes = pointers and {
+            (i,): pointers for i, name in enumerate(names) if signature[name][0] == '*' or name == 'C'
+        }
         source = ASTSource(function, signature, places, attributes)
     return triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)
 
@@ -209,7 +235,7 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: a line for each kernel, a column for each GPU; in brackets what 'auto' leaves to PyTorch."""
     capabilities = sorted({row['capability'] for row in rows})
     lines = [
-        '| kernel | type | edge | head | ' + ' | '.join(f'sm_{each}, {GPUS[each]}' for each in capabilities) + ' |',
+        '| kernel | type | edge | channels | ' + ' | '.join(f'sm_{each}, {GPUS[each]}' for each in capabilities) + ' |',
         '|---|---|--:|--:|' + '---|' * len(capabilities),
     ]
     cells: dict[tuple, dict[int, str]] = {}

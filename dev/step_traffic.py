@@ -30,6 +30,7 @@ from torch.utils.flop_counter import flop_registry
 
 from mmext_backbones.analysis.estimate import Storages, without_numbers
 from mmext_backbones.analysis.estimate_table import replace_table
+from mmext_backbones.ops import gpu_support
 from mmext_backbones.ops.bilstm2d import torch_lstm
 from mmext_backbones.ops.window_attention import gpu as window_attention_gpu
 from mmext_backbones.utils.cli import add_traceback_option, run_cli
@@ -107,6 +108,7 @@ def as_on_a_gpu() -> Iterator[FakeTensorMode]:
         for owner, name, answer in (
             (window_attention_gpu, 'why_not', lambda *args: None),
             (elsa, 'gpu_why_not', lambda *args: None),
+            (gpu_support, 'why_not_rows', lambda *args: None),
             (torch, 'lstm', _lstm),
             (torch._VF, 'lstm', _lstm),
         ):

@@ -421,21 +421,21 @@ def test_showing_of_nothing(capsys):
 IN_THE_INTERPRETER = """
 import torch
 from mmext_backbones.doctor import triton_check
-from mmext_backbones.ops.elsa import gpu
 
 print(*triton_check.check_kernels(torch.device('cpu')), sep='\\n')
-for owner, name in ((gpu.ELSAGPU, 'backward'), (triton_check.windows_gpu.WindowAttentionFunction, 'backward')):
-    right = getattr(owner, name)
+for module in (triton_check.elsa, triton_check.windows):
+    right = module.BACKWARD
 
-    def wrong(ctx, grad):
-        return right(ctx, 1.1 * grad)
+    def wrong(*args):
+        first, *others = right.kernel(*args)
+        return 1.1 * first, *others
 
-    setattr(owner, name, staticmethod(wrong))
+    module.BACKWARD = right._replace(kernel=wrong)
     try:
         triton_check.check_kernels(torch.device('cpu'))
     except RuntimeError as error:
         print(error)
-    setattr(owner, name, staticmethod(right))
+    module.BACKWARD = right
 """
 
 
@@ -449,27 +449,51 @@ def test_the_check_of_tritons_kernels_runs_all_of_them_and_finds_a_wrong_gradien
     assert done.returncode == 0, done.stderr
     *checked, wrong_filters, wrong_windows = done.stdout.splitlines()
     names = {line.partition(' in torch.')[0] for line in checked}
-    assert names == {'window attention', 'window attention, shifted and padded', 'grid attention', 'elsa'}
+    assert names == {case.name for case in triton_check.CASES}
     assert {line.partition(' in torch.')[2] for line in checked} == {'float32', 'float16', 'bfloat16'}
-    assert len(checked) == 12
-    assert re.match(r'elsa in torch.float32: the gradient of argument 1 is wrong, by 1.0e-01', wrong_filters)
-    assert re.match(r'window attention in torch.float32: the gradient of argument 1 is wrong', wrong_windows)
+    assert len(checked) == 3 * len(names) == 18
+    assert wrong_filters.startswith('elsa in torch.float32: the gradient of v is off by 1.0e-01')
+    assert wrong_windows.startswith('window attention in torch.float32: the gradient of qkv is off by 1.0e-01')
+
+
+def rounded(launcher):
+    """A launcher whose kernel is PyTorch's form, rounded as a kernel's results are."""
+
+    def kernel(*args):
+        wide = launcher.in_torch(*(x.double() if isinstance(x, torch.Tensor) else x for x in args))
+        types = [x.dtype for x in compared(launcher.in_torch(*args))]
+        return tuple(x.to(dtype) for x, dtype in zip(compared(wide), types, strict=True))
+
+    return launcher._replace(kernel=kernel)
+
+
+def compared(results):
+    return (results,) if isinstance(results, torch.Tensor) else results
 
 
 def test_what_the_check_compares(monkeypatch):
-    """Forward and backward of every operator and type, with the formula in the kernels' place."""
-    monkeypatch.setattr(triton_check, '_why_not', lambda *args: None)
-    cases = {name: (formula, formula, shapes) for name, (_, formula, shapes) in triton_check.CASES.items()}
+    """Forward and backward of every operator and type, with PyTorch's form in the kernels' place."""
+    cases = [
+        case._replace(
+            why_not=lambda *args: None,
+            passes=lambda dtype, case=case: [(rounded(launcher), args) for launcher, args in case.passes(dtype)],
+        )
+        for case in triton_check.CASES
+    ]
     monkeypatch.setattr(triton_check, 'CASES', cases)
-    assert len(triton_check.check_kernels(torch.device('cpu'))) == 12
-    right = cases['elsa'][1]
-    for wrong in (
-        lambda *tensors: 1.1 * right(*tensors),
-        lambda v, logits, add: right(v, logits, add.detach() + 0 * add),
-    ):
-        cases['elsa'] = wrong, *cases['elsa'][1:]
-        with pytest.raises(RuntimeError, match=r'elsa in torch.float32: the (output|gradient of argument 3) is wrong'):
-            triton_check.check_kernels(torch.device('cpu'))
-    monkeypatch.setattr(triton_check, '_why_not', lambda *args: 'no such kernel')
+    assert len(triton_check.check_kernels(torch.device('cpu'))) == 18
+    for case in cases:
+        for number in range(len(case.passes(torch.float32))):
+
+            def passes(dtype, case=case, number=number):
+                chosen = case.passes(dtype)
+                launcher, args = chosen[number]
+                wrong = launcher._replace(kernel=lambda *args: [1.1 * x for x in compared(launcher.kernel(*args))])
+                return [*chosen[:number], (wrong, args), *chosen[number + 1 :]]
+
+            monkeypatch.setattr(triton_check, 'CASES', [case._replace(passes=passes)])
+            with pytest.raises(RuntimeError, match=f'{case.name} in torch.float32: the .* is off by 1.0e-01'):
+                triton_check.check_kernels(torch.device('cpu'))
+    monkeypatch.setattr(triton_check, 'CASES', [cases[0]._replace(why_not=lambda *args: 'no such kernel')])
     with pytest.raises(RuntimeError, match=r'window attention in torch.float32: no such kernel'):
         triton_check.check_kernels(torch.device('cpu'))

@@ -14,7 +14,10 @@ from torch import Tensor
 from mmext_backbones.ops import bilstm2d, elsa, global_attention, outlook, product_conv, window_attention
 from mmext_backbones.ops.elsa import gpu as elsa_gpu
 from mmext_backbones.ops.gpu_compiling import compile_ahead
+from mmext_backbones.ops.gpu_support import why_not_rows
+from mmext_backbones.ops.layer_norm import gpu as norm_gpu
 from mmext_backbones.ops.mlp import norm_mlp
+from mmext_backbones.ops.norm_gelu import gpu as gelu_gpu
 from mmext_backbones.ops.self_check import TOLERANCES
 from mmext_backbones.ops.window_attention import gpu as windows_gpu
 
@@ -98,7 +101,27 @@ def cases(dry: bool) -> list[Case]:
             [(*map_, 3 * C)],
             ('torch',),
         ),
-        Case('norm_mlp', _mlp, [(*map_, C), (C,), (C,), (4 * C, C), (4 * C,), (C, 4 * C), (C,)], ('torch',), 4),
+        Case('norm_mlp', _mlp, [(*map_, C), (C,), (C,), (4 * C, C), (4 * C,), (C, 4 * C), (C,)], ('auto',), 4),
+        *(
+            Case(
+                f'layer_norm, {channels}',
+                _norm,
+                [(*map_, channels), (channels,), (channels,)],
+                ('gpu', 'torch'),
+                why_not=partial(why_not_rows, norm_gpu.KERNEL),
+            )
+            for channels in ((C, 45) if dry else (96, 45, 768, 1536))
+        ),
+        *(
+            Case(
+                f'gelu, {kind}',
+                partial(_gelu, kind),
+                [(*map_, 200)],
+                ('gpu', 'torch'),
+                why_not=partial(why_not_rows, gelu_gpu.KERNEL),
+            )
+            for kind in ('none', 'tanh')
+        ),
     ]
 
 
@@ -120,9 +143,42 @@ def _elsa(k: int) -> Callable[..., Tensor]:
     return lambda form, v, logits, add: elsa(v, logits, None, add, num_heads=HEADS, kernel_size=k, backend=form)
 
 
+class _ByKernel(torch.autograd.Function):
+    """A norm, or without weights a GELU, whose passes are kernels; x is added to the output of a norm."""
+
+    @staticmethod
+    def forward(ctx, approximate, x, *params):
+        ctx.save_for_backward(x, *params)
+        ctx.approximate = approximate
+        if not params:
+            return F.gelu(x, approximate=approximate)
+        return x + norm_gpu.forward(x, *params, MLP['eps'], x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, *params = ctx.saved_tensors
+        if params:
+            return None, *norm_gpu.backward(grad, x, *params, MLP['eps'], skip=grad, again=False)[1:]
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        gelu_gpu.gelu_backward_sum_(grad, x.contiguous(), ctx.approximate)
+        return None, grad
+
+
+def _norm(form: str, x: Tensor, *params: Tensor) -> Tensor:
+    """x and its norm, by PyTorch as under autocast."""
+    if form == 'gpu':
+        return _ByKernel.apply('none', x, *params)
+    wide = [each.to(torch.promote_types(x.dtype, torch.float32)) for each in (x, *params)]
+    return x + F.layer_norm(wide[0], x.shape[-1:], *wide[1:], MLP['eps']).to(x.dtype)
+
+
+def _gelu(kind: str, form: str, x: Tensor) -> Tensor:
+    return _ByKernel.apply(kind, x) if form == 'gpu' else F.gelu(x, approximate=kind)
+
+
 def _mlp(form: str, x: Tensor, *weights: Tensor) -> Tensor:
     """The perceptron with its norm; 'reference' is the formula."""
-    if form == 'torch':
+    if form != 'reference':
         return norm_mlp(x, *weights, **MLP)
     y = F.layer_norm(x, x.shape[-1:], *weights[:2], MLP['eps'])
     return F.linear(F.gelu(F.linear(y, *weights[2:4])), *weights[4:])
@@ -195,7 +251,8 @@ def compile_all(chosen: Sequence[Case], dtypes: Sequence[str], device: torch.dev
             except Exception as error:
                 errors.append(f'{name}: {type(error).__name__}: {error}'[:300])
 
-    compile_ahead('gpu_check', (str(device), *dtypes), run)
+    failed = compile_ahead('gpu_check', (str(device), *dtypes), run)
+    errors += [f'{type(error).__name__}: {error}'[:300] for error in failed]
     return {'seconds': round(time.monotonic() - began, 1), 'errors': errors}
 
 
@@ -216,6 +273,15 @@ def _launch(case: Case, empty: Sequence[Tensor]) -> None:
         v, logits, k = v.permute(0, 2, 3, 1), logits.permute(0, 2, 3, 1), add.shape[-1]
         out, lse = elsa_gpu._forward(v, logits, add, HEADS, k)
         elsa_gpu._backward(out, v, logits, lse, add, HEADS, k, [True] * 3)
+        return
+    if case.name.startswith('layer_norm'):
+        x, weight, bias = empty[0].flatten(0, -2), *empty[1:]
+        y = norm_gpu._forward(x, weight, bias, MLP['eps'], x.dtype)
+        norm_gpu._backward(y, x, weight, bias, y, MLP['eps'], False)
+        return
+    if case.name.startswith('gelu'):
+        x = empty[0].flatten(0, -2)
+        gelu_gpu._backward(x, x, case.name.endswith('tanh'), True)
         return
     qkv, bias, padding = (*empty, None)[:3]
     values = [case.options[name] for name in ('num_heads', 'window_size', 'scale', 'shift_size', 'grid')]

@@ -96,7 +96,7 @@ def _mlp(map_, C: int) -> Case:
 
 
 MLP_CASE = next(case for case in cases(True) if case.name == 'norm_mlp')
-MLPS: Sides = {'recomputed': partial(MLP_CASE.run, 'torch'), 'kept': partial(MLP_CASE.run, 'reference')}
+MLPS: Sides = {'recomputed': partial(MLP_CASE.run, 'auto'), 'kept': partial(MLP_CASE.run, 'reference')}
 
 
 def _lstm(map_, C: int) -> Case:

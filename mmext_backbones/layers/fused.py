@@ -21,8 +21,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mmext_backbones.ops import product_conv
 from mmext_backbones.ops.backends import from_environment
+from mmext_backbones.ops.bilstm2d.torch_lstm import lstm_dtype
 from mmext_backbones.ops.conv import conv2d
 from mmext_backbones.ops.derivatives import is_transformed
+from mmext_backbones.ops.layer_norm import norm_beside, runs_as_kernel
 from mmext_backbones.ops.mlp import norm_mlp
 from mmext_backbones.ops.norm_gelu import gelu
 from mmext_backbones.ops.recompute import (
@@ -32,6 +34,7 @@ from mmext_backbones.ops.recompute import (
     LayerNorm,
     Linear,
     Prologue,
+    product_dtype,
     recompute,
     squeeze_excite_gate,
 )
@@ -166,8 +169,8 @@ def in_block_by(form: Callable[..., Tensor]) -> Callable[[Method], Method]:
     """Decorates the forward of a branch of `TransformerBlock`: in a block, `form` runs in place of it and of its norm.
 
     Args:
-        form: called as ``form(branch, x, *context, norm=norm, skip=skip)`` for ``branch(norm(x), *context)``, plus
-            skip where that is not None.
+        form: called as ``form(branch, x, *context, norm=norm, drop_path=drop_path)`` for
+            ``x + drop_path(branch(norm(x), *context))``.
     """
 
     def decorate(plain: Method) -> Method:
@@ -185,71 +188,91 @@ def transformer_block(block: nn.Module, x: Tensor, *context) -> Tensor | None:
     """Each branch with its norm, and with the sum where no stochastic depth comes between."""
     if not is_unobserved():
         return None
-    joined = can_fuse(block.drop_path) and is_unobserved(*block.children())
     for norm, branch, inputs in ((block.norm1, block.attn, context), (block.norm2, block.mlp, ())):
         form = BRANCHES.get(type(branch).forward) if is_unobserved(norm, branch) else None
         if form is None:
             x = x + block.drop_path(branch(norm(x), *inputs))
-        elif joined:
-            x = form(branch, x, *inputs, norm=norm, skip=x)
         else:
-            x = x + block.drop_path(form(branch, x, *inputs, norm=norm, skip=None))
+            x = form(branch, x, *inputs, norm=norm, drop_path=block.drop_path)
     return x
 
 
-def attention(attn: nn.Module, x: Tensor, *context, norm: nn.Module, skip: Tensor | None) -> Tensor:
-    """proj(attend(qkv(norm(x)))): the norm with the first product, the sum with the last."""
-    x = attn.attend(norm_then_linear(x, norm, attn.qkv), *context)
-    return linear_add(x, attn.proj, skip, getattr(attn, 'proj_drop', None))
+def attention(attn: nn.Module, x: Tensor, *context, norm: nn.Module, drop_path: nn.Module) -> Tensor:
+    """x + proj(attend(qkv(norm(x)))): the norm with the first product, the sum with the last."""
+    qkv, x = norm_then_linear(x, norm, attn.qkv)
+    return linear_add(attn.attend(qkv, *context), attn.proj, x, getattr(attn, 'proj_drop', None), drop_path)
 
 
-def bilstm(mixer: nn.Module, x: Tensor, *, norm: nn.Module, skip: Tensor | None) -> Tensor:
-    """proj(states(norm(x))): the sum with the product."""
-    return linear_add(mixer.states(norm(x)), mixer.proj, skip)
+def bilstm(mixer: nn.Module, x: Tensor, *, norm: nn.Module, drop_path: nn.Module) -> Tensor:
+    """x + proj(states(norm(x))): the sum with the product."""
+    if can_fuse(norm) and has_norm_kernel(x, mixer.proj):
+        y, x = norm_beside(x, norm.weight, norm.bias, norm.eps, lstm_dtype(x))
+    else:
+        y = norm(x)
+    return linear_add(mixer.states(y), mixer.proj, x, drop_path)
 
 
-def outlook(attn: nn.Module, x: Tensor, *, norm: nn.Module, skip: Tensor | None) -> Tensor:
-    """proj(attend(norm(x))): the sum with the product."""
-    return linear_add(attn.attend(norm(x)), attn.proj, skip)
+def outlook(attn: nn.Module, x: Tensor, *, norm: nn.Module, drop_path: nn.Module) -> Tensor:
+    """x + proj(attend(norm(x))): the sum with the product."""
+    return linear_add(attn.attend(norm(x)), attn.proj, x, drop_path)
 
 
-def mlp(module: nn.Module, x: Tensor, *, norm: nn.Module, skip: Tensor | None) -> Tensor:
-    """fc2(act(fc1(norm(x)))): neither the norm's output nor the GELU's is kept (`ops.mlp`)."""
+def mlp(module: nn.Module, x: Tensor, *, norm: nn.Module, drop_path: nn.Module) -> Tensor:
+    """x + fc2(act(fc1(norm(x)))): neither the norm's output nor the GELU's is kept (`ops.mlp`)."""
     if not can_fuse(norm, *module.children()):
-        y = module(norm(x))
-        return y if skip is None else skip + y
+        return x + drop_path(module(norm(x)))
     fc1, fc2 = module.fc1, module.fc2
-    if keeps_maps():
-        return linear_add(module.act(fc1(norm(x))), fc2, skip)
+    on_gpu = has_norm_kernel(x, fc1)
+    if keeps_maps() and not on_gpu:
+        return linear_add(module.act(fc1(norm(x))), fc2, x, drop_path)
     weights = (norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-    return norm_mlp(x, *weights, eps=norm.eps, approximate=module.act.approximate, residual=skip is not None)
+    options = {'eps': norm.eps, 'approximate': module.act.approximate}
+    if on_gpu:
+        out, x = norm_mlp(x, *weights, **options, keeps=keeps_maps(), passes=True)
+        return x + drop_path(out)
+    joined = can_fuse(drop_path)
+    out = norm_mlp(x, *weights, **options, residual=joined)
+    return out if joined else x + drop_path(out)
 
 
 def patch_merging(merging: nn.Module, x: Tensor) -> Tensor | None:
     """The norm with the product."""
-    if keeps_maps() or not can_fuse(merging.norm, merging.reduction):
+    if not can_fuse(merging.norm, merging.reduction):
         return None
-    return norm_then_linear(merging.join(x), merging.norm, merging.reduction)
+    return norm_then_linear(merging.join(x), merging.norm, merging.reduction, branches=False)[0]
 
 
-def norm_then_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
-    """linear(norm(x)), of which x alone is kept for the backward pass."""
-    if keeps_maps() or not can_fuse(norm, linear):
-        return linear(norm(x))
-    return recompute(LayerNorm(norm.eps), Linear(), x, linear.weight, linear.bias, norm.weight, norm.bias)
+def norm_then_linear(x: Tensor, norm: nn.Module, linear: nn.Module, branches: bool = True) -> tuple[Tensor, Tensor]:
+    """linear(norm(x)), of which x alone is kept for the backward pass; and x, for the sum if this begins a branch."""
+    fusible = can_fuse(norm, linear)
+    on_gpu = fusible and has_norm_kernel(x, linear)
+    if not fusible or (keeps_maps() and not on_gpu):
+        return linear(norm(x)), x
+    prologue = LayerNorm(norm.eps, keeps_maps(), torch.is_grad_enabled())
+    tensors, passes = (x, linear.weight, linear.bias, norm.weight, norm.bias), branches and on_gpu
+    out = recompute(prologue, Linear(), *tensors, passes=passes)
+    return out if passes else (out, x)
 
 
-def linear_add(x: Tensor, linear: nn.Module, skip: Tensor | None, drop: nn.Module | None = None) -> Tensor:
-    """drop(linear(x)), or skip plus that: [..., C].
+def has_norm_kernel(x: Tensor, linear: nn.Linear) -> bool:
+    """Whether a norm of x before a product runs as a kernel on a GPU (`ops.layer_norm`).
 
-    Without dropout the product is added to skip and the bias; without a gradient in place, which spares a pass.
+    The gradient of x beside the norm then joins in, and what is kept is up to the kernel.
     """
-    parts = [linear] if drop is None else [linear, drop]
+    return x.is_cuda and runs_as_kernel(x, product_dtype(x, linear.weight))
+
+
+def linear_add(x: Tensor, linear: nn.Module, skip: Tensor, *drops: nn.Module | None) -> Tensor:
+    """skip + linear(x), with what drops of that: [..., C].
+
+    Where nothing is dropped the product is added to skip and the bias; without a gradient in place, a pass less.
+    """
+    parts = [linear, *(drop for drop in drops if drop is not None)]
     narrow = not x.is_meta and is_autocast_enabled(x.device.type)
-    if skip is None or narrow or skip.dtype != x.dtype or not can_fuse(*parts) or linear.bias is None:
+    if narrow or skip.dtype != x.dtype or not can_fuse(*parts) or linear.bias is None:
         for part in parts:
             x = part(x)
-        return x if skip is None else skip + x
+        return skip + x
     total = (skip + linear.bias).flatten(0, -2)
     # not addmm_, which counters of operations do not know
     out = torch.addmm(total, x.flatten(0, -2), linear.weight.mT, out=None if torch.is_grad_enabled() else total)

@@ -65,6 +65,12 @@ def choose(operator: str, backend: str, forms: Sequence[str], why_not: Callable[
     return form
 
 
+def is_named(form: str, operator: str, backend: str) -> bool:
+    """Whether a person asks for a form of an operator by name: by the argument `backend`, or in the environment."""
+    asked = from_environment(operator) if backend == 'auto' else backend
+    return ALIASES.get(asked, asked) == form
+
+
 @constant_in_graphs
 def from_environment(operator: str = '') -> str:
     """The form that the environment names for an operator, or without one for all of them; else 'auto'.

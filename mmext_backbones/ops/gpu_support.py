@@ -9,7 +9,10 @@ from .dispatcher import constant_in_graphs
 from .triton_start import cannot_start, is_interpreted, no_triton
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+CAPABILITY = (7, 0)  # of the oldest GPU of NVIDIA, for kernels without products
 BFLOAT16 = (8, 0)  # the compute capability that multiplies it; Triton 3.0 to 3.2 fails below
+PROGRAMS_PER_PROCESSOR = 8  # of kernels that sum over rows, of four warps each
+LEAST_TILES = 4  # of a program, whose sums are traffic, too
 
 _refused: dict[tuple[str, torch.dtype, str], str] = {}
 _lock = threading.Lock()
@@ -61,6 +64,34 @@ def why_not_on(kernel: str, device: torch.device, dtype: torch.dtype, capability
             needed, has = ('.'.join(map(str, each)) for each in (least, found))
             return f'Triton needs a GPU of compute capability {needed} for {dtype}; {device} has {has}'
     return refused(kernel, dtype, device)
+
+
+def why_not_rows(kernel: str, device: torch.device, *dtypes: torch.dtype) -> str | None:
+    """`why_not_on` of kernels without products, whose maps are of several types."""
+    found = (why_not_on(kernel, device, dtype, CAPABILITY) for dtype in dict.fromkeys(dtypes))
+    return next((reason for reason in found if reason is not None), None)
+
+
+def power_of_two(n: int) -> int:
+    """The least that is not less than n."""
+    return 1 << (n - 1).bit_length()
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; 1 of what is none."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == 'cuda' else 1
+
+
+def runs_of(tiles: int, device: torch.device, across: int = 1) -> tuple[int, int]:
+    """Programs along the rows of a map that sum over their rows, and the tiles that each takes.
+
+    Args:
+        tiles: of rows.
+        device: of the map.
+        across: programs beside each other, along the channels.
+    """
+    run = max(LEAST_TILES, -(-tiles // max(1, PROGRAMS_PER_PROCESSOR * processors(device) // across)))
+    return -(-tiles // run) or 1, run
 
 
 @constant_in_graphs

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .conv import conv2d, conv2d_backward
 from .derivatives import first_order
+from .layer_norm import layer_norm, layer_norm_backward, runs_as_kernel
 from .norm_gelu import cpu, gelu, gelu_backward_
 from .torch_versions import get_autocast_dtype, is_autocast_enabled
 
@@ -28,8 +29,14 @@ aten, compiled = torch.ops.aten, torch.ops.mmext_backbones
 
 
 def recompute(
-    prologue: 'Prologue', product: 'Linear | Conv', x: Tensor, weight: Tensor, bias: Tensor | None, *params: Tensor
-) -> Tensor:
+    prologue: 'Prologue',
+    product: 'Linear | Conv',
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *params: Tensor,
+    passes: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """product(prologue(x, *params), weight, bias), differentiable once in all of its tensors.
 
     Args:
@@ -39,36 +46,58 @@ def recompute(
         weight: of the product, as F.linear or F.conv2d take it.
         bias: of the product, or None.
         *params: weights of the prologue.
+        passes: whether x is returned, too, for a skip connection: its gradient is then added to that of a `LayerNorm`
+            where that is written.
 
     Raises:
         ValueError: if x and weight differ in dtype outside autocast, or a batch norm has one value a channel.
     """
-    return _Recompute.apply(prologue, product, product_dtype(x, weight), x, weight, bias, *params)
+    return _Recompute.apply(prologue, product, product_dtype(x, weight), passes, x, weight, bias, *params)
 
 
 class Prologue(Protocol):
     """A cheap map, by its two passes."""
 
-    def forward(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-        """The map's output, a tensor of its own, and small tensors that the backward pass takes as `stats`."""
+    def forward(self, x: Tensor, *params: Tensor, dtype: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
+        """The map's output, a tensor of its own, and tensors that the backward pass takes as `stats`.
+
+        `dtype` is what the product takes; the output may be of that type, or wider.
+        """
 
     def backward(self, grad: Tensor, x: Tensor, stats: Sequence[Tensor], *params: Tensor) -> tuple[Tensor, ...]:
         """The output again, then the gradients of x and of each of `params`. `grad` may be overwritten."""
 
 
 class LayerNorm(NamedTuple):
-    """F.layer_norm over the last axis. Params: weight, bias."""
+    """F.layer_norm over the last axis; on GPUs a pass a direction (`ops.layer_norm`). Params: weight, bias.
+
+    Args:
+        eps: added to the variance.
+        keeps: whether the output is kept for the backward pass instead of computed again.
+        trained: whether a backward pass will follow.
+    """
 
     eps: float
+    keeps: bool = False
+    trained: bool = False
 
-    def forward(self, x, weight, bias):
-        x = self.widened(x, weight)
-        return aten.native_layer_norm(x, x.shape[-1:], weight, bias, self.eps)[0], ()
+    def forward(self, x, weight, bias, dtype):
+        if runs_as_kernel(x, dtype):
+            y = layer_norm(x, weight, bias, self.eps, dtype, again=not self.keeps if self.trained else None)
+        else:
+            x = self.widened(x, weight)
+            y = aten.native_layer_norm(x, x.shape[-1:], weight, bias, self.eps)[0]
+        return y, (y,) if self.keeps else ()
 
-    def backward(self, grad, x, stats, weight, bias):
+    def backward(self, grad, x, stats, weight, bias, skip=None):
+        """`skip`: a gradient of x from elsewhere, which is added."""
+        if runs_as_kernel(x, grad.dtype):
+            y, *grads = layer_norm_backward(grad, x, weight, bias, self.eps, skip, again=not stats)
+            return stats[0] if stats else y, *grads
         x, shape = self.widened(x, weight), x.shape[-1:]
         y, mean, rstd = aten.native_layer_norm(x, shape, weight, bias, self.eps)
-        return y, *aten.native_layer_norm_backward(grad.to(x.dtype), x, shape, mean, rstd, weight, bias, [True] * 3)
+        grads = aten.native_layer_norm_backward(grad.to(x.dtype), x, shape, mean, rstd, weight, bias, [True] * 3)
+        return y, grads[0] if skip is None else grads[0].add_(skip), *grads[1:]
 
     def widened(self, x, weight):
         """x in the dtype of the norm, as autocast has it: the CPU norms narrower maps as they are."""
@@ -93,7 +122,7 @@ class BatchNorm(NamedTuple):
     eps: float
     gelu: bool
 
-    def forward(self, x, weight, bias):
+    def forward(self, x, weight, bias, dtype=None):
         n = x.numel() // x.shape[-1]
         if self.training and n < 2:
             raise ValueError(f'x has shape {tuple(x.shape)}: expected more than one value a channel in training')
@@ -150,7 +179,7 @@ class GatedBatchNorm(NamedTuple):
 
     norm: BatchNorm
 
-    def forward(self, x, weight, bias, *gate):
+    def forward(self, x, weight, bias, *gate, dtype=None):
         y, stats = self.norm.forward(x, weight, bias)
         mean = y.mean((1, 2))
         return y.mul_(squeeze_excite_gate(mean, *gate)[:, None, None]), (*stats, mean)
@@ -213,25 +242,26 @@ class Conv(NamedTuple):
 
 class _Recompute(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, prologue, product, dtype, x, weight, bias, *params):
+    def forward(ctx, prologue, product, dtype, passes, x, weight, bias, *params):
         weight, bias = (None if tensor is None else tensor.to(dtype) for tensor in (weight, bias))
-        y, stats = prologue.forward(x, *params)
+        y, stats = prologue.forward(x, *params, dtype=dtype)
         ctx.save_for_backward(x, weight, *params, *stats)
         ctx.functions, ctx.num_params, ctx.dtype = (prologue, product), len(params), y.dtype
-        return product.forward(y.to(dtype), weight, bias)
+        out = product.forward(y.to(dtype), weight, bias)
+        return (out, x) if passes else out
 
     @staticmethod
     @first_order
-    def backward(ctx, grad):
+    def backward(ctx, grad, *skips):
         x, weight, *rest = ctx.saved_tensors
         params, stats = rest[: ctx.num_params], rest[ctx.num_params :]
         prologue, product = ctx.functions
         grad_y = product.input_gradient(grad, x, weight).to(ctx.dtype)
-        y, *grads = prologue.backward(grad_y, x, stats, *params)
+        y, *grads = prologue.backward(grad_y, x, stats, *params, *skips)
         del grad_y
-        grad_weight = product.weight_gradient(grad, y.to(weight.dtype), weight) if ctx.needs_input_grad[4] else None
-        grad_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[5] else None
-        return None, None, None, grads[0], grad_weight, grad_bias, *grads[1:]
+        grad_weight = product.weight_gradient(grad, y.to(weight.dtype), weight) if ctx.needs_input_grad[5] else None
+        grad_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[6] else None
+        return None, None, None, None, grads[0], grad_weight, grad_bias, *grads[1:]
 
 
 def product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:

@@ -4,8 +4,8 @@ A kernel may be wrong with a GPU, a driver or a version of Triton that nobody ha
 first runs on a small odd map with the same constants and type, and its results (of a forward pass the map, of a
 backward pass every gradient) are compared with those of PyTorch's form on the CPU in float64. Where they differ, or the
 kernel breaks the device, one warning says what to report, and PyTorch's form runs from then on for this operator, type
-and device. What fails before it runs, in the compiler or at the launch, is not told here: the launch meets it too, see
-`triton_start`.
+and device; by name (`backend='gpu'`) the operator raises instead. What fails before it runs, in the compiler or at the
+launch, is not told here: the launch meets it too, see `triton_start`.
 
 Verdicts are kept beside the kernels of `kernel_cache`, under the hash of all that they depend on: driver, GPU, torch,
 Triton and the source of the kernels; but for a broken device, which the next process may find mended. The environment
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from . import kernel_cache
 from .gpu_support import refuse, refused
-from .triton_start import first_line, is_of_the_device
+from .triton_start import first_line, is_of_the_device, refuse_by_name
 
 ENVIRONMENT = 'MMEXT_SELF_CHECK'
 ADVICE = (
@@ -83,9 +83,26 @@ def checked(launcher: Launcher) -> Callable:
         right = _verdicts.get(key)
         if right is None:
             right = _verdict(launcher, key, args)
-        return kernel(*args) if right else launcher.in_torch(*args)
+        if right:
+            return kernel(*args)
+        refuse_by_name(refused(launcher.operator, args[0].dtype, device))
+        return launcher.in_torch(*args)
 
     return run
+
+
+def compare(launcher: Launcher, device: torch.device, args: Sequence) -> str | None:
+    """Compares the kernels that these arguments would take with PyTorch's form, whatever was found before.
+
+    Args:
+        launcher: the direction.
+        device: where the kernels run.
+        args: of the kernel; their shapes and types count.
+
+    Returns:
+        What differs, or None. What Triton, compiler and driver raise passes.
+    """
+    return _compare(launcher, device, args, 'tf32' in launcher.kind(*args))[0]
 
 
 def _verdict(launcher: Launcher, key: tuple, args: Sequence) -> bool:
@@ -136,16 +153,16 @@ def _compare(launcher: Launcher, device: torch.device, args: Sequence, tf32: boo
     sample = launcher.sample(*args)
     expected = launcher.in_torch(*(x.double() if isinstance(x, Tensor) else x for x in sample))
     try:
-        with torch.cuda.device_of(args[0]):
+        with torch.cuda.device_of(torch.empty(0, device=device)):
             actual = launcher.kernel(*(x.to(device) if isinstance(x, Tensor) else x for x in sample))
             actual = [x.cpu() for x in _tuple(actual)]
     except Exception as error:  # whatever compiler and driver raise
         if not is_of_the_device(error) or 'out of memory' in str(error):
             raise
         return f'it fails, {first_line(error)}', False
-    tolerance = TF32 if tf32 else TOLERANCES[args[0].dtype]
     for name, a, e in zip(launcher.results, actual, _tuple(expected), strict=True):
         if e.numel():
+            tolerance = TF32 if tf32 else max(TOLERANCES[args[0].dtype], TOLERANCES[a.dtype])
             largest = e.abs().max()
             error = (a.double() - e).abs().max()
             if not error <= tolerance * largest:  # nor is NaN

@@ -5,6 +5,9 @@ kernel to a cache folder. Machines with a GPU may have none of these: containers
 folder cannot be written. `cannot_start` asks beforehand; what comes up at a launch all the same, in a forward or a
 backward pass, `or_in_torch` catches. A failure of the machine ends the use of Triton in this process; where Triton
 refuses a kernel (one that does not fit the GPU), that of this kernel for the same types and sizes.
+
+Where a person asks for the kernels by name (`backend='gpu'`, MMEXT_BACKEND=gpu) nothing takes their place: `call` has
+the operator raise the reason, at the first launch as at every one after it, forward and backward.
 """
 
 import errno
@@ -22,6 +25,7 @@ from torch import Tensor
 
 from .caching import load_once
 from .kernel_cache import logger
+from .torch_versions import is_compiling
 
 Results = TypeVar('Results')
 
@@ -31,6 +35,7 @@ _LOCK = threading.Lock()
 _ALL = 'all kernels'
 _given_up: dict[Hashable, str] = {}  # `_ALL`, or a kind of launch -> why
 _told: set[Hashable] = set()
+_thread = threading.local()  # its `by_name` is True where nothing may take the place of a kernel
 
 
 class Refused(RuntimeError):
@@ -54,6 +59,34 @@ def failures() -> list[str]:
     return list(_given_up.values())
 
 
+def call(operator: Callable[..., Results], by_name: bool, *args) -> Results:
+    """The results of an operator that `or_in_torch` made.
+
+    Args:
+        operator: of the dispatcher.
+        by_name: whether a person asked for its kernel. In a compiled network PyTorch's form may run all the same, told
+            in one line.
+        args: its arguments.
+
+    Raises:
+        Refused: by name, where PyTorch's form would run.
+    """
+    if not by_name or is_compiling():
+        return operator(*args)
+    before = getattr(_thread, 'by_name', False)
+    _thread.by_name = True
+    try:
+        return operator(*args)
+    finally:
+        _thread.by_name = before
+
+
+def refuse_by_name(reason: str | None) -> None:
+    """Raises Refused where a kernel that does not run was asked for by name."""
+    if getattr(_thread, 'by_name', False):
+        raise Refused(f"backend='gpu': {reason}")
+
+
 def or_in_torch(kernel: Callable[..., Results], in_torch: Callable[..., Results]) -> Callable[..., Results]:
     """What an operator of Triton runs: `kernel`, or where that cannot start `in_torch`, which computes the same.
 
@@ -66,7 +99,8 @@ def or_in_torch(kernel: Callable[..., Results], in_torch: Callable[..., Results]
     def run(*args) -> Results:
         if args[0].device.type not in DEVICES:
             return kernel(*args)
-        if _given_up and (_ALL in _given_up or _kind(name, args) in _given_up):
+        if _given_up and (reason := _given_up.get(_ALL) or _given_up.get(_kind(name, args))) is not None:
+            refuse_by_name(reason)
             return in_torch(*args)
         try:
             return kernel(*args)
@@ -79,7 +113,9 @@ def or_in_torch(kernel: Callable[..., Results], in_torch: Callable[..., Results]
                 reason = f'Triton refuses a kernel, please report it: {name}, {first_line(error)}'
                 _give_up(_kind(name, args), reason, name)
             else:
-                _give_up(_ALL, _explain(error), _ALL)
+                reason = _explain(error)
+                _give_up(_ALL, reason, _ALL)
+            refuse_by_name(reason)
         return in_torch(*args)
 
     return run

@@ -29,6 +29,8 @@ SAMPLE = [
     (Kernel('window_attention backward', half, 12, 32), 80),
     (Kernel('window_attention forward', half, 16, 32), 86),
     (Kernel('elsa backward_logits', bfloat, 7, 32), 90),
+    (Kernel('layer_norm backward', bfloat, 1, 1536), 80),
+    (Kernel('gelu backward', half, 1, 384), 75),
 ]
 MORE = [
     *((kernel, 80) for kernel in kernels() if kernel.name.startswith('elsa') and kernel.dtype == half),
@@ -37,6 +39,8 @@ MORE = [
     (Kernel('window_attention backward', bfloat, 12, 32), 120),
     (Kernel('window_attention backward', single, 7, 32), 80),
     (Kernel('window_attention forward', single, 7, 32), 86),
+    *((Kernel(f'layer_norm {direction}', half, 1, 96), 120) for direction in ('forward', 'backward')),
+    (Kernel('layer_norm backward', single, 1, 8192), 75),  # the widest rows
 ]
 
 
@@ -64,11 +68,25 @@ def test_what_auto_takes():
                 assert taken(kernel, capability) == (capability >= 80), kernel
         assert taken(Kernel('elsa forward', half, 7, 32), capability)
         assert taken(Kernel('elsa forward', bfloat, 7, 32), capability) == (capability >= 80)
+        for kernel in ('layer_norm backward', 'gelu backward'):
+            assert taken(Kernel(kernel, half, 1, 96), capability)
+            assert taken(Kernel(kernel, bfloat, 1, 96), capability) == (capability >= 80)
     large = Kernel('window_attention forward', single, 12, 32)
     assert [each for each in SHARED if taken(large, each)] == [80, 90, 100]  # 32 KiB of keys; others have 99
-    for dtype, edge, head_dim in ((half, 7, 128), (bfloat, 12, 64), (single, 7, 64), (single, 12, 32)):
+    assert not [each for each in SHARED if taken(Kernel('window_attention forward', half, 10, 128), each)]
+    for dtype, edge, head_dim in ((half, 7, 128), (half, 10, 64), (bfloat, 12, 64), (single, 7, 64), (single, 12, 32)):
         kernel = Kernel('window_attention backward', dtype, edge, head_dim)  # kilobytes of stack
         assert not [each for each in SHARED if taken(kernel, each)], kernel
+
+
+def test_what_auto_takes_has_few_bytes_of_stack_in_the_table_of_the_page():
+    """All kernels on all GPUs, by their last compilation."""
+    text = gpu_kernels.PAGE.read_text()
+    rows = [line.strip('|').split('|') for line in text[text.index(BEGIN) : text.index(END)].splitlines()[3:]]
+    assert len(rows) == len(list(kernels()))
+    cells = [cell.strip() for row in rows for cell in row[4:] if cell.strip()]
+    assert len(cells) > 450
+    assert max(int(cell.split(' / ')[1]) for cell in cells if not cell.startswith('(')) <= SPILLED
 
 
 def test_the_table_marks_what_is_left_to_pytorch():

@@ -1,12 +1,16 @@
 """The fused forms of layers, against the same layers as calls of their modules."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_modules
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from dev.step_traffic import as_on_a_gpu
+from mmext_backbones.analysis.estimate import without_numbers
 from mmext_backbones.backbones.maxvit import Stem
 from mmext_backbones.layers import (
     BiLSTM2D,
@@ -17,10 +21,11 @@ from mmext_backbones.layers import (
     PatchMerging,
     TransformerBlock,
     WindowAttention,
+    fused,
 )
 from mmext_backbones.layers.squeeze_excite import SqueezeExcite
 from tests.conftest import randomize
-from tests.torch_features import HALF_AUTOCAST, needs_compile
+from tests.torch_features import HALF_AUTOCAST, needs_compile, needs_fake_backward
 
 C = 32
 
@@ -150,6 +155,37 @@ def test_folded_norms_under_autocast(dtype):
             folded, called = block(x), plain(x)
     assert folded.dtype == called.dtype == dtype
     assert torch.dist(folded.double(), exact) <= 1.5 * torch.dist(called.double(), exact)
+
+
+class Record(TorchDispatchMode):
+    """How often each operator runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names[function.name()] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@needs_fake_backward
+@pytest.mark.parametrize('rate', [0.0, 0.5])
+@pytest.mark.parametrize('recompute', [True, False])
+def test_on_a_gpu_norms_and_gelu_are_one_operator_a_direction(recompute, rate):
+    """Whether paths are dropped, and maps kept, or not; what PyTorch does in passes of its own is gone."""
+    block = TransformerBlock(WindowAttention(C, 2), C, drop_path_rate=rate)
+    with as_on_a_gpu() as mode, fused.recomputing(recompute):
+        block = without_numbers(block, mode, 'cuda').train()
+        x = torch.empty(2, 9, 5, C, device='cuda', requires_grad=True)
+        with Record() as record, torch.autocast('cuda', torch.float16):
+            out = block(x)
+            out.backward(torch.empty_like(out))
+        shapes = out.shape, x.grad.shape
+    assert shapes == (x.shape, x.shape)
+    assert record.names['mmext_backbones::layer_norm'] == record.names['mmext_backbones::layer_norm_backward'] == 2
+    assert record.names['mmext_backbones::gelu_backward_sum_'] == 1
+    assert not {name for name in record.names if 'native_layer_norm' in name or name.startswith('aten::gelu_backward')}
 
 
 def test_dropped_paths_stay_dropped():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmext_backbones.ops import bilstm2d, elsa, product_conv, window_attention
-from mmext_backbones.ops.backends import ALIASES, FORMS, choose
+from mmext_backbones.ops.backends import ALIASES, FORMS, choose, is_named
 
 HAS = ('cpu', 'torch', 'reference')
 VARIABLES = ('MMEXT_BACKEND', 'MMEXT_SUM_BACKEND')
@@ -73,3 +73,14 @@ def test_one_variable_for_all_operators(monkeypatch):
         monkeypatch.setenv('MMEXT_BACKEND', form)
         for call in calls:
             assert torch.equal(call(), call(backend=form))
+
+
+def test_who_asks_by_name(monkeypatch):
+    assert is_named('gpu', 'sum', 'gpu')
+    assert is_named('gpu', 'sum', 'triton')  # of earlier versions
+    assert not is_named('gpu', 'sum', 'auto')
+    monkeypatch.setenv('MMEXT_BACKEND', 'gpu')
+    assert is_named('gpu', 'sum', 'auto')
+    assert not is_named('gpu', 'sum', 'torch')
+    monkeypatch.setenv('MMEXT_SUM_BACKEND', 'torch')
+    assert not is_named('gpu', 'sum', 'auto')

@@ -11,9 +11,11 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmext_backbones.ops import gpu_compiling, gpu_support, kernel_cache, triton_start, window_attention
+from mmext_backbones.ops import gpu_compiling, gpu_support, triton_start, window_attention
 from mmext_backbones.ops.caching import load_once
 from mmext_backbones.ops.elsa import gpu as elsa_gpu
+from mmext_backbones.ops.layer_norm import gpu as norm_gpu
+from mmext_backbones.ops.norm_gelu import gpu as gelu_gpu
 from mmext_backbones.ops.window_attention import gpu as windows_gpu
 from tests.torch_features import needs_fake_cuda, needs_target
 
@@ -223,8 +225,8 @@ def compilations(monkeypatch, on_gpu):
     monkeypatch.setattr(hooks, name, count)
     monkeypatch.setattr(windows_gpu, 'why_not', lambda *_: None)
     on_gpu(9, 0)
-    for module in OPERATORS.values():
-        if not isinstance(module.kernels().forward, triton.JITFunction):
+    for module in (*OPERATORS.values(), norm_gpu, gelu_gpu):
+        if module is not gelu_gpu and not isinstance(module.kernels().forward, triton.JITFunction):
             pytest.skip('the interpreter compiles nothing')
         for kernel in ('forward', 'backward', 'backward_values', 'backward_logits', 'backward_static'):
             if hasattr(module.kernels(), kernel):  # what earlier launches left behind
@@ -320,44 +322,139 @@ def test_without_gradients_only_the_forward_is_compiled_ahead(compilations, monk
     assert {name for name, _ in compilations} == {'forward', 'backward_logits'}
 
 
-def test_a_long_compilation_is_told_once_and_a_failing_one_ends_nothing(monkeypatch, caplog):
-    pytest.importorskip('triton')
+class Compiling:
+    """A kernel that takes a while to compile: in the threads of Triton's mode where that is on."""
+
+    def __init__(self, seconds, error=None):
+        self.seconds, self.error, self.calls = seconds, error, []
+
+    def compile(self):
+        time.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+
+    def warmup(self, *args, grid, **options):
+        self.calls.append(('compiled', grid, args, options))
+        if SideBySide.now is None:
+            return self.compile()
+        return SideBySide.now.futures.append(SideBySide.now.executor.submit(self.compile))
+
+    def __getitem__(self, grid):
+        return lambda *args, **options: self.calls.append(('launched', grid, args, options))
+
+
+class SideBySide:
+    """In place of Triton's AsyncCompileMode."""
+
+    now = None
+
+    def __init__(self, executor):
+        self.executor, self.futures = executor, []
+
+    def __enter__(self):
+        SideBySide.now = self
+
+    def __exit__(self, *exc):
+        SideBySide.now = None
+        for future in self.futures:
+            future.result()
+
+
+@pytest.fixture(params=['side by side', 'one after another'])
+def compiling(request, monkeypatch):
+    """Compiles what kernels there are, and returns what went wrong; with patience for a moment only."""
+    triton = pytest.importorskip('triton')
     monkeypatch.setattr(gpu_compiling, '_seen', set())
-    monkeypatch.setattr(kernel_cache, '_told', set())
-    monkeypatch.setattr(gpu_compiling, 'PATIENCE', 0.02)
-    runs = []
+    monkeypatch.setattr(gpu_compiling, 'PATIENCE', 0.1)
+    monkeypatch.setattr(gpu_compiling, 'AGAIN', 0.2)
+    if request.param == 'side by side':
+        monkeypatch.setattr(triton, 'AsyncCompileMode', SideBySide, raising=False)
+    else:
+        monkeypatch.delattr(triton, 'AsyncCompileMode', raising=False)
 
-    def run():
-        runs.append('ahead')
-        time.sleep(0.2)
-        raise RuntimeError('ptxas does not know this GPU')
+    def compile_all(key, *kernels):
+        def run():
+            for kernel in kernels:
+                gpu_compiling.launch(kernel, (2, 3), (X,), (4, 5), {'BLOCK': 6})
 
+        return gpu_compiling.compile_ahead('elsa', key, run)
+
+    return compile_all
+
+
+X = torch.zeros(1)
+
+
+def test_a_long_compilation_says_how_many_kernels_are_compiled(compiling, caplog):
     with caplog.at_level('WARNING', logger='mmext_backbones'):
-        for key in ('a', 'a', 'b'):
-            gpu_compiling.compile_ahead('elsa', key, run)
-    assert len(runs) == 2
-    assert [record.getMessage().partition(',')[0] for record in caplog.records] == ['Compiling kernels for the GPU']
-    monkeypatch.setattr(gpu_compiling, 'PATIENCE', 60)
-    caplog.clear()
-    gpu_compiling.compile_ahead('elsa', 'c', lambda: None)
+        assert compiling('a', Compiling(0), Compiling(0.2), Compiling(0.22)) == []
+        lines = [record.getMessage().partition(': ')[2] for record in caplog.records]
+        assert lines[0] == '1 of 3 (elsa)'
+        assert set(lines[1:]) <= {f'{i} of 3 (elsa)' for i in (1, 2, 3)}
+        assert 'once for this GPU and version of Triton' in caplog.records[0].getMessage()
+        caplog.clear()
+        assert compiling('a', Compiling(1)) == []  # is compiled
+        assert compiling('b', Compiling(0)) == []
     assert not caplog.records
 
 
-def test_launches_after_it_launch(monkeypatch):
+def test_a_kernel_that_cannot_be_compiled_ends_nothing(compiling):
+    error = RuntimeError('ptxas does not know this GPU')
+    last = Compiling(0)
+    assert compiling('a', Compiling(0, error), last) == [error]
+    assert len(last.calls) == 1
+
+
+def test_launches_after_it_launch(compiling):
+    kernel = Compiling(0)
+    compiling('once', kernel)
+    gpu_compiling.launch(kernel, (2, 3), (X,), (4, 5), {'BLOCK': 6})
+    assert kernel.calls == [(how, (2, 3), (X, 4, 5), {'BLOCK': 6}) for how in ('compiled', 'launched')]
+
+
+def test_what_fails_before_a_launch_ends_nothing(monkeypatch):
     pytest.importorskip('triton')
     monkeypatch.setattr(gpu_compiling, '_seen', set())
-    done = []
-
-    class Kernel:
-        def warmup(self, *args, grid, **options):
-            done.append(('compiled', grid, args, options))
-
-        def __getitem__(self, grid):
-            return lambda *args, **options: done.append(('launched', grid, args, options))
+    kernel = Compiling(0)
 
     def run():
-        gpu_compiling.launch(Kernel(), (2, 3), ('x',), (4, 5), {'BLOCK': 6})
+        gpu_compiling.launch(kernel, (1,), (X,), (), {})
+        raise RuntimeError('no memory')
 
-    gpu_compiling.compile_ahead('elsa', 'once', run)
-    run()
-    assert done == [(how, (2, 3), ('x', 4, 5), {'BLOCK': 6}) for how in ('compiled', 'launched')]
+    [error] = gpu_compiling.compile_ahead('elsa', 'once', run)
+    assert str(error) == 'no memory'
+    assert len(kernel.calls) == 1  # what was asked for until then
+    gpu_compiling.launch(kernel, (1,), (X,), (), {})
+    assert kernel.calls[-1][0] == 'launched'
+
+
+@needs_target
+def test_norms_compile_two_kernels_for_a_width_and_gelu_one_for_all(compilations):
+    for C in (96, 112, 128):
+        for rows in (1, 70, 4096):
+            x = torch.empty(rows, C, device='meta')
+            y = norm_gpu._forward(x, x[0], x[0], 1e-5, torch.float16)
+            norm_gpu._backward(y, x, x[0], x[0], x, 1e-5, True)
+    assert len(compilations) == 2
+    compilations.clear()
+    for C in (384, 768, 1536):
+        for rows in (1, 70, 4096):
+            x = torch.empty(rows, C, device='meta', dtype=torch.float16)
+            gelu_gpu._backward(x, x, False, True)
+    assert len(compilations) == 1
+
+
+@needs_target
+def test_what_a_norm_compiles_ahead_is_what_a_training_step_launches(compilations, monkeypatch):
+    monkeypatch.setattr(gpu_compiling, '_seen', set())
+    x = torch.empty(7, 96, device='meta')
+    norm_gpu._compile_ahead(x, x[0], x[0], torch.float16, True)
+    ahead = set(compilations)
+    compilations.clear()
+    y = norm_gpu._forward(x, x[0], x[0], 1e-5, torch.float16)
+    for skip in (None, x):
+        norm_gpu._backward(y, x, x[0], x[0], skip, 1e-5, True)
+    assert compilations == ahead
+    assert len(ahead) == 3
+    norm_gpu._compile_ahead(x, x[0], x[0], torch.bfloat16, None)
+    assert {name for name, _ in compilations - ahead} == {'forward'}

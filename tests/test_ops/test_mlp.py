@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dev.fake_cuda import fake_cuda
 from mmext_backbones.analysis.estimate import without_numbers
-from mmext_backbones.ops import mlp, norm_gelu
+from mmext_backbones.ops import gpu_support, mlp, norm_gelu
 from mmext_backbones.ops.mlp import norm_mlp
 from mmext_backbones.ops.norm_gelu import cpu
 from tests.torch_features import needs_fake_backward
@@ -134,8 +134,10 @@ def test_a_second_backward_pass_needs_the_same():
 
 
 @needs_fake_backward
-def test_off_the_cpu_the_gradient_of_the_map_is_not_copied():
-    """In one part it is what the norm returns."""
+@pytest.mark.parametrize('reason', [None, 'not in this test'])
+def test_off_the_cpu_the_gradient_of_the_map_is_not_copied(reason, monkeypatch):
+    """In one part it is what the norm returns, by its kernel or without."""
+    monkeypatch.setattr(gpu_support, 'why_not_rows', lambda *args: reason)
     names = []
 
     class Record(TorchDispatchMode):
@@ -150,5 +152,6 @@ def test_off_the_cpu_the_gradient_of_the_map_is_not_copied():
         out = norm_mlp(x, *plain.parameters(), eps=1e-5, residual=True)
         with Record():
             out.backward(torch.empty_like(out))
-    assert 'aten::native_layer_norm_backward' in names
+    norm = 'mmext_backbones::layer_norm_backward' if reason is None else 'aten::native_layer_norm_backward'
+    assert norm in names
     assert not {name for name in names if 'copy' in name or 'clone' in name}

@@ -1,6 +1,7 @@
 """The check of the kernels in Triton at their first launch, with kernels that are wrong in one way each."""
 
 import itertools
+import logging
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import torch
 
 from mmext_backbones.ops import elsa, gpu_support, kernel_cache, self_check, triton_start, window_attention
 from mmext_backbones.ops.elsa import gpu as elsa_gpu
+from mmext_backbones.ops.layer_norm import gpu as norm_gpu
+from mmext_backbones.ops.norm_gelu import gpu as gelu_gpu
 from mmext_backbones.ops.self_check import Launcher, checked
 from mmext_backbones.ops.window_attention import gpu as windows_gpu
 from tests.torch_features import needs_compile, needs_interpreter
@@ -110,6 +113,15 @@ def test_a_wrong_result_is_told_once_and_pytorch_takes_over(which, how, process,
     assert is_right(run(X, 3.0))
     assert is_right(run(X, 3.0))
     assert kernel.calls == 1
+    assert len(warnings(caplog)) == 1
+
+
+def test_by_name_a_wrong_kernel_is_told_and_raises_each_time(caplog):
+    run = triton_start.or_in_torch(toy(lambda x, factor: (x, x)), in_torch)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"^backend='gpu': A kernel in Triton is given up, toy"):
+            triton_start.call(run, True, X, 3.0)
+    assert is_right(triton_start.call(run, False, X, 3.0))
     assert len(warnings(caplog)) == 1
 
 
@@ -287,16 +299,25 @@ def elsa_args(dtype):
     return torch.ones(1, 3, 4, 2 * 24, dtype=dtype), torch.ones(1, 3, 4, 2 * 9, dtype=dtype), torch.ones(48, 3, 3), 2, 3
 
 
-CASES = {
+CASES = {  # operator, and its arguments from a type
     'shifted': (windows_gpu, lambda dtype: windows_args(dtype, 3, False, True)),
     'whole': (windows_gpu, lambda dtype: windows_args(dtype, 0, False, True, (14, 14))),
     'grid': (windows_gpu, lambda dtype: windows_args(dtype, 0, True, False)),
     'elsa': (elsa_gpu, elsa_args),
+    'layer norm': (
+        norm_gpu,
+        lambda dtype: (torch.ones(3, 45, dtype=dtype), torch.ones(45), torch.ones(45), 1e-5, dtype),
+    ),
+    'gelu': (gelu_gpu, lambda dtype: (torch.ones(3, 45, dtype=dtype),) * 2),
 }
 
 
 def of_direction(module, args, direction):
-    """The launcher and its arguments."""
+    """The launcher and its arguments; of GELU, which has a backward pass only, that of each kind."""
+    if module is gelu_gpu:
+        return module.BACKWARD, (*args, direction == 'forward', True)
+    if module is norm_gpu and direction == 'backward':
+        return module.BACKWARD, (args[0], *args[:3], args[0], 1e-5, True)
     if direction == 'forward':
         return module.FORWARD, args
     grad = args[0][..., : args[0].shape[-1] // (3 if module is windows_gpu else 1)]
@@ -429,6 +450,63 @@ def test_what_is_compiled_anew_is_checked_anew():
             kinds.setdefault((dtype, backward, windows_gpu._kind(*args)), set()).add(str(made))
     assert len(kinds) > 40
     assert all(len(options) == 1 for options in kinds.values())
+
+
+SECOND_PROCESS = """
+import logging
+import sys
+from types import SimpleNamespace
+
+import torch
+
+from mmext_backbones.ops import self_check
+from mmext_backbones.ops.layer_norm import gpu
+from tests.test_ops.test_self_check import LogTo
+
+logging.getLogger('mmext_backbones').addHandler(LogTo(sys.stdout))
+self_check.DEVICES = ('cpu',)  # where Triton's interpreter runs
+compare, kernels = self_check._compare, gpu.kernels()
+
+def told(*args):
+    print('compared')
+    return compare(*args)
+
+self_check._compare = told
+if sys.argv[1] == 'wrong':
+    def launch(kernel, grid, tensors, *others):
+        tensors[3].zero_()  # the output
+    gpu.launch = launch
+x = torch.linspace(-1, 1, 60).view(4, 15)
+y = gpu.forward(x, torch.ones(15), torch.zeros(15), 1e-5, torch.float32)
+torch.testing.assert_close(y, torch.nn.functional.layer_norm(x, (15,)))
+print('right')
+"""
+
+
+class LogTo(logging.StreamHandler):
+    """Writes the kind of each warning."""
+
+    def emit(self, record):
+        if record.levelno >= logging.WARNING:
+            self.stream.write(f'{record.getMessage().partition(",")[0]}\n')
+
+
+@needs_interpreter
+@pytest.mark.slow
+@pytest.mark.parametrize('kernel', ['right', 'wrong'])
+def test_another_process_takes_the_verdict_as_it_is_kept(kernel, tmp_path):
+    """Two processes, one after the other; the kernels run in the interpreter, or write zeros."""
+    pytest.importorskip('triton')
+    environment = os.environ | {'TRITON_INTERPRET': '1', 'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+    found = []
+    for _ in range(2):
+        command = [sys.executable, '-c', SECOND_PROCESS, kernel]
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found.append(done.stdout.splitlines())
+    given_up = ['A kernel in Triton is given up'] if kernel == 'wrong' else []
+    assert found == [['compared', *given_up, 'right'], [*given_up, 'right']]
+    assert len(verdicts(tmp_path)) == 1
 
 
 @needs_interpreter

@@ -5,6 +5,7 @@ What Triton would raise is raised in its place, or by its own builder; the opera
 
 import errno
 import functools
+import importlib
 import logging
 import os
 import re
@@ -20,6 +21,8 @@ import torch
 from mmext_backbones.ops import elsa, gpu_support, window_attention
 from mmext_backbones.ops import triton_start as start
 from mmext_backbones.ops.elsa import gpu as elsa_gpu
+from mmext_backbones.ops.layer_norm import gpu as norm_gpu
+from mmext_backbones.ops.norm_gelu import gpu as gelu_gpu
 from mmext_backbones.ops.triton_start import Refused, cannot_start, or_in_torch
 from mmext_backbones.ops.window_attention import gpu as windows_gpu
 from tests.torch_features import needs_target
@@ -222,6 +225,81 @@ def test_what_an_operator_refuses_is_raised(caplog):
     with pytest.raises(Refused, match='not here'):
         or_in_torch(kernel, lambda x: pytest.fail('computed'))(torch.zeros(1))
     assert not lines(caplog)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# By name
+
+
+def run_by_name(name, monkeypatch):
+    """A training step through the public function, by the argument."""
+    module = importlib.import_module(f'mmext_backbones.ops.{name}')
+    monkeypatch.setattr(module, '_why_not', lambda form, *args: None)
+    if name == 'elsa':
+        v, logits, add = leaves((2, 8, 5, 6), (2, 18, 5, 6), (8, 3, 3))
+        out = elsa(v, logits, None, add, num_heads=2, kernel_size=3, backend='gpu')
+    else:
+        qkv, bias = leaves((2, 5, 6, 12), (2, 9, 9))
+        out = window_attention(qkv, bias, num_heads=2, window_size=(3, 3), scale=0.7, backend='gpu')
+    out.sum().backward()
+
+
+BY_NAME = r"^backend='gpu': Triton cannot start: install a C compiler"
+
+
+@pytest.mark.parametrize('name', ['elsa', 'window_attention'])
+def test_by_name_each_launch_raises_why(name, failing, monkeypatch, caplog):
+    """As a C kernel by name does; by 'auto' PyTorch's form runs on."""
+    kernels = failing(RuntimeError('Failed to find C compiler'))
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match=BY_NAME):
+            run_by_name(name, monkeypatch)
+    assert sum(kernel.launches for kernel in kernels) == 1
+    assert len(lines(caplog)) == 1
+    assert_right(run_elsa())
+    assert_right(run_windows())
+
+
+def test_by_name_in_the_environment(failing, monkeypatch):
+    failing(RuntimeError('Failed to find C compiler'))
+    monkeypatch.setenv('MMEXT_BACKEND', 'gpu')
+    monkeypatch.setattr(importlib.import_module('mmext_backbones.ops.elsa'), '_why_not', lambda *args: None)
+    v, logits, add = leaves((2, 8, 5, 6), (2, 18, 5, 6), (8, 3, 3))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=BY_NAME):
+            elsa(v, logits, None, add, num_heads=2, kernel_size=3)
+        x = torch.randn(4, 6)
+        with pytest.raises(RuntimeError, match=BY_NAME):
+            norm_gpu.forward(x, x[0], x[0], 1e-5, x.dtype)
+        with pytest.raises(RuntimeError, match=BY_NAME):
+            gelu_gpu.gelu_backward_sum_(x, x, 'none')
+
+
+@pytest.mark.parametrize('name', ['elsa', 'window_attention'])
+def test_by_name_a_backward_pass_that_fails_alone_raises_too(name, monkeypatch):
+    module, error = {'elsa': elsa_gpu, 'window_attention': windows_gpu}[name], OutOfResources('shared memory')
+    forward = or_in_torch(module._forward_in_torch, lambda *args: pytest.fail('computed'))
+    backward = or_in_torch(lambda *args: (_ for _ in ()).throw(error), module._backward_in_torch)
+    operators = {
+        'elsa': ('elsa_softmax', 'elsa_softmax_backward'),
+        'window_attention': ('window_attention_triton', 'window_attention_triton_backward'),
+    }
+    namespace = SimpleNamespace(**dict(zip(operators[name], (forward, backward), strict=True)))
+    monkeypatch.setattr(torch.ops, 'mmext_backbones', namespace)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"^backend='gpu': Triton refuses a kernel, please report it"):
+            run_by_name(name, monkeypatch)
+
+
+def test_by_name_ends_with_the_call():
+    def operator(reason):
+        start.refuse_by_name(reason)
+        return reason
+
+    for _ in range(2):
+        assert start.call(operator, False, 'a') == 'a'
+        with pytest.raises(Refused, match=r"^backend='gpu': b$"):
+            start.call(operator, True, 'b')
 
 
 @functools.cache

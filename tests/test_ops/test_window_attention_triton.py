@@ -158,7 +158,7 @@ SAMPLE = ('shifted', 'whole', 'grid', 'oblong, runs of windows', 'bfloat16, bloc
 def main(path, which):
     """Compute all that the tests below compare, where it may be with Triton's interpreter."""
     # small maps in few runs: one for two heads, three for one head
-    gpu.RUNS_PER_PROCESSOR, gpu._processors = 3, lambda device: 1
+    gpu.RUNS_PER_PROCESSOR, gpu.processors = 3, lambda device: 1
     results = {
         name: with_gradients(kernel(case), *on_device(case))
         for name, case in CASES.items()

@@ -80,12 +80,16 @@ def run_lstm(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
 
 
 def _in_its_type(x: Tensor) -> Tensor:
-    """x in the type that the LSTM computes in: its own, or under autocast that of autocast or float32."""
+    return x.to(lstm_dtype(x))
+
+
+def lstm_dtype(x: Tensor) -> torch.dtype:
+    """The type that the LSTM computes in: that of x, or under autocast that of autocast or float32."""
     device = x.device.type
     if x.dtype == torch.float64 or not is_autocast_enabled(device):
-        return x
+        return x.dtype
     dtype = get_autocast_dtype(device)
-    return x.to(dtype if _has_lstm(x.device, dtype) else torch.float32)
+    return dtype if _has_lstm(x.device, dtype) else torch.float32
 
 
 def _lstm(x: Tensor, weights: Sequence[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ ELSA-Swin has lam = 0 and gamma = 1: then `M` is one, and `S` is an ordinary dep
 
 from torch import Tensor
 
-from ..backends import check_devices, choose
+from ..backends import check_devices, choose, is_named
 from ..derivatives import TRANSFORMED, is_transformed
 from ..torch_versions import is_compiling
 from .cpu import elsa_cpu
@@ -80,7 +80,7 @@ def elsa(
     if form == 'cpu' or v.is_meta:
         return elsa_cpu(v, logits, add, num_heads, kernel_size)
     if form == 'gpu':
-        return elsa_gpu(v, logits, add, num_heads, kernel_size)
+        return elsa_gpu(v, logits, add, num_heads, kernel_size, is_named('gpu', 'elsa', backend))
     # compiled for a training, tap by tap; bands of rows as of the form in PyTorch ask for the size
     if form == 'export' or (form == 'torch' and not plain and is_compiling()):
         return elsa_export(v, logits, mul, add, num_heads, kernel_size, dilation, softmax, banded=form == 'export')

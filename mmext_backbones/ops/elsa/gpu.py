@@ -17,9 +17,9 @@ from ..caching import load_once
 from ..derivatives import first_order
 from ..dispatcher import gradients, register
 from ..gpu_compiling import can_compile_ahead, compile_ahead, launch
-from ..gpu_support import why_not_on
+from ..gpu_support import power_of_two, why_not_on
 from ..self_check import Launcher, checked
-from ..triton_start import or_in_torch
+from ..triton_start import call, or_in_torch
 from .taps import ELSATaps
 
 KERNEL = 'elsa'
@@ -44,10 +44,6 @@ def kernels() -> ModuleType:
     return gpu_kernels
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
 class Blocks:
     """What a launch takes besides its tensors: blocks, tiles, and the number of programs.
 
@@ -57,8 +53,8 @@ class Blocks:
 
     def __init__(self, v: Tensor, num_heads: int, kernel_size: int) -> None:
         B, H, W, C = v.shape
-        head_dim, row = C // num_heads, _power_of_two(kernel_size)
-        channels = min(_power_of_two(head_dim), CHANNELS)
+        head_dim, row = C // num_heads, power_of_two(kernel_size)
+        channels = min(power_of_two(head_dim), CHANNELS)
         widest = row * max(row, channels)  # elements a pixel, of all taps or of one row's values
         pixels = max(1, min(PIXELS, BLOCK_ELEMENTS // widest))
         tile_y = 1 << ((pixels.bit_length() - 1) // 2)  # a square, or twice as wide as high
@@ -217,24 +213,29 @@ class ELSAGPU(torch.autograd.Function):
     """`v` [B, H, W, C], `logits` [B, H, W, heads * k*k], `add` [C, k, k] or None -> [B, H, W, C]."""
 
     @staticmethod
-    def forward(ctx, v, logits, add, num_heads, kernel_size):
-        out, lse = torch.ops.mmext_backbones.elsa_softmax(v, logits, add, num_heads, kernel_size)
+    def forward(ctx, v, logits, add, num_heads, kernel_size, by_name):
+        out, lse = call(torch.ops.mmext_backbones.elsa_softmax, by_name, v, logits, add, num_heads, kernel_size)
         ctx.save_for_backward(v, logits, lse, add)
-        ctx.options = num_heads, kernel_size
+        ctx.options, ctx.by_name = (num_heads, kernel_size), by_name
         return out
 
     @staticmethod
     @first_order
     def backward(ctx, grad):
         needs = list(ctx.needs_input_grad[:3])
-        grads = torch.ops.mmext_backbones.elsa_softmax_backward(grad, *ctx.saved_tensors, *ctx.options, needs)
-        return *(g if needed else None for g, needed in zip(grads, needs, strict=True)), None, None
+        backward = torch.ops.mmext_backbones.elsa_softmax_backward
+        grads = call(backward, ctx.by_name, grad, *ctx.saved_tensors, *ctx.options, needs)
+        return *(g if needed else None for g, needed in zip(grads, needs, strict=True)), None, None, None
 
 
-def elsa_gpu(v: Tensor, logits: Tensor, add: Tensor | None, num_heads: int, kernel_size: int) -> Tensor:
+def elsa_gpu(
+    v: Tensor, logits: Tensor, add: Tensor | None, num_heads: int, kernel_size: int, by_name: bool = False
+) -> Tensor:
     """`ops.elsa` after its checks: `v` [B, C, H, W] and `logits` [B, heads * k * k, H, W] in any memory format, `add`
-    [C, k, k] or None -> [B, C, H, W], channels last in memory, in the dtype of `v`."""
+    [C, k, k] or None -> [B, C, H, W], channels last in memory, in the dtype of `v`.
+
+    `by_name`: whether a person asked for the kernels: PyTorch's form never takes their place (`triton_start.call`)."""
     v, logits = v.permute(0, 2, 3, 1), logits.permute(0, 2, 3, 1)
     if can_compile_ahead(v):
         _compile_ahead(v, logits, add, num_heads, kernel_size)
-    return ELSAGPU.apply(v, logits, add, num_heads, kernel_size).permute(0, 3, 1, 2)
+    return ELSAGPU.apply(v, logits, add, num_heads, kernel_size, by_name).permute(0, 3, 1, 2)

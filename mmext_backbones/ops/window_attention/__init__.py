@@ -16,7 +16,7 @@ section 3.2.
 import torch
 from torch import Tensor
 
-from ..backends import check_devices, choose
+from ..backends import check_devices, choose, is_named
 from ..derivatives import TRANSFORMED, is_transformed
 from ..partition import Size
 from .cpu import why_not as cpu_why_not
@@ -85,7 +85,8 @@ def window_attention(
         from .gpu import window_attention_gpu
 
         N = bias.shape[2]
-        return window_attention_gpu(qkv, bias.expand(num_heads, N, N), **options)
+        by_name = is_named('gpu', 'window_attention', backend)
+        return window_attention_gpu(qkv, bias.expand(num_heads, N, N), **options, by_name=by_name)
     return attend_in_windows(qkv, bias, **options, dropout=dropout, fused=form == 'torch')
 
 

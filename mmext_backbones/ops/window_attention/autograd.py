@@ -6,6 +6,7 @@ import torch
 
 from ..derivatives import first_order
 from ..dispatcher import register
+from ..triton_start import call
 
 ARGUMENTS = (
     'Tensor qkv, Tensor bias, Tensor? padding, '
@@ -39,18 +40,19 @@ def _fake_backward(grad, qkv, bias, padding, num_heads, window_size, scale, shif
 
 
 class WindowAttentionFunction(torch.autograd.Function):
-    """The node of autograd: name of the operator, qkv, bias, padding or None, and the rest of `ARGUMENTS`."""
+    """The node of autograd: name of the operator, whether a person asked for its kernel (`triton_start.call`), qkv,
+    bias, padding or None, and the rest of `ARGUMENTS`."""
 
     @staticmethod
-    def forward(ctx, name, qkv, bias, padding, *options):
+    def forward(ctx, name, by_name, qkv, bias, padding, *options):
         ctx.save_for_backward(qkv, bias, padding)
-        ctx.name, ctx.options = name, options
-        return getattr(torch.ops.mmext_backbones, name)(qkv, bias, padding, *options)
+        ctx.name, ctx.by_name, ctx.options = name, by_name, options
+        return call(getattr(torch.ops.mmext_backbones, name), by_name, qkv, bias, padding, *options)
 
     @staticmethod
     @first_order
     def backward(ctx, grad):
         qkv, bias, padding = ctx.saved_tensors
         operator = getattr(torch.ops.mmext_backbones, f'{ctx.name}_backward')
-        grad_qkv, grad_bias, grad_padding = operator(grad, qkv, bias, padding, *ctx.options)
-        return None, grad_qkv, grad_bias, None if padding is None else grad_padding, *[None] * len(ctx.options)
+        grad_qkv, grad_bias, grad_padding = call(operator, ctx.by_name, grad, qkv, bias, padding, *ctx.options)
+        return None, None, grad_qkv, grad_bias, None if padding is None else grad_padding, *[None] * len(ctx.options)

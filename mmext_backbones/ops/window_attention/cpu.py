@@ -141,4 +141,4 @@ def window_attention_cpu(
     if padding is not None:
         padding = padding.to(qkv.dtype).to(dtype)  # rounded as the tokens of the map are
     options = num_heads, tuple(window_size), scale, shift_size, grid
-    return WindowAttentionFunction.apply('window_attention', qkv, bias.to(dtype), padding, *options)
+    return WindowAttentionFunction.apply('window_attention', False, qkv, bias.to(dtype), padding, *options)

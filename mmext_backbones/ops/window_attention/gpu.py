@@ -13,7 +13,7 @@ from torch import Tensor
 from ..caching import load_once
 from ..dispatcher import constant_in_graphs, gradients
 from ..gpu_compiling import can_compile_ahead, compile_ahead, launch
-from ..gpu_support import capability_of, is_interpreted, why_not_on
+from ..gpu_support import capability_of, is_interpreted, processors, why_not_on
 from ..partition import Size
 from ..self_check import Launcher, checked
 from ..triton_start import Refused, or_in_torch
@@ -104,7 +104,8 @@ def spills(capability: tuple[int, int], dtype: torch.dtype, head_dim: int, token
     block, width = _block(tokens), _block(head_dim)
     if dtype == torch.float32:
         return block * width > 64 * 32 if backward else width > 64
-    return backward and (width > 64 or block * width > 256 * 32)
+    most = 32 if backward else 64  # channels of a head, where windows have more than 64 tokens
+    return width > (most if block > 64 else 2 * most)
 
 
 def _block(size: int) -> int:
@@ -149,10 +150,6 @@ def options_of(
     }
 
 
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == 'cuda' else 1
-
-
 def _runs(qkv: Tensor, num_heads: int, window_size: Size) -> tuple[int, tuple[int, ...]]:
     """The number of runs of windows, and what the kernels need to know of map, runs and windows."""
     B, H, W, C3 = qkv.shape
@@ -161,7 +158,7 @@ def _runs(qkv: Tensor, num_heads: int, window_size: Size) -> tuple[int, tuple[in
         raise Refused(f'window_attention_gpu: {problem}')
     rows, cols = -(-H // window_size[0]), -(-W // window_size[1])  # of windows, or of tokens of a cell
     windows = B * rows * cols
-    run = -(-windows // max(1, RUNS_PER_PROCESSOR * _processors(qkv.device) // num_heads)) or 1
+    run = -(-windows // max(1, RUNS_PER_PROCESSOR * processors(qkv.device) // num_heads)) or 1
     runs = -(-windows // run) or 1
     return runs, (H, W, rows, cols, windows, run, num_heads, *window_size, *qkv.stride()[:3])
 
@@ -321,6 +318,7 @@ def window_attention_gpu(
     shift_size: int = 0,
     grid: bool = False,
     padding: Tensor | None = None,
+    by_name: bool = False,
 ) -> Tensor:
     """`ops.window_attention` after its checks.
 
@@ -333,14 +331,15 @@ def window_attention_gpu(
         shift_size: roll of the padded map by -shift_size, less than both edges of a window.
         grid: grid groups instead of windows; not with a shift.
         padding: [3 * C], q, k and v of a token of the padding, rounded to the type of `qkv`; None hides the padding.
+        by_name: whether a person asked for the kernels: PyTorch's form never takes their place (`triton_start.call`).
 
     Returns:
         [B, H, W, C], dense, in the type of `qkv`.
 
     Raises:
-        RuntimeError: where `why_not` knows a reason.
+        RuntimeError: where `why_not` knows a reason, or, by name, where a kernel is found not to run.
     """
     options = num_heads, tuple(window_size), scale, shift_size, grid
     if can_compile_ahead(qkv):
         _compile_ahead(qkv, bias, padding, *options)
-    return WindowAttentionFunction.apply('window_attention_triton', qkv, bias, padding, *options)
+    return WindowAttentionFunction.apply('window_attention_triton', by_name, qkv, bias, padding, *options)
