@@ -144,6 +144,17 @@ def _what_is_imported_is_no_garbage():
         LOOKED_AT['modules'] = len(sys.modules)
 
 
+@pytest.fixture(autouse=True, scope='module')
+def _what_a_module_leaves_is_no_garbage():
+    """Recorded graphs leave caches with millions of objects, which mmengine walks for each data set of later tests."""
+    yield
+    if 'torch._dynamo' in sys.modules:
+        sys.modules['torch._dynamo'].reset()
+        sys.modules['torch._subclasses.fake_tensor'].FakeTensorMode.cache_clear()
+    gc.collect()
+    gc.freeze()
+
+
 FOUND_MAPS: dict[tuple, list] = {}
 
 

@@ -2,7 +2,7 @@
 
     True or False   as the argument says
     'auto'          on CUDA where the maps would take more than a quarter of the GPU's memory, on the CPU where they
-                    would take more than 128 MiB, elsewhere always
+                    would take more than 128 MiB or `with_cp` saves memory, elsewhere always
 
 On the CPU recomputing large maps takes no longer than keeping them: it works in parts that stay in the cache. Small
 maps are there anyway. On a GPU it passes over the maps once more, which costs time where the memory to keep them is
@@ -23,7 +23,7 @@ def recomputes(backbone: nn.Module, x: Tensor) -> bool:
     if backbone.recompute != 'auto':
         return bool(backbone.recompute)
     if x.device.type == 'cpu':
-        return kept_bytes(backbone, x) > ON_CPU
+        return bool(backbone.with_cp) or kept_bytes(backbone, x) > ON_CPU  # who asks for with_cp has little memory
     if x.device.type != 'cuda' or not cuda.is_available():
         return True
     return kept_bytes(backbone, x) > SHARE * cuda.get_device_properties(x.device).total_memory
