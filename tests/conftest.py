@@ -214,6 +214,7 @@ def run_tool(capsys: pytest.CaptureFixture) -> Callable[..., Ended]:
     def run(name: str, *arguments: object) -> Ended:
         main = runpy.run_path(str(Path(__file__).parents[1] / 'tools' / f'{name}.py'), run_name='tool')['main']
         capsys.readouterr()
+        MMLogger._instance_dict.clear()  # of runs before, which write to a screen that is closed by now
         try:
             code = run_cli(main, [str(argument) for argument in arguments])
         except SystemExit as end:  # of the parser
