@@ -33,8 +33,9 @@ def check_runtime(runtime: str, device: str | torch.device | None, tta: bool) ->
         raise UserError(f'several views of a picture (--tta) are for the runtime torch, not for {runtime}.')
     if device is not None and torch.device(device).type != 'cpu':
         raise UserError(f'device {str(device)!r}: {runtime} computes on the CPU here; leave the device out.')
-    needed = [runtime, 'onnx', 'onnxscript', 'onnxruntime']
-    missing = sorted({name for name in needed if find_spec(name) is None})
+    from ..export.writing import PACKAGES
+
+    missing = sorted(name for name in {runtime, *PACKAGES} if find_spec(name) is None)
     if missing:
         raise UserError(f'the runtime {runtime} needs more packages: pip install {" ".join(missing)}')
     return 'cpu'

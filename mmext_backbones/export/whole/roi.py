@@ -62,17 +62,31 @@ class Pooling(nn.Module):
         return torch.where(empty.reshape(B * N, 1, 1, 1), torch.zeros_like(pooled), pooled)
 
 
-class BoxStage(nn.Module):
-    """Pooling and a box head.
+class _Stage(nn.Module):
+    """Pooling and a head.
 
     Args:
-        extractor: What pools.
+        pooling: Of the boxes.
         head: What looks at the features.
         shared: What comes between them; None for nothing.
     """
 
-    def __init__(self, extractor: nn.Module, head: nn.Module, shared: nn.Module | None) -> None:
+    def __init__(self, pooling: Pooling, head: nn.Module, shared: nn.Module | None) -> None:
         super().__init__()
+        self.pooling = pooling
+        self.shared = shared
+        self.head = head
+
+    def looked_at(self, maps: Sequence[Tensor], boxes: Tensor) -> Any:
+        """What the head says of boxes [B, N, 4], as B * N rows."""
+        x = self.pooling(maps, boxes)
+        return self.head(x if self.shared is None else self.shared(x))
+
+
+class BoxStage(_Stage):
+    """Pooling by an extractor, and a box head, which is refused by name where it predicts otherwise than mmdet's."""
+
+    def __init__(self, extractor: nn.Module, head: nn.Module, shared: nn.Module | None) -> None:
         from mmdet.models.roi_heads import BBoxHead
 
         if not behaves_as(head, BBoxHead, BOX_HEAD):
@@ -80,16 +94,13 @@ class BoxStage(nn.Module):
         refuse_settings('bbox_head', vars(head), {'with_cls': True, 'with_reg': True, 'predict_box_type': 'hbox'})
         if head.custom_cls_channels or head.custom_activation:
             raise Unsupported(f'loss_cls of the bbox_head is a {type(head.loss_cls).__name__}', ['CrossEntropyLoss'])
-        self.pooling = Pooling(extractor, 'bbox_roi_extractor')
-        self.shared = shared
-        self.head = head
+        super().__init__(Pooling(extractor, 'bbox_roi_extractor'), head, shared)
         self.decoder = Decoder(head.bbox_coder, 'bbox_head')
 
     def forward(self, maps: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes [B, N, 4] -> logits [B, N, classes + 1] and deltas [B, N, classes or 1, 4]."""
         B, N, _ = boxes.shape
-        x = self.pooling(maps, boxes)
-        logits, deltas = self.head(x if self.shared is None else self.shared(x))
+        logits, deltas = self.looked_at(maps, boxes)
         return logits.reshape(B, N, -1), deltas.reshape(B, N, -1, 4)
 
     def refined(self, boxes: Tensor, logits: Tensor, deltas: Tensor, size: tuple[int, int]) -> Tensor:
@@ -100,31 +111,21 @@ class BoxStage(nn.Module):
         return self.decoder(boxes, deltas[:, :, 0], size)
 
 
-class MaskStage(nn.Module):
-    """Pooling and a mask head.
-
-    Args:
-        extractor: What pools.
-        head: What looks at the features.
-        shared: What comes between them; None for nothing.
-    """
+class MaskStage(_Stage):
+    """Pooling by an extractor, and a mask head, which is refused by name where it predicts otherwise than mmdet's."""
 
     def __init__(self, extractor: nn.Module, head: nn.Module, shared: nn.Module | None) -> None:
-        super().__init__()
         from mmdet.models.roi_heads import FCNMaskHead
 
         if not behaves_as(head, FCNMaskHead, MASK_HEAD):
             raise Unsupported(f'mask_head is a {type(head).__name__}', ['FCNMaskHead'])
         refuse_settings('mask_head', vars(head), {'upsample_method': (None, 'deconv', 'nearest', 'bilinear')})
-        self.pooling = Pooling(extractor, 'mask_roi_extractor')
-        self.shared = shared
-        self.head = head
+        super().__init__(Pooling(extractor, 'mask_roi_extractor'), head, shared)
 
     def forward(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """Boxes [B, N, 4] and their labels [B, N] -> probabilities [B, N, height, width]."""
         B, N, _ = boxes.shape
-        x = self.pooling(maps, boxes)
-        logits = self.head(x if self.shared is None else self.shared(x))  # [B * N, classes or 1, height, width]
+        logits = self.looked_at(maps, boxes)  # [B * N, classes or 1, height, width]
         K, C, height, width = logits.shape
         label = torch.zeros_like(labels) if self.head.class_agnostic else labels
         chosen = torch.arange(K) * C + label.reshape(-1)
